@@ -1,0 +1,94 @@
+"""Wide residual networks, the encoder of the paper's CIFAR and STL-10 experiments."""
+
+from __future__ import annotations
+
+import keras
+
+from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.keras_versions import leaky_relu
+
+# He-normal over the fan-out, as in the authors' implementation.
+_HE_FAN_OUT = keras.initializers.VarianceScaling(
+    scale=2.0, mode="fan_out", distribution="untruncated_normal"
+)
+
+
+def wide_resnet(
+    depth: int = 28, width: int = 2, input_shape: tuple[int | None, int | None, int] = (32, 32, 3)
+) -> keras.Model:
+    """Builds WRN-depth-width, from normalised images to feature vectors.
+
+    Pre-activation residual blocks in three groups of `(depth - 4) / 6`, with 16, 32 and 64 times
+    `width` channels after a first convolution of 16. In the very first block the first BatchNorm
+    and activation feed the shortcut too; in all others they feed only the residual branch.
+
+    Args:
+        depth: Number of convolutional layers, 6n + 4: 10, 16, 22, 28, ...
+        width: Factor on the number of channels, at least 1.
+        input_shape: `(height, width, 3)` of the images; the weights do not depend on it.
+
+    Returns:
+        A `keras.Model` from float images `(batch, height, width, 3)` to features
+        `(batch, 64 * width)`.
+
+    Raises:
+        ValueError: If `depth` is not 6n + 4 or `width` is below 1.
+
+    Example:
+
+    >>> encoder = wide_resnet(depth=10, width=1)
+    >>> encoder.output_shape
+    (None, 64)
+
+    Reference:
+        Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; the variant with LeakyReLU
+        0.1 of Oliver et al., NeurIPS 2018, which the DASO paper uses (section 4.1).
+    """
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(
+            f"A wide residual network has 6n + 4 layers (10, 16, 22, 28, ...), not depth={depth}."
+        )
+    if width < 1:
+        raise ValueError(f"width must be at least 1, not {width}.")
+    images = keras.Input(input_shape, name="images")
+    x = _convolution(16, name="init_conv")(images)
+    for group, channels in enumerate((16 * width, 32 * width, 64 * width), start=1):
+        for block in range((depth - 4) // 6):
+            stride = 2 if group > 1 and block == 0 else 1
+            x = _block(x, channels, stride, f"group{group}_block{block}", group == 1 and block == 0)
+    x = _activated_norm(x, "final_norm")
+    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return keras.Model(images, features, name=f"wrn_{depth}_{width}")
+
+
+def _block(x, channels: int, stride: int, name: str, activate_shortcut: bool):
+    activated = _activated_norm(x, f"{name}_norm1")
+    shortcut = activated if activate_shortcut else x
+    if stride != 1 or x.shape[-1] != channels:
+        shortcut = _convolution(channels, 1, stride, name=f"{name}_shortcut")(shortcut)
+    residual = _padded(activated, stride)
+    residual = _convolution(channels, 3, stride, name=f"{name}_conv1")(residual)
+    residual = _activated_norm(residual, f"{name}_norm2")
+    residual = _convolution(channels, name=f"{name}_conv2")(residual)
+    return keras.layers.Add(name=name)([shortcut, residual])
+
+
+def _padded(x, stride: int):
+    """Pads by 1 on every side where TensorFlow's "same" would pad unevenly (stride 2)."""
+    return x if stride == 1 else keras.layers.ZeroPadding2D(1)(x)
+
+
+def _convolution(channels: int, size: int = 3, stride: int = 1, name: str | None = None):
+    return keras.layers.Conv2D(
+        channels,
+        size,
+        strides=stride,
+        padding="same" if stride == 1 else "valid",
+        use_bias=False,
+        kernel_initializer=_HE_FAN_OUT,
+        name=name,
+    )
+
+
+def _activated_norm(x, name: str):
+    return leaky_relu(0.1)(BatchNormalization(name=name)(x))

@@ -1,0 +1,7 @@
+"""Which views are made, which losses are summed? One file for each learner."""
+
+from daso_tf.learners.base import Learner, StepOutcome
+from daso_tf.learners.daso import DASO
+from daso_tf.learners.fixmatch import FixMatch, Views
+
+__all__ = ["DASO", "FixMatch", "Learner", "StepOutcome", "Views"]

@@ -1,0 +1,137 @@
+"""FixMatch, with whatever says what its unlabeled images are taught."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from daso_tf import losses
+from daso_tf.augment import RandAugment, Weak
+from daso_tf.learners.base import Learner, StepOutcome
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+
+
+class Views(NamedTuple):
+    """The views of a FixMatch step, as the encoder takes them.
+
+    Attributes:
+        labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
+        weak: float `(mu * batch, resolution, resolution, 3)`, of the unlabeled ones.
+        strong: float `(mu * batch, resolution, resolution, 3)`, of the same unlabeled ones.
+    """
+
+    labeled: tf.Tensor
+    weak: tf.Tensor
+    strong: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class FixMatch(Learner):
+    """FixMatch: the strong view is taught what the weak view is confidently taken for.
+
+    Args:
+        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
+            features `(batch, D)`.
+        num_classes: K, at least 2.
+        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which makes this
+            plain FixMatch.
+        weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
+        strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
+        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1].
+        unlabeled_weight: Weight of the consistency loss, at least 0.
+        **kwargs: As for `Learner`: `resolution`, `mean`, `std`, `weight_decay`, `ema_decay`,
+            `labeled_counts`, `logit_adjustment`, `class_names`, `seed`, `name`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+
+    >>> model = FixMatch(daso_tf.encoders.wide_resnet(10, 1), num_classes=10)
+    >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
+    >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
+    >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
+    >>> sorted(logs)
+    ['consistency_loss', 'gradient_norm', 'loss', 'mask_rate', 'supervised_loss']
+
+    Reference:
+        Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and
+        Confidence", NeurIPS 2020, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_classes: int,
+        pseudo_labeler: PseudoLabeler | None = None,
+        *,
+        weak: keras.layers.Layer | None = None,
+        strong: keras.layers.Layer | None = None,
+        confidence_threshold: float = 0.95,
+        unlabeled_weight: float = 1.0,
+        **kwargs,
+    ):
+        if not 0 <= confidence_threshold <= 1:
+            raise ValueError(f"confidence_threshold must be in [0, 1], not {confidence_threshold}.")
+        if not unlabeled_weight >= 0:
+            raise ValueError(f"unlabeled_weight must be at least 0, not {unlabeled_weight}.")
+        pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
+        loss_names = ("supervised_loss", "consistency_loss", *pseudo_labeler.auxiliary_loss_names)
+        super().__init__(encoder, num_classes, loss_names=loss_names, **kwargs)
+        self.confidence_threshold = confidence_threshold
+        self.unlabeled_weight = unlabeled_weight
+        self.weak = Weak() if weak is None else weak
+        self.strong = RandAugment() if strong is None else strong
+        self.pseudo_labeler = pseudo_labeler
+        for layer in (self.weak, self.strong):
+            layer.build((None, None, None, 3))
+        pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+
+    def make_views(self, labeled, unlabeled, seed) -> Views:
+        """Makes weak views of both sides and strong views of the unlabeled side."""
+        seeds = tf.random.experimental.stateless_split(seed, 4, alg="philox")
+        strong_start = self.weak(unlabeled, seed=seeds[2])  # a weak draw of its own
+        return Views(
+            labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
+            weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
+            strong=self.as_input(self.strong(strong_start, seed=seeds[3])),
+        )
+
+    def compute_losses(self, views: Views, labels) -> StepOutcome:
+        """Computes the losses of one step, in the order of the paper's algorithm."""
+        labeler = self.pseudo_labeler
+        step = tf.convert_to_tensor(self.step)
+        if labeler.observes_labeled_features:
+            labeler.observe(self.ema_encoder(views.labeled, training=True), labels)
+
+        # One joint batch: BatchNorm sees labeled, weak and strong views together.
+        sizes = [tf.shape(view)[0] for view in views]
+        features = tf.cast(self.encoder(tf.concat(views, axis=0), training=True), tf.float32)
+        logits = tf.cast(self.classifier(features), tf.float32)
+        labeled_logits, weak_logits, strong_logits = tf.split(logits, sizes)
+        _, weak_features, strong_features = tf.split(features, sizes)
+
+        pseudo_labels = labeler(weak_logits, weak_features, step=step)
+        consistency_loss, mask = losses.consistency(
+            pseudo_labels.final, pseudo_labels.confidence, strong_logits, self.confidence_threshold
+        )
+        terms = {
+            "supervised_loss": self.supervised_loss(labels, labeled_logits),
+            "consistency_loss": self.unlabeled_weight * consistency_loss,
+            **labeler.auxiliary_losses(weak_features, strong_features, step),
+        }
+        labeler.update(pseudo_labels, step)
+        return StepOutcome(terms, labeled_logits, pseudo_labels, mask)
+
+    def get_config(self):
+        """Returns the arguments that make this model again."""
+        return {
+            **super().get_config(),
+            "pseudo_labeler": keras.saving.serialize_keras_object(self.pseudo_labeler),
+            "weak": keras.saving.serialize_keras_object(self.weak),
+            "strong": keras.saving.serialize_keras_object(self.strong),
+            "confidence_threshold": self.confidence_threshold,
+            "unlabeled_weight": self.unlabeled_weight,
+        }

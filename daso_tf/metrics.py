@@ -1,0 +1,105 @@
+"""What is measured per class, as Keras metrics, while training and evaluating."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class ClassStatistics(keras.metrics.Metric):
+    """Recall and precision of every class, and their means over the classes.
+
+    Labels of -1 are unknown: they and the predictions for them count nowhere.
+
+    Args:
+        num_classes: K.
+        name: Prefix of the two results.
+        **kwargs: As for `keras.metrics.Metric`.
+
+    Example:
+
+    >>> statistics = ClassStatistics(num_classes=2, name="final")
+    >>> statistics.update_state(tf.constant([0, 0, 1, -1]), tf.constant([0, 1, 1, 1]))
+    >>> statistics.per_class()["recall"].tolist(), statistics.per_class()["precision"].tolist()
+    ([0.5, 1.0], [1.0, 0.5])
+    """
+
+    def __init__(self, num_classes: int, name: str = "class_statistics", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.num_classes = num_classes
+        self.true, self.predicted, self.correct = (
+            self.add_weight(name=kind, shape=(num_classes,), initializer="zeros")
+            for kind in ("true", "predicted", "correct")
+        )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Counts a batch.
+
+        Args:
+            y_true: int `(batch,)`, true classes, -1 where unknown.
+            y_pred: int `(batch,)`, predicted classes, -1 for none.
+            sample_weight: Unused; every image counts once.
+        """
+        known = tf.cast(y_true >= 0, tf.float32)[:, None]
+        true = tf.one_hot(y_true, self.num_classes)
+        predicted = tf.one_hot(y_pred, self.num_classes) * known
+        self.true.assign_add(tf.reduce_sum(true, axis=0))
+        self.predicted.assign_add(tf.reduce_sum(predicted, axis=0))
+        self.correct.assign_add(tf.reduce_sum(true * predicted, axis=0))
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """Returns mean recall (over the classes seen) and mean precision (over those predicted)."""
+        return {
+            f"{self.name}_recall": self._mean_ratio(self.true),
+            f"{self.name}_precision": self._mean_ratio(self.predicted),
+        }
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Returns what was counted, class by class.
+
+        Returns:
+            `recall` and `precision`, float `(K,)` in [0, 1], nan where there is nothing to divide
+            by; `true`, `predicted` and `correct`, the numbers of images, float `(K,)`.
+        """
+        counts = {
+            kind: np.asarray(tf.convert_to_tensor(getattr(self, kind)))
+            for kind in ("true", "predicted", "correct")
+        }
+        with np.errstate(invalid="ignore"):
+            return {
+                "recall": counts["correct"] / counts["true"],
+                "precision": counts["correct"] / counts["predicted"],
+                **counts,
+            }
+
+    def get_config(self):
+        """Returns the arguments that make this metric again."""
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+    def _mean_ratio(self, denominators) -> tf.Tensor:
+        denominators = tf.convert_to_tensor(denominators)
+        ratios = tf.math.divide_no_nan(tf.convert_to_tensor(self.correct), denominators)
+        there = tf.reduce_sum(tf.cast(denominators > 0, tf.float32))
+        return tf.math.divide_no_nan(tf.reduce_sum(ratios), there)
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class BalancedAccuracy(ClassStatistics):
+    """The mean over the classes of their recall: every class counts the same.
+
+    Example:
+
+    >>> metric = BalancedAccuracy(num_classes=2)
+    >>> metric.update_state(tf.constant([0, 0, 0, 1]), tf.constant([0, 0, 0, 0]))
+    >>> float(metric.result())
+    0.5
+    """
+
+    def __init__(self, num_classes: int, name: str = "balanced_accuracy", **kwargs):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    def result(self) -> tf.Tensor:
+        """Returns the mean recall of the classes seen, in [0, 1]."""
+        return self._mean_ratio(self.true)

@@ -1,0 +1,16 @@
+"""What should an unlabeled image be taught? One file for each answer."""
+
+from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels
+from daso_tf.pseudo_labels.daso import DASOPseudoLabeler
+from daso_tf.pseudo_labels.distribution import PseudoLabelDistribution
+from daso_tf.pseudo_labels.linear import LinearPseudoLabeler
+from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
+
+__all__ = [
+    "DASOPseudoLabeler",
+    "LinearPseudoLabeler",
+    "PrototypeClassifier",
+    "PseudoLabelDistribution",
+    "PseudoLabeler",
+    "PseudoLabels",
+]

@@ -1,0 +1,91 @@
+"""What every pseudo-labeler is: the answer to "what should an unlabeled image be taught?"."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+class PseudoLabels(NamedTuple):
+    """The pseudo-labels of one unlabeled batch.
+
+    Attributes:
+        linear: int64 `(batch,)`, the class that the linear classifier says.
+        semantic: int64 `(batch,)`, the class of the nearest prototype; -1 where there is none.
+        final: int64 `(batch,)`, the class that the image is taught.
+        confidence: float32 `(batch,)` in [0, 1], the probability of the final class.
+        target: float32 `(batch, K)`, the distribution behind `final`; rows sum to 1.
+    """
+
+    linear: tf.Tensor
+    semantic: tf.Tensor
+    final: tf.Tensor
+    confidence: tf.Tensor
+    target: tf.Tensor
+
+
+class PseudoLabeler(keras.layers.Layer):
+    """The component that turns predictions for unlabeled images into pseudo-labels.
+
+    A learner takes one and calls it in this order in every step: `observe` (only if
+    `observes_labeled_features`), the layer itself, `auxiliary_losses`, `update`. Whatever a
+    pseudo-labeler must remember is a variable of this layer, made in `build`, so that every way
+    of saving the model saves it.
+    """
+
+    # Whether the learner must map the labeled views with the EMA encoder and call `observe`.
+    observes_labeled_features = False
+    # Names of the losses that `auxiliary_losses` gives back.
+    auxiliary_loss_names: tuple[str, ...] = ()
+
+    def observe(self, features: tf.Tensor, labels: tf.Tensor) -> None:
+        """Takes in the EMA encoder's features of the labeled views.
+
+        Args:
+            features: float `(batch, D)`.
+            labels: int `(batch,)`, classes in 0..K-1.
+        """
+
+    def call(self, weak_logits, weak_features, step) -> PseudoLabels:
+        """Makes the pseudo-labels of a batch; no gradient flows through them.
+
+        Args:
+            weak_logits: float `(batch, K)` of the weak views.
+            weak_features: float `(batch, D)` of the weak views.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            A `PseudoLabels`.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how pseudo-labels are made: `call`.")
+
+    def auxiliary_losses(
+        self, weak_features: tf.Tensor, strong_features: tf.Tensor, step: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Computes losses that the pseudo-labeler adds, weighted, by name.
+
+        Args:
+            weak_features: float `(batch, D)` of the weak views.
+            strong_features: float `(batch, D)` of the strong views, which carry the gradient.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            Scalars by the name they have in the logs; the same names in every step.
+        """
+        return {}
+
+    def update(self, pseudo_labels: PseudoLabels, step: tf.Tensor) -> None:
+        """Remembers this step's pseudo-labels, at the end of the step."""
+
+
+def from_target(target: tf.Tensor, linear: tf.Tensor, semantic: tf.Tensor) -> PseudoLabels:
+    """Completes pseudo-labels from their final target distribution."""
+    return PseudoLabels(
+        linear=linear,
+        semantic=semantic,
+        final=tf.argmax(target, axis=-1),
+        confidence=tf.reduce_max(target, axis=-1),
+        target=target,
+    )
