@@ -1,0 +1,144 @@
+"""Image files of any common kind as uint8 RGB arrays, by Pillow."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tqdm
+from PIL import Image, ImageOps
+
+from daso_tf.data.semi_supervised import DataError
+
+# EXIF orientations that turn the picture by a quarter, so that height and width change places.
+_ORIENTATION_TAG = 0x0112
+_QUARTER_TURNS = (5, 6, 7, 8)
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Reads one image file as a viewer would show it.
+
+    The EXIF orientation is applied. Grey, palette and CMYK images become RGB; transparent parts
+    are shown over white; of 16-bit grey the full range 0..65535 is brought to 0..255; of an
+    animation the first frame counts.
+
+    Args:
+        path: file in any format that Pillow reads (JPEG, PNG, BMP, GIF, TIFF, WebP, ...).
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    with _opened(path) as image:
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def read_images(paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
+    """Reads image files in parallel, all brought to one size.
+
+    Args:
+        paths: N files.
+        size: height and width in pixels. Images of other sizes are resized (antialiased bilinear,
+            the aspect ratio is not kept).
+
+    Returns:
+        uint8 array of shape (N, height, width, 3).
+
+    Raises:
+        DataError: files cannot be read as images; names them.
+    """
+    images = np.empty((len(paths), *size, 3), np.uint8)
+
+    def read(index: int) -> None:
+        images[index] = resize(read_image(paths[index]), size)
+
+    _for_each(read, range(len(paths)), "Reading images")
+    return images
+
+
+def image_sizes(paths: Sequence[Path]) -> set[tuple[int, int]]:
+    """Returns the sizes (height, width) that occur, from the files' headers alone."""
+    sizes = set()
+
+    def look(path: Path) -> None:
+        with _opened(path) as image:
+            width, height = image.size
+            turned = width != height and image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
+            sizes.add((width, height) if turned else (height, width))
+
+    _for_each(look, paths, "Checking images")
+    return sizes
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a uint8 RGB image at `size` (height, width), antialiased bilinear."""
+    if image.shape[:2] == tuple(size):
+        return image
+    height, width = size
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+class _opened:  # noqa: N801 - reads as the context manager it is
+    """Opens an image file; whatever goes wrong inside is a DataError with the file's name."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        try:
+            self.image = Image.open(self.path)
+        except Exception as error:
+            raise self._refusal(error) from error
+        return self.image
+
+    def __exit__(self, kind, error, trace):
+        self.image.close()
+        # Decoders raise whatever they like on broken files (OSError, SyntaxError, struct.error,
+        # DecompressionBombError, ...); to the user all of them are one thing.
+        if isinstance(error, Exception):
+            raise self._refusal(error) from error
+
+    def _refusal(self, error):
+        return DataError(
+            f"{str(self.path)!r} cannot be read as an image ({type(error).__name__}: {error}). "
+            "Replace the file or remove it."
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("grey levels outside 0..65535 have no agreed brightness")
+        image = Image.fromarray(np.round(levels / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point grey levels have no agreed brightness")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _for_each(task: Callable, items: Sequence, description: str) -> None:
+    """Runs `task` on every item in a thread pool and reports the failures together."""
+
+    def attempt(item):
+        try:
+            task(item)
+        except DataError as error:
+            return str(error)
+        return None
+
+    # Pillow decodes without Python's lock, so threads do use all cores.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(attempt, items)
+        # disable=None: no bar where the output is not a terminal.
+        bar = tqdm.tqdm(outcomes, description, len(items), disable=None, leave=False)
+        failures = [message for message in bar if message]
+    if failures:
+        more = f"\n... and {len(failures) - 5} more files." if len(failures) > 5 else ""
+        raise DataError("\n".join(failures[:5]) + more)

@@ -1,0 +1,31 @@
+"""Where raw images come from: one file a source."""
+
+from daso_tf.data.semi_supervised import DataError
+from daso_tf.data.sources.benchmarks import BENCHMARKS, benchmark
+from daso_tf.data.sources.digits import digits
+from daso_tf.data.sources.image_folder import image_folder
+from daso_tf.data.sources.source import Source
+
+DATASETS = ("digits", "image_folder", *BENCHMARKS)
+
+
+def open_source(dataset: str, data_dir: str | None) -> Source:
+    """Finds a data set by name and lists what it offers, without reading more than it must.
+
+    Args:
+        dataset: one of `DATASETS`.
+        data_dir: folder that holds the data; None leaves it to the source.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        DataError: there is no such data set, or its data is not there or not as it should be.
+    """
+    if dataset == "digits":
+        return digits()
+    if dataset == "image_folder":
+        return image_folder(data_dir)
+    if dataset in BENCHMARKS:
+        return benchmark(dataset, data_dir)
+    raise DataError(f"There is no data set {dataset!r}; known are {', '.join(DATASETS)}.")
