@@ -103,8 +103,7 @@ class Learner(keras.Model):
 
         self.encoder = encoder
         self.classifier = _classifier(self.num_classes, "classifier")
-        # A copy by way of the config works for every kind of Keras model.
-        self.ema_encoder = type(encoder).from_config(encoder.get_config())
+        self.ema_encoder = _copy(encoder, f"ema_{encoder.name}")
         self.ema_classifier = _classifier(self.num_classes, "ema_classifier")
         self.num_features = self._build_networks()
         self.step = self.add_weight(
@@ -257,8 +256,12 @@ class Learner(keras.Model):
         """
         training = [*self._means.values(), *self.pseudo_label_statistics.values()]
         own = {id(metric) for metric in (*training, *self._test_metrics)}
-        compiled = [metric for metric in super().metrics if id(metric) not in own]
-        return (self._test_metrics if self._evaluating else training) + compiled
+        return (self._test_metrics if self._evaluating else training) + [
+            metric
+            for metric in super().metrics
+            # Keras keeps a mean "loss" for losses given to `compile`, of which there are none.
+            if id(metric) not in own and metric.name != "loss"
+        ]
 
     def compile(self, *args, loss=None, **kwargs):
         """Configures training; as `keras.Model.compile`, but the losses are the learner's own."""
@@ -272,6 +275,10 @@ class Learner(keras.Model):
         nothing = tf.fill([1, self.num_classes], 1.0 / self.num_classes)
         self.compute_metrics(None, tf.zeros([1], tf.int32), nothing, None)
         self.reset_metrics()
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model as the saved one was; Keras asks for it as `compile` is ours."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
 
     def export(self, filepath, **kwargs) -> None:
         """Writes a SavedModel for inference, of the EMA network.
@@ -416,6 +423,14 @@ def _classifier(num_classes: int, name: str) -> keras.layers.Dense:
         scale=1.0, mode="fan_avg", distribution="untruncated_normal"
     )
     return keras.layers.Dense(num_classes, kernel_initializer=glorot_normal, name=name)
+
+
+def _copy(encoder: keras.Model, name: str) -> keras.Model:
+    """Makes the same architecture again; by way of the config, as every kind of model has one."""
+    config = encoder.get_config()
+    if "name" in config:
+        config["name"] = name
+    return type(encoder).from_config(config)
 
 
 def _input_size(encoder: keras.Model) -> int:

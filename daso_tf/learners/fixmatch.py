@@ -87,7 +87,8 @@ class FixMatch(Learner):
         self.pseudo_labeler = pseudo_labeler
         for layer in (self.weak, self.strong):
             layer.build((None, None, None, 3))
-        pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+        if not pseudo_labeler.built:  # it is when it comes from a saved model
+            pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
 
     def make_views(self, labeled, unlabeled, seed) -> Views:
         """Makes weak views of both sides and strong views of the unlabeled side."""
