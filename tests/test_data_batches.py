@@ -1,0 +1,154 @@
+"""Arrays from Python, and the batches made of images in memory."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from daso_tf import data
+
+
+def numbered(count, size=(4, 6)):
+    """Images that carry their number in red and green."""
+    images = np.zeros((count, *size, 3), np.uint8)
+    images[..., 0] = np.arange(count)[:, None, None] % 256
+    images[..., 1] = np.arange(count)[:, None, None] // 256
+    return images
+
+
+def numbers(images):
+    corner = np.asarray(images)[:, 0, 0].astype(int)
+    return corner[:, 0] + 256 * corner[:, 1]
+
+
+@pytest.fixture
+def loaded():
+    """10 labeled images of 3 classes, 27 unlabeled ones."""
+    return data.from_arrays(
+        numbered(10), np.arange(10) % 3, numbered(27), unlabeled_labels=np.arange(27) % 3
+    )
+
+
+def take(loaded, count, **options):
+    options = {"batch_size": 4, "unlabeled_ratio": 2, "seed": 3} | options
+    return list(data.training_batches(loaded, **options).take(count).as_numpy_iterator())
+
+
+def stream(batches, side):
+    return np.concatenate([numbers(images[side]) for images, _ in batches])
+
+
+def test_every_image_comes_once_per_pass(loaded):
+    batches = take(loaded, 27)
+    for side, count in ((0, 10), (1, 27)):
+        order = stream(batches, side)
+        passes = order[: len(order) // count * count].reshape(-1, count)
+        assert len(passes) > 5
+        np.testing.assert_array_equal(np.sort(passes), [range(count)] * len(passes))
+        assert len(np.unique(passes, axis=0)) == len(passes)
+
+
+def test_labels_belong_to_their_images(loaded):
+    for (labeled, unlabeled), (labels, unlabeled_labels) in take(loaded, 10):
+        np.testing.assert_array_equal(numbers(labeled) % 3, labels)
+        np.testing.assert_array_equal(numbers(unlabeled) % 3, unlabeled_labels)
+
+
+def test_a_resumed_run_gets_the_batches_of_an_uninterrupted_one(loaded):
+    whole = take(loaded, 20)
+    resumed = take(loaded, 7, steps=7) + take(loaded, 13, first_step=7)
+    tf.nest.map_structure(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_seeds_and_streams_have_orders_of_their_own(loaded):
+    one, same, other = (stream(take(loaded, 10, seed=seed), 0) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    twin = data.from_arrays(numbered(10), np.arange(10) % 3, numbered(10))
+    batches = take(twin, 10, batch_size=2, unlabeled_ratio=1)
+    assert (stream(batches, 0) != stream(batches, 1)).any()
+
+
+def test_shapes_types_and_length(loaded):
+    endless = data.training_batches(loaded, batch_size=4, unlabeled_ratio=2, seed=0)
+    assert endless.element_spec == (
+        (tf.TensorSpec((4, 4, 6, 3), tf.uint8), tf.TensorSpec((8, 4, 6, 3), tf.uint8)),
+        (tf.TensorSpec(4, tf.int32), tf.TensorSpec(8, tf.int32)),
+    )
+    assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert len(take(loaded, 99, steps=5)) == 5
+
+
+def test_a_batch_may_be_all_there_is_but_not_more(loaded):
+    ((labeled, _), _), *_ = take(loaded, 1, batch_size=10)
+    np.testing.assert_array_equal(np.sort(numbers(labeled)), range(10))
+    with pytest.raises(data.DataError, match=r"batch_size asks for 11 labeled .* there are 10"):
+        take(loaded, 1, batch_size=11)
+    with pytest.raises(data.DataError, match=r"batch_size \* unlabeled_ratio asks for 28 unlab"):
+        take(loaded, 1, unlabeled_ratio=7)
+    with pytest.raises(data.DataError, match="batch_size asks for 0 labeled"):
+        take(loaded, 1, batch_size=0)
+
+
+def test_evaluation_batches_give_every_image_in_order(loaded):
+    batches = data.evaluation_batches(loaded.unlabeled, 10)
+    assert len(batches) == 3
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    assert [len(part) for part in labels] == [10, 10, 7]
+    np.testing.assert_array_equal(np.concatenate(images), loaded.unlabeled.images)
+    np.testing.assert_array_equal(np.concatenate(labels), loaded.unlabeled.labels)
+    with pytest.raises(data.DataError, match="batch_size=0"):
+        data.evaluation_batches(loaded.unlabeled, 0)
+
+
+def test_from_arrays_keeps_what_it_is_given():
+    loaded = data.from_arrays(
+        numbered(5),
+        np.array([0, 1, 1, 2, 1], np.int64),
+        numbered(8),
+        validation=(numbered(2), [0, 2]),
+        test=(numbered(3), [2, 2, 1]),
+        class_names=["a", "b", "c"],
+    )
+    assert (loaded.num_classes, loaded.class_names) == (3, ("a", "b", "c"))
+    np.testing.assert_array_equal(loaded.labeled_counts, [1, 3, 1])
+    assert loaded.unlabeled_counts is None
+    assert loaded.labeled.labels.dtype == loaded.validation.labels.dtype == np.int32
+    np.testing.assert_array_equal(loaded.test.labels, [2, 2, 1])
+    pixels = np.concatenate([numbered(5), numbered(8)]) / 255
+    np.testing.assert_allclose(loaded.mean, pixels.mean((0, 1, 2)), atol=1e-12)
+
+
+def test_from_arrays_names_classes_by_number_and_counts_known_unlabeled_ones(loaded):
+    assert loaded.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(loaded.unlabeled_counts, [9, 9, 9])
+    assert loaded.validation is None
+    assert loaded.test is None
+
+
+IMAGES, LABELS = numbered(4), np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (
+            (IMAGES / 255, LABELS, IMAGES),
+            {},
+            r"float64 of shape \(4, 4, 6, 3\); they must be uint8",
+        ),
+        ((IMAGES[..., 0], LABELS, IMAGES), {}, r"of shape \(4, 4, 6\)"),
+        ((IMAGES, LABELS[:3], IMAGES), {}, r"Labels are int64 of shape \(3,\) for 4 images"),
+        ((IMAGES, LABELS / 1, IMAGES), {}, "Labels are float64"),
+        ((IMAGES, LABELS, IMAGES[:0]), {}, "no unlabeled images"),
+        ((IMAGES, LABELS, IMAGES[:, :3]), {}, r"unlabeled images are \(3, 6\) pixels"),
+        ((IMAGES, LABELS - 1, IMAGES), {}, r"Label -1 of labeled image 0 \(1 such\).*0\.\.1"),
+        ((IMAGES, LABELS, IMAGES), {"class_names": ["a", "b"]}, r"Label 2 of labeled image 2"),
+        ((IMAGES, LABELS, IMAGES), {"test": (IMAGES, LABELS + 1)}, r"Label 3 of test image 2"),
+        ((IMAGES, LABELS, IMAGES), {"unlabeled_labels": LABELS - 2}, r"Label -2 .*-1\.\.2"),
+        ((IMAGES, LABELS * 2, IMAGES), {}, "2 of 5 classes have no labeled image: '1', '3'"),
+        ((IMAGES, LABELS * 0, IMAGES), {}, "Found 1 class"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_explained(arguments, options, message):
+    with pytest.raises(data.DataError, match=message):
+        data.from_arrays(*arguments, **options)
