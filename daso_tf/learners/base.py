@@ -170,7 +170,7 @@ class Learner(keras.Model):
 
     def train_step(self, data):
         """Makes views of raw images and trains on them; one compiled function."""
-        (labeled, unlabeled), labels = data
+        (labeled, unlabeled), labels = _unpacked(data)
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels)
@@ -231,7 +231,7 @@ class Learner(keras.Model):
 
     def test_step(self, data):
         """Measures the EMA network on raw images and their classes."""
-        images, labels = data
+        images, labels = _unpacked(data)
         logits = self.ema_logits(images)
         loss, accuracy, balanced_accuracy = self._test_metrics
         loss.update_state(losses.cross_entropy(labels, logits))
@@ -416,6 +416,17 @@ class Learner(keras.Model):
                 "Logit adjustment needs labeled_counts, at least 1 for every class, not "
                 f"{self.labeled_counts}."
             )
+
+
+def _unpacked(data) -> tuple:
+    """Returns inputs and labels of what Keras hands to a step."""
+    inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if labels is None or weights is not None:
+        raise ValueError(
+            "A batch is (inputs, labels), without sample weights; this one has "
+            f"{'no labels' if labels is None else 'sample weights'}."
+        )
+    return inputs, labels
 
 
 def _classifier(num_classes: int, name: str) -> keras.layers.Dense:

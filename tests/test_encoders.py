@@ -1,0 +1,195 @@
+"""Encoders: the paper's network, and anybody's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import daso_tf
+from daso_tf.encoders import BatchNormalization, build, wide_resnet
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+
+
+def test_wide_resnet_28_2_is_the_network_of_the_benchmarks():
+    encoder = wide_resnet(28, 2)
+    assert encoder.output_shape == (None, 128)
+    # With the classifier of 10 classes: 1,467,610, the number published for WRN-28-2.
+    assert sum(int(np.prod(w.shape)) for w in encoder.trainable_weights) == 1_467_610 - 1_290
+
+
+@pytest.mark.parametrize("depth", [9, 11, 4, 29])
+def test_wide_resnet_refuses_a_depth(depth):
+    with pytest.raises(ValueError, match=str(depth)):
+        wide_resnet(depth, 1)
+
+
+def test_wide_resnet_refuses_a_width():
+    with pytest.raises(ValueError, match="width must be at least 1, not 0"):
+        wide_resnet(10, 0)
+
+
+def numpy_convolution(x, kernel, stride):
+    """A convolution as PyTorch has it: padded by half the kernel on every side."""
+    pad = kernel.shape[0] // 2
+    x = np.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
+    return np.einsum("nhwcij,ijcd->nhwd", windows[:, ::stride, ::stride], kernel)
+
+
+def test_wide_resnet_against_numpy():
+    """The whole of WRN-10-1 in inference mode, on an even and an odd size."""
+    for size in (8, 9):
+        encoder = wide_resnet(10, 1, (size, size, 3))
+        rng = np.random.default_rng(size)
+        for weight in encoder.weights:
+            spread = rng.uniform(0.5, 1.5, weight.shape)
+            weight.assign(spread if "variance" in weight.name else spread - 1.0)
+        layer = {
+            layer.name: [np.float64(w) for w in layer.get_weights()] for layer in encoder.layers
+        }
+
+        def activated(x, name, layer=layer):
+            gamma, beta, mean, variance = layer[name]
+            x = (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+            return np.where(x > 0, x, 0.1 * x)
+
+        images = rng.normal(size=(2, size, size, 3))
+        x = numpy_convolution(images, *layer["init_conv"], 1)
+        for group, stride in ((1, 1), (2, 2), (3, 2)):
+            name = f"group{group}_block0"
+            inner = activated(x, f"{name}_norm1")
+            shortcut = inner if group == 1 else x
+            if f"{name}_shortcut" in layer:
+                shortcut = numpy_convolution(shortcut, *layer[f"{name}_shortcut"], stride)
+            inner = numpy_convolution(inner, *layer[f"{name}_conv1"], stride)
+            inner = activated(inner, f"{name}_norm2")
+            x = shortcut + numpy_convolution(inner, *layer[f"{name}_conv2"], 1)
+        expected = activated(x, "final_norm").mean(axis=(1, 2))
+        ours = encoder(tf.constant(images, tf.float32), training=False)
+        np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_normalization_keeps_pytorchs_statistics(compiled):
+    """Normalises by the biased variance, remembers the unbiased one."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, size=(2, 3, 1, 4)).astype(np.float32)
+    layer = BatchNormalization(momentum=0.9)
+    layer.build(x.shape)
+    step = tf.function(lambda x: layer(x, training=True), jit_compile=compiled)
+    y = step(tf.constant(x)).numpy()
+    mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance * 6 / 5, rtol=1e-5)
+    inference = layer(tf.constant(x), training=False)
+    expected = (x - 0.1 * mean) / np.sqrt(0.9 + 0.1 * variance * 6 / 5 + 1e-5)
+    np.testing.assert_allclose(inference, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_batch_normalization_keeps_its_statistics():
+    layer = BatchNormalization()
+    layer.build((None, 2, 2, 3))
+    layer.trainable = False
+    x = tf.random.stateless_normal((4, 2, 2, 3), seed=(1, 2))
+    np.testing.assert_allclose(layer(x, training=True), x / np.sqrt(1 + 1e-5), rtol=1e-5)
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [("wrn_10_1", 64), ("wrn_16_2", 128), ("applications:MobileNetV3Small", 576)],
+)
+def test_build_by_name(name, features):
+    assert build(name, 32, MEAN, STD).output_shape == (None, features)
+
+
+@pytest.mark.parametrize("name", ["resnet", "wrn_28", "wrn_12_1", "applications:NoSuchNet"])
+def test_build_refuses_an_unknown_name(name):
+    with pytest.raises(ValueError, match=r"wrn_DEPTH_WIDTH|6n \+ 4|has no network"):
+        build(name, 32, MEAN, STD)
+
+
+def test_applications_see_the_images_as_they_were_made_for():
+    """MobileNetV2 takes -1..1: normalised images come out as x / 127.5 - 1."""
+    encoder = build("applications:MobileNetV2", 32, MEAN, STD)
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    normalised = (images / 255 - np.float32(MEAN)) / np.float32(STD)
+    seen = encoder.get_layer("application_input")(tf.constant(normalised))
+    np.testing.assert_allclose(seen, images / 127.5 - 1, atol=1e-5)
+
+
+def test_encoder_weights_round_trip(tmp_path):
+    encoder = build("wrn_10_1", 16, MEAN, STD)
+    path = tmp_path / "encoder.weights.h5"
+    encoder.save_weights(path)
+    again = build("wrn_10_1", 16, MEAN, STD, weights=str(path))
+    for ours, theirs in zip(encoder.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="could not be loaded into wrn_10_2"):
+        build("wrn_10_2", 16, MEAN, STD, weights=str(path))
+    with pytest.raises(ValueError, match=r"nowhere\.weights\.h5"):
+        build("wrn_10_1", 16, MEAN, STD, weights=str(tmp_path / "nowhere.weights.h5"))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class SubclassedEncoder(keras.Model):
+    """An encoder of somebody's own, not made by the functional API."""
+
+    def __init__(self, width=4, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.convolution = keras.layers.Conv2D(width, 3)
+        self.norm = keras.layers.BatchNormalization()
+        self.pool = keras.layers.GlobalAveragePooling2D()
+
+    def call(self, images, training=False):
+        return self.pool(self.norm(self.convolution(images), training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        SubclassedEncoder(),
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Conv2D(4, 3),
+                keras.layers.Dropout(0.5, seed=1),
+                keras.layers.GlobalMaxPooling2D(),
+            ]
+        ),
+    ],
+    ids=["subclassed", "sequential with dropout"],
+)
+def test_anybodys_encoder_trains(encoder):
+    model = daso_tf.DASO(encoder, 3, resolution=8, pretrain_steps=0, queue_size=2)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    rng = np.random.default_rng(0)
+    labeled = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    unlabeled = rng.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    before = [np.array(weight) for weight in encoder.trainable_weights]
+    logs = model.train_on_batch((labeled, unlabeled), np.array([0, 1, 2, 0]), return_dict=True)
+    assert np.isfinite(logs["loss"])
+    changed = [
+        (old != np.array(new)).any()
+        for old, new in zip(before, encoder.trainable_weights, strict=True)
+    ]
+    assert any(changed)
+
+
+def test_an_encoder_that_gives_no_vectors_is_refused():
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    with pytest.raises(ValueError, match=r"global average pooling"):
+        daso_tf.FixMatch(encoder, 3)
+
+
+def test_an_encoder_of_unknown_size_needs_a_resolution():
+    encoder = wide_resnet(10, 1, (None, None, 3))
+    with pytest.raises(ValueError, match="resolution="):
+        daso_tf.FixMatch(encoder, 3)
+    assert daso_tf.FixMatch(encoder, 3, resolution=16).resolution == 16
