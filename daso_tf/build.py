@@ -1,0 +1,64 @@
+"""From the flags to a compiled learner: adding a method is adding an entry here."""
+
+import keras
+
+from daso_tf import augment, encoders
+from daso_tf.data import SemiSupervisedData
+from daso_tf.learners import FixMatch
+from daso_tf.pseudo_labels import DASOPseudoLabeler, LinearPseudoLabeler
+
+LEARNERS = {"fixmatch": FixMatch}
+
+PSEUDO_LABELERS = {
+    "linear": lambda flags: LinearPseudoLabeler(),
+    "daso": lambda flags: DASOPseudoLabeler(
+        queue_size=flags.queue_size,
+        prototype_temperature=flags.prototype_temperature,
+        distribution_temperature=flags.distribution_temperature,
+        distribution_aware=flags.distribution_aware,
+        blend_weight=flags.blend_weight,
+        alignment_weight=flags.alignment_weight,
+        pretrain_steps=flags.pretrain_steps,
+        distribution_period=flags.distribution_period,
+    ),
+}
+
+
+# Whether "auto" compiles the training step with XLA.
+JIT_COMPILE = {"auto": True, "true": True, "false": False}
+
+
+def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
+    """Makes the learner that the flags describe, compiled, ready for `fit`.
+
+    Args:
+        flags: an object with the settings of `daso_tf.flags` as attributes.
+        data: what it will be trained on; gives classes, their counts and channel statistics.
+
+    Returns:
+        A compiled `daso_tf.learners` model.
+    """
+    encoder = encoders.build(
+        flags.encoder, flags.resolution, data.mean, data.std, weights=flags.encoder_weights
+    )
+    learner = LEARNERS[flags.learner](
+        encoder,
+        data.num_classes,
+        pseudo_labeler=PSEUDO_LABELERS[flags.pseudo_labeler](flags),
+        weak=augment.Weak(horizontal_flip=flags.horizontal_flip),
+        strong=augment.RandAugment(cutout=flags.cutout_size),
+        resolution=flags.resolution,
+        mean=data.mean,
+        std=data.std,
+        confidence_threshold=flags.confidence_threshold,
+        unlabeled_weight=flags.unlabeled_weight,
+        weight_decay=flags.weight_decay,
+        ema_decay=flags.ema_decay,
+        labeled_counts=data.labeled_counts.tolist(),
+        logit_adjustment=flags.logit_adjustment,
+        class_names=data.class_names,
+        seed=flags.seed,
+    )
+    optimizer = keras.optimizers.SGD(flags.learning_rate, momentum=flags.momentum, nesterov=True)
+    learner.compile(optimizer=optimizer, jit_compile=JIT_COMPILE[flags.jit_compile])
+    return learner

@@ -1,0 +1,149 @@
+"""Every setting of a training run: its name, the paper's value, what is allowed.
+
+Flags are the only configuration. A flag file holds one `--name=value` a line and is given as
+`--flagfile=PATH`; flags after it override it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from daso_tf.build import LEARNERS, PSEUDO_LABELERS
+from daso_tf.files import write_atomically
+
+FLAGS = flags.FLAGS
+
+# What may differ between the beginning of a run and its continuation: where things lie, how long
+# it goes on, and how fast. Everything else would make it another run.
+FREE_TO_CHANGE = {
+    "data_dir",
+    "evaluation_batch_size",
+    "export_dir",
+    "jit_compile",
+    "keep_checkpoints",
+    "model_dir",
+    "steps",
+    "test_images",
+}
+
+
+def _number(define, name, default, interval, text):
+    """Defines a number flag that has to lie in an interval such as "[0, 1)"."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+
+    def inside(value):  # nan compares false, so it is never inside
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        return above and below
+
+    define(name, default, f"{text} In {interval}.")
+    flags.register_validator(name, inside, message=f"must be a number in {interval}")
+
+
+def _integer(name, default, interval, text):
+    _number(flags.DEFINE_integer, name, default, interval, text)
+
+
+def _float(name, default, interval, text):
+    _number(flags.DEFINE_float, name, default, interval, text)
+
+
+# ---- Data
+flags.DEFINE_string(
+    "dataset", None, "digits, image_folder, cifar10, cifar100 or stl10.", required=True
+)
+flags.DEFINE_string("data_dir", None, "Where the data set lies, or may be downloaded to.")
+_integer("labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are.")
+_float("labeled_imbalance", 1.0, "[1, inf)", "Labeled images of the head class per tail image.")
+_integer(
+    "unlabeled_head", 0, "[0, inf)", "Unlabeled images of the head class; 0: all, as they are."
+)
+_float("unlabeled_imbalance", 1.0, "[1, inf)", "Unlabeled images of the head class per tail image.")
+flags.DEFINE_bool("reverse_unlabeled", False, "The unlabeled head class is the labeled tail class.")
+_integer("validation_size", 0, "[0, inf)", "Training images set aside for validation.")
+_integer("source_size", 0, "[0, 4096]", "Size images are kept at for augmentation; 0: their own.")
+_integer("resolution", 32, "[8, 1024]", "Height and width of what the encoder sees, in pixels.")
+
+# ---- Views
+flags.DEFINE_bool("horizontal_flip", True, "Flip half of the views; off for digits and letters.")
+_integer("cutout_size", 16, "[0, 1024]", "Side of the square cut out of strong views, in pixels.")
+
+# ---- Learner
+flags.DEFINE_enum("learner", "fixmatch", list(LEARNERS), "Which views, which losses.")
+flags.DEFINE_enum("pseudo_labeler", "daso", list(PSEUDO_LABELERS), "What unlabeled images learn.")
+flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH or applications:NAME.")
+flags.DEFINE_string("encoder_weights", None, "Weights file of an applications: encoder.")
+_float("confidence_threshold", 0.95, "[0, 1]", "Pseudo-labels less confident are not learnt.")
+_float("unlabeled_weight", 1.0, "[0, inf)", "Weight of the consistency loss (lambda_u).")
+_float("logit_adjustment", 0.0, "[0, inf)", "Strength (tau) of logit adjustment while training.")
+
+# ---- DASO
+_float("alignment_weight", 1.0, "[0, inf)", "Weight of the alignment loss (lambda_align).")
+_float("prototype_temperature", 0.05, "(0, inf)", "Temperature of semantic pseudo-labels.")
+_float("distribution_temperature", 1.5, "(0, inf)", "Temperature of blend weights (T_dist).")
+flags.DEFINE_bool(
+    "distribution_aware", True, "Blend by class, after the pseudo-labels' own shares."
+)
+_float("blend_weight", 0.5, "[0, 1]", "Share of the semantic label if not distribution_aware.")
+_integer("pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels begin.")
+_integer("distribution_period", 100, "[1, inf)", "Steps between updates of the blend weights.")
+_integer("queue_size", 256, "[1, inf)", "Labeled features remembered of each class (Q).")
+
+# ---- Optimization
+_integer("batch_size", 64, "[1, inf)", "Labeled images in a step (B).")
+_integer("unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image in a step (mu).")
+_integer("steps", 250_000, "[1, inf)", "Training steps in all.")
+_float("learning_rate", 0.03, "(0, inf)", "Constant learning rate.")
+_float("momentum", 0.9, "[0, 1)", "Nesterov momentum.")
+_float("weight_decay", 5e-4, "[0, inf)", "L2 decay, added to the gradient of every parameter.")
+_float("ema_decay", 0.999, "[0, 1)", "Decay of the averaged network, which is what is evaluated.")
+_integer("seed", 0, "[0, 2147483647]", "Seed of split, initial weights, batches and views.")
+
+# ---- Running
+flags.DEFINE_string("model_dir", None, "Where the run is kept. [default: runs/DATASET]")
+flags.DEFINE_string("export_dir", None, "Where the SavedModel goes. [default: MODEL_DIR/export]")
+_integer("evaluate_every", 500, "[1, inf)", "Steps between evaluations, each with a checkpoint.")
+_integer("evaluation_batch_size", 256, "[1, inf)", "Images in a batch of an evaluation.")
+_integer("keep_checkpoints", 3, "[2, inf)", "How many checkpoints stay.")
+_integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_images, to try.")
+flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA.")
+
+
+def settings() -> dict[str, str]:
+    """Returns the value of every flag of this file as text, by name; unset ones are left out."""
+    own = FLAGS.flags_by_module_dict()[__name__]
+    return {flag.name: _text(flag.value) for flag in own if flag.value is not None}
+
+
+def write_flags_file(path: Path) -> None:
+    """Writes every flag that has a value, sorted by name, so that `--flagfile` reads it back."""
+    text = "".join(f"--{name}={value}\n" for name, value in sorted(settings().items()))
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def changes_since(path: Path) -> list[str]:
+    """Tells which flags differ from a flag file's, of those that make a run what it is.
+
+    Args:
+        path: a file that `write_flags_file` wrote.
+
+    Returns:
+        One text a flag, such as `--seed: 0 there, 1 now`; empty where the run can go on.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    there = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+    now = settings()
+    changes = []
+    for name in sorted((there.keys() | now.keys()) - FREE_TO_CHANGE):
+        # A version that did not have a flag yet did what its default does.
+        default = _text(FLAGS[name].default) if name in FLAGS else "unset"
+        before, after = there.get(name, default), now.get(name, "unset")
+        if before != after:
+            changes.append(f"--{name}: {before} there, {after} now")
+    return changes
+
+
+def _text(value) -> str:
+    if value is None:
+        return "unset"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,123 @@
+"""What a person sees of a run's results: a table in the terminal and a picture."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from daso_tf.results import MEDIAN_OVER, Results
+
+MOST_CLASSES_NAMED = 20  # on a picture's axis
+
+
+def table(results: Results) -> str:
+    """Writes the last evaluation as a table, a line a class, with summaries below.
+
+    Args:
+        results: of a run with at least one evaluation.
+
+    Returns:
+        Lines of text. Recall and precision are in percent, "-" where they are not known.
+    """
+    last = results.evaluations[-1]
+    unknown = [None] * len(results.class_names)
+    pseudo_labels = last["pseudo_labels"]["final"]
+    columns = {
+        "class": results.class_names,
+        "labeled": map(str, results.labeled_counts),
+        "unlabeled": ["-" if n is None else str(n) for n in results.unlabeled_counts or unknown],
+        "recall %": map(_percent, _evaluated(last).get("recall", unknown)),
+        "pseudo-label recall %": map(_percent, pseudo_labels["recall"]),
+        "pseudo-label precision %": map(_percent, pseudo_labels["precision"]),
+    }
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *_summaries(results)])
+
+
+def accuracy_line(part: str, scores: dict) -> str:
+    """Writes the accuracies of an evaluation, as `daso_tf.results.evaluate` returns it."""
+    adjusted = scores["logit_adjusted"]
+    return (
+        f"{part}: accuracy {_percent(scores['accuracy'])} %,"
+        f" balanced {_percent(scores['balanced_accuracy'])} %;"
+        f" logit-adjusted {_percent(adjusted['accuracy'])} %,"
+        f" balanced {_percent(adjusted['balanced_accuracy'])} %"
+    )
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draws accuracy over the steps, recall by class and pseudo-labels by class as a PNG.
+
+    Args:
+        results: of a run with at least one evaluation.
+        path: the PNG file to write.
+    """
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    over_steps, by_class, pseudo_labels = figure.subplots(1, 3)
+    last = results.evaluations[-1]
+
+    steps = [entry["step"] for entry in results.evaluations]
+    for part in results.medians():
+        for name in ("accuracy", "balanced_accuracy"):
+            shares = [entry[part][name] for entry in results.evaluations]
+            label = f"{part} {name.replace('_', ' ')}"
+            over_steps.plot(steps, _percentages(shares), label=label)
+    over_steps.set(title="EMA network", xlabel="step", ylabel="%")
+
+    _bars(by_class, results, {"recall": _evaluated(last).get("recall", [])})
+    by_class.set(title="Recall by class (labeled images)")
+    final = last["pseudo_labels"]["final"]
+    _bars(pseudo_labels, results, {name: final[name] for name in ("recall", "precision")})
+    pseudo_labels.set(title="Pseudo-labels by class (labeled images)")
+
+    for axes in (over_steps, by_class, pseudo_labels):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def _evaluated(evaluation):
+    """The scores on the test images, or else on the validation images."""
+    return evaluation.get("test") or evaluation.get("validation") or {}
+
+
+def _percent(share):
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _percentages(shares):
+    return 100 * np.array(shares, dtype=float)
+
+
+def _summaries(results):
+    """One line a part for the last evaluation and one for the median of the last few."""
+    last = results.evaluations[-1]
+    count = min(MEDIAN_OVER, len(results.evaluations))
+    for part, medians in results.medians().items():
+        yield f"step {last['step']}, {accuracy_line(part, last[part])}"
+        yield f"median of the last {count} evaluations, {accuracy_line(part, medians)}"
+
+
+def _bars(axes, results, series):
+    """Groups of bars, one group a class; series without known values are left out."""
+    known = {
+        label: shares for label, shares in series.items() if any(s is not None for s in shares)
+    }
+    width = 0.8 / max(len(known), 1)
+    classes = np.arange(len(results.class_names))
+    for index, (label, shares) in enumerate(known.items()):
+        offset = (index - (len(known) - 1) / 2) * width
+        axes.bar(classes + offset, _percentages(shares), width, label=label)
+    axes.set(xlabel="class", ylabel="%", ylim=(0, 100))
+    if len(classes) <= MOST_CLASSES_NAMED:
+        names = [
+            f"{name}\n({count})"
+            for name, count in zip(results.class_names, results.labeled_counts, strict=True)
+        ]
+        axes.set_xticks(classes, names, fontsize=8)

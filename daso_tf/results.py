@@ -1,0 +1,133 @@
+"""What a training run reached: every evaluation, kept in one JSON file."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from daso_tf.files import write_atomically
+
+MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
+
+
+def scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict:
+    """Computes how well classes were predicted.
+
+    Args:
+        labels: int array of shape (N,), true classes in 0..K-1.
+        predictions: int array of shape (N,), predicted classes in 0..K-1.
+        num_classes: K.
+
+    Returns:
+        `accuracy` and `balanced_accuracy` (the mean recall of the classes present) in 0..1, and
+        `recall`, a list of K numbers in 0..1, nan for a class without images.
+
+    Example:
+
+    >>> scores([0, 0, 0, 1], [0, 0, 1, 1], num_classes=2)["balanced_accuracy"]
+    0.8333333333333333
+    """
+    confusion = confusion_matrix(labels, predictions, labels=range(num_classes))
+    images = confusion.sum(axis=1)
+    recall = np.where(images > 0, confusion.diagonal() / np.maximum(images, 1), np.nan)
+    return {
+        "accuracy": float(confusion.trace() / images.sum()),
+        "balanced_accuracy": float(np.nanmean(recall)),
+        "recall": recall.tolist(),
+    }
+
+
+def evaluate(labels: np.ndarray, probabilities: np.ndarray, labeled_counts: np.ndarray) -> dict:
+    """Scores probabilities as they are and with logit adjustment at test time.
+
+    Args:
+        labels: int array of shape (N,), true classes in 0..K-1.
+        probabilities: float array of shape (N, K).
+        labeled_counts: labeled training images of each class, shape (K,), all at least 1.
+
+    Returns:
+        The `scores`, and as `logit_adjusted` those with the log of the labeled class shares
+        subtracted (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 9).
+    """
+    num_classes = len(labeled_counts)
+    log_prior = np.log(labeled_counts / np.sum(labeled_counts))
+    log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    adjusted = np.argmax(log_probabilities - log_prior, axis=1)
+    return {
+        **scores(labels, np.argmax(probabilities, axis=1), num_classes),
+        "logit_adjusted": scores(labels, adjusted, num_classes),
+    }
+
+
+class Results:
+    """The evaluations of a run and the data they stand for, kept in a JSON file.
+
+    Args:
+        path: the file; read if it exists, rewritten whole and atomically by `add`.
+        class_names: K names.
+        labeled_counts: labeled images of each class.
+        unlabeled_counts: unlabeled images of each class, None where that is not known.
+    """
+
+    def __init__(self, path: str | Path, class_names, labeled_counts, unlabeled_counts):
+        self.path = Path(path)
+        self.class_names = list(class_names)
+        self.labeled_counts = np.asarray(labeled_counts).tolist()
+        self.unlabeled_counts = (
+            None if unlabeled_counts is None else np.asarray(unlabeled_counts).tolist()
+        )
+        self.evaluations = []
+        if self.path.exists():
+            self.evaluations = json.loads(self.path.read_text(encoding="utf-8"))["evaluations"]
+
+    def add(self, evaluation: dict) -> None:
+        """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
+        self.evaluations.append(_nan_to_none(evaluation))
+        self.write()
+
+    def forget_after(self, step: int) -> None:
+        """Drops evaluations after a step: the run goes on from there and makes them again."""
+        self.evaluations = [entry for entry in self.evaluations if entry["step"] <= step]
+
+    def medians(self) -> dict:
+        """Returns the medians of the last 20 evaluations, such as `["test"]["accuracy"]`."""
+        last = self.evaluations[-MEDIAN_OVER:]
+        return {
+            part: {
+                **_median_scores([entry[part] for entry in last]),
+                "logit_adjusted": _median_scores([entry[part]["logit_adjusted"] for entry in last]),
+            }
+            for part in ("test", "validation")
+            if last and last[-1].get(part)
+        }
+
+    def write(self) -> None:
+        """Writes the file; a reader finds the old one or the new one, never a part."""
+        summary = {
+            "class_names": self.class_names,
+            "labeled_counts": self.labeled_counts,
+            "unlabeled_counts": self.unlabeled_counts,
+            f"median_of_last_{MEDIAN_OVER}": self.medians(),
+        }
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items()]
+        evaluations = ",\n".join(json.dumps(entry) for entry in self.evaluations)
+        text = "{" + ",\n".join([*lines, f'"evaluations": [\n{evaluations}\n]']) + "}\n"
+        write_atomically(self.path, lambda file: file.write(text.encode()))
+
+
+def _median_scores(entries):
+    return {
+        name: float(np.median([entry[name] for entry in entries]))
+        for name in ("accuracy", "balanced_accuracy")
+    }
+
+
+def _nan_to_none(value):
+    """The value with null where JSON has no nan, recursively."""
+    if isinstance(value, dict):
+        return {key: _nan_to_none(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_to_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

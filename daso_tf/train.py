@@ -1,0 +1,220 @@
+"""Trains a learner as the flags say: `python -m daso_tf.train --flagfile=flags/digits_lt.cfg`.
+
+The same command again goes on where the run in `--model_dir` stopped. Exit code: 0 finished,
+1 stopped by a loss that is not finite, 2 a setting or the data cannot be used, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, logging
+from PIL import Image
+
+from daso_tf.build import build_learner
+from daso_tf.callbacks import Evaluation, SaveCheckpoint, ShortProgress, StopAtNonFiniteLoss
+from daso_tf.checkpoints import Checkpoints, NonFiniteError
+from daso_tf.data import Images, SemiSupervisedData, evaluation_batches, load, training_batches
+from daso_tf.flags import FLAGS, changes_since, write_flags_file
+from daso_tf.report import table
+from daso_tf.results import Results
+
+
+class Stretch(NamedTuple):
+    """Training steps in epochs of one length: one call of `fit`."""
+
+    batches: tf.data.Dataset
+    steps_per_epoch: int
+    initial_epoch: int
+    epochs: int
+
+
+class Run(NamedTuple):
+    """What training needs, checked and ready."""
+
+    model_dir: Path
+    data: SemiSupervisedData
+    learner: keras.Model
+    checkpoints: Checkpoints
+    results: Results
+    stretches: list[Stretch]
+
+
+def main(argv: list[str]) -> int:
+    """Prepares, trains and finishes a run.
+
+    Args:
+        argv: the program's name; everything else has to be a flag.
+
+    Returns:
+        The exit code.
+    """
+    logging.set_verbosity(logging.WARNING)  # absl's app starts at INFO
+    tf.get_logger().setLevel("WARNING")
+    try:
+        run = prepare(argv[1:])
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    try:
+        train(run)
+    except NonFiniteError as error:
+        return _fail(f"stopped, {error}. The checkpoints in {run.model_dir} are from before.", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the newest checkpoint", 130)
+    try:
+        finish(run)
+    except OSError as error:
+        return _fail(error, 2)
+    return 0
+
+
+def prepare(arguments: list[str]) -> Run:
+    """Makes everything that training needs; what is wrong with flags or data comes out here.
+
+    Args:
+        arguments: of the command line that are not flags; there should be none.
+
+    Raises:
+        ValueError: a setting, the data or the checkpoints cannot be used; the message says why.
+        OSError: a file cannot be read or written.
+    """
+    if arguments:
+        raise ValueError(f"{arguments[0]!r} is not a flag; settings are written --name=value")
+    FLAGS.model_dir = FLAGS.model_dir or f"runs/{FLAGS.dataset}"
+    FLAGS.export_dir = FLAGS.export_dir or f"{FLAGS.model_dir}/export"
+    model_dir = Path(FLAGS.model_dir)
+    checkpoints = Checkpoints(model_dir / "checkpoints", keep=FLAGS.keep_checkpoints)
+    _check_unchanged(model_dir, checkpoints)
+
+    data = load(
+        FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        labeled_head=FLAGS.labeled_head,
+        labeled_imbalance=FLAGS.labeled_imbalance,
+        unlabeled_head=FLAGS.unlabeled_head,
+        unlabeled_imbalance=FLAGS.unlabeled_imbalance,
+        reverse_unlabeled=FLAGS.reverse_unlabeled,
+        validation_size=FLAGS.validation_size,
+        source_size=FLAGS.source_size,
+        resolution=FLAGS.resolution,
+        seed=FLAGS.seed,
+    )
+    keras.utils.set_random_seed(FLAGS.seed)  # of the initial weights
+    learner = build_learner(FLAGS, data)
+    checkpoints.restore(learner)
+    step = int(learner.step.numpy())
+    stretches = list(_stretches(data, step))
+
+    model_dir.mkdir(parents=True, exist_ok=True)
+    write_flags_file(model_dir / "flags.cfg")
+    if data.test is not None:
+        _write_images(data.test, data.class_names, model_dir / "test_images", FLAGS.test_images)
+    results = Results(
+        model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
+    )
+    results.forget_after(step)
+    return Run(model_dir, data, learner, checkpoints, results, stretches)
+
+
+def train(run: Run) -> None:
+    """Trains to the last step, with evaluation and checkpoint every `--evaluate_every` steps.
+
+    Raises:
+        NonFiniteError: a loss or a variable became nan or infinite.
+    """
+    parts = {"test": run.data.test, "validation": run.data.validation}
+    callbacks = [
+        StopAtNonFiniteLoss(),
+        ShortProgress(),
+        Evaluation(
+            {
+                name: (evaluation_batches(part, FLAGS.evaluation_batch_size), part.labels)
+                for name, part in parts.items()
+                if part is not None
+            },
+            run.results,
+            run.model_dir,
+        ),
+        SaveCheckpoint(run.checkpoints),
+    ]
+    for stretch in run.stretches:
+        run.learner.fit(
+            stretch.batches,
+            steps_per_epoch=stretch.steps_per_epoch,
+            initial_epoch=stretch.initial_epoch,
+            epochs=stretch.epochs,
+            callbacks=callbacks,
+            verbose=1 if sys.stdout.isatty() else 2,  # a bar, or in a file a line an epoch
+        )
+
+
+def finish(run: Run) -> None:
+    """Exports the learner and prints the table of results.
+
+    Raises:
+        OSError: the export cannot be written.
+    """
+    if run.stretches or not tf.saved_model.contains_saved_model(FLAGS.export_dir):
+        run.learner.export(FLAGS.export_dir)
+    print(f"\n{run.model_dir} is finished, {FLAGS.steps} steps.", end="\n\n")
+    if run.results.evaluations:
+        print(table(run.results), end="\n\n")
+    print(f"All evaluations: {run.results.path}\nExported model:  {FLAGS.export_dir}")
+
+
+def _check_unchanged(model_dir, checkpoints):
+    """Refuses to go on with a run that was begun with other settings."""
+    flags_file = model_dir / "flags.cfg"
+    if not checkpoints.paths() or not flags_file.exists():
+        return
+    if changes := changes_since(flags_file):
+        raise ValueError(
+            f"{model_dir} was made with other settings ({'; '.join(changes)}). Give the same"
+            " settings to go on with it, or another --model_dir to begin anew."
+        )
+
+
+def _stretches(data: SemiSupervisedData, step: int) -> Iterator[Stretch]:
+    """Cuts the steps that are left so that an epoch ends at every multiple of `evaluate_every`.
+
+    The first and the last epoch may be shorter, where the run was or will be cut between two.
+    """
+    every = FLAGS.evaluate_every
+    if step > FLAGS.steps:
+        raise ValueError(
+            f"{FLAGS.model_dir} has been trained for {step} steps already, past"
+            f" --steps={FLAGS.steps}; give at least {step}, or another --model_dir."
+        )
+    while step < FLAGS.steps:
+        length = min(every - step % every, FLAGS.steps - step)
+        epochs = (FLAGS.steps - step) // every if length == every else 1
+        batches = training_batches(
+            data,
+            batch_size=FLAGS.batch_size,
+            unlabeled_ratio=FLAGS.unlabeled_ratio,
+            seed=FLAGS.seed,
+            first_step=step,
+        )
+        yield Stretch(batches, length, step // every, step // every + epochs)
+        step += epochs * length
+
+
+def _write_images(images: Images, class_names, directory, count):
+    """Writes images spread over the test set as PNG files, named by class, to try the export on."""
+    for index in np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int):
+        directory.mkdir(exist_ok=True)
+        name = f"{class_names[images.labels[index]]}_{index}.png"
+        Image.fromarray(images.images[index]).save(directory / name)
+
+
+def _fail(message, code):
+    print(f"daso_tf.train: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    app.run(main)

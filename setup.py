@@ -1,0 +1,34 @@
+"""How `pip install .` builds and installs daso_tf."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TENSORFLOW = ">=2.15.1"
+
+setup(
+    name="daso_tf",
+    version="0.1.0",
+    description="Long-tailed semi-supervised image classification with DASO in TensorFlow",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["daso_tf", "daso_tf.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "keras>=2.15",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "scikit-learn",
+        "tensorboard",  # tf.summary needs it; newer TensorFlow releases do not bring it along
+        f"tensorflow{TENSORFLOW}",
+        "tensorflow-datasets",
+        "tqdm",
+    ],
+    extras_require={
+        "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
+        "test": ["hypothesis", "pytest", "ruff"],
+    },
+)
