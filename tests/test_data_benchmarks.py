@@ -1,11 +1,13 @@
 """CIFAR and STL-10 as tensorflow-datasets keeps them, at a small scale written by the test."""
 
+import re
 import socket
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from test_data_archives import cifar10_files, pack
 
 from daso_tf import data
 
@@ -80,6 +82,18 @@ def test_cifar10_on_disk_needs_no_network(tmp_path, no_network):
         assert [label_of[image.tobytes()] for image in part.images] == part.labels.tolist()
 
 
+def test_archive_and_tensorflow_datasets_give_the_same_split(tmp_path, no_network):
+    splits = {"train": random_images(100, 32, 10, 0), "test": random_images(20, 32, 10, 1)}
+    write_prepared(tmp_path / "tfds", "cifar10", "3.0.2", splits, cifar_features(TEN_NAMES))
+    pack(cifar10_files(*splits.values()), tmp_path / "archive", "cifar10")
+    one, other = (
+        data.load("cifar10", data_dir=tmp_path / place, labeled_head=2, unlabeled_head=3)
+        for place in ("tfds", "archive")
+    )
+    np.testing.assert_array_equal(one.labeled.images, other.labeled.images)
+    np.testing.assert_array_equal(one.unlabeled.images, other.unlabeled.images)
+
+
 def test_cifar100_on_disk(tmp_path, no_network):
     splits = {"train": random_images(300, 32, 100, 0), "test": random_images(100, 32, 100, 1)}
     names = [f"class {k}" for k in range(100)]
@@ -123,6 +137,7 @@ def test_without_network_the_message_says_which_files_to_put_where(tmp_path, no_
     assert f"'{tmp_path}/here/{name}/" in message
     assert "could not be downloaded" in message
     assert "the test has no network" in message
+    assert re.search(rf"or put \S+\.tar\.gz into '{tmp_path}/here'", message)
     assert f"tfds.builder('{name}', data_dir='DIR').download_and_prepare()" in message
 
 

@@ -45,8 +45,8 @@ def training_batches(
     Example:
 
     >>> images = np.zeros((6, 8, 8, 3), np.uint8)
-    >>> data = from_arrays(images[:2], [0, 1], images[2:])
-    >>> batches = training_batches(data, batch_size=2, unlabeled_ratio=2, seed=0)
+    >>> data = daso_tf.data.from_arrays(images[:2], [0, 1], images[2:])
+    >>> batches = daso_tf.data.training_batches(data, batch_size=2, unlabeled_ratio=2, seed=0)
     >>> (labeled, unlabeled), (labels, _) = next(iter(batches))
     >>> labeled.shape, unlabeled.shape
     (TensorShape([2, 8, 8, 3]), TensorShape([4, 8, 8, 3]))

@@ -60,8 +60,8 @@ def load(
 
     Example:
 
-    >>> data = load("digits", labeled_head=40, labeled_imbalance=10, unlabeled_head=90,
-    ...             resolution=8)
+    >>> data = daso_tf.data.load(
+    ...     "digits", labeled_head=40, labeled_imbalance=10, unlabeled_head=90, resolution=8)
     >>> data.labeled_counts
     array([40, 30, 23, 18, 14, 11,  8,  6,  5,  4])
     """

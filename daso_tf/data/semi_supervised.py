@@ -26,7 +26,7 @@ class Images:
 
     Example:
 
-    >>> Images(np.zeros((2, 8, 8, 3), np.uint8), [0, 1]).size
+    >>> daso_tf.data.Images(np.zeros((2, 8, 8, 3), np.uint8), [0, 1]).size
     (8, 8)
     """
 
@@ -138,7 +138,8 @@ def from_arrays(
     Example:
 
     >>> images = np.zeros((6, 8, 8, 3), np.uint8)
-    >>> data = from_arrays(images[:2], [0, 1], images[2:], class_names=["cat", "dog"])
+    >>> data = daso_tf.data.from_arrays(
+    ...     images[:2], [0, 1], images[2:], class_names=["cat", "dog"])
     >>> data.labeled_counts
     array([1, 1])
     """

@@ -1,5 +1,6 @@
 """Data sets that tensorflow-datasets keeps on disk, and downloads where it must."""
 
+import contextlib
 import os
 import urllib.error
 import urllib.request
@@ -83,7 +84,6 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> ArrayPool:
 
 
 def _reach(url: str) -> None:
-    try:
+    # A server that refuses still answers: there is a network, and the download will tell more.
+    with contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError:
-        pass  # the server answers, so there is a network; the download will tell more
