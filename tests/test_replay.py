@@ -5,12 +5,18 @@ import pathlib
 
 import numpy as np
 import pytest
+from absl import flags
 
 from daso_tf import replay
 
 HERE = pathlib.Path(__file__).parent
 CARRIED = sorted((HERE / "data").glob("*.npz"))
 RECORDED = HERE.parents[1] / "shared" / "reference" / "daso_cifar10lt_t1.5.npz"
+
+
+@pytest.fixture(autouse=True)
+def parsed_flags():
+    flags.FLAGS(["replay"], known_only=True)
 
 
 def load(path):
