@@ -20,9 +20,9 @@ Example:
     rotated = OPS["rotate"](np.zeros([2, 32, 32, 3], np.uint8), [-30.0, 12.5])
 
 Everything is integer arithmetic, or floating point rounded where Pillow rounds it, so that graph,
-XLA, CPU and GPU agree. Two limits: a rotation by an angle whose sine falls within 1e-15 of a
-rounding boundary may sample 1/65536 pixel aside (no whole degree does), and Pillow built with
-fused multiply-add (Arm) may itself blend a pixel to one grey level less or more.
+XLA, CPU and GPU agree. Two limits: where a rotation's sine or cosine comes within 1e-15 of the
+middle between two steps of 1/65536 (at no whole degree), single pixels may come from beside
+Pillow's, and a Pillow built with fused multiply-add (Arm) may itself blend to one grey level less.
 
 Source: Cubuk et al., "RandAugment", 2020, as DASO's section 4.1 uses it; Pillow's ImageOps,
 ImageEnhance, Image.rotate and Image.transform.
@@ -127,7 +127,7 @@ def rotate(images, degrees):
     """Rotates counter-clockwise about the centre: `Image.rotate`, degrees; black outside."""
     height, width = images.shape[1], images.shape[2]
     radians = -tf.math.floormod(degrees, 360.0) * (math.pi / 180.0)
-    cos, sin = (tf.round(f(radians) * 1e15) / 1e15 for f in (tf.cos, tf.sin))  # as Pillow does
+    cos, sin = tf.cos(radians), tf.sin(radians)
     x, y = width / 2, height / 2
     return _sample(images, cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
