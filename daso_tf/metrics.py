@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_COUNTS = ("true", "predicted", "correct", "assigned")
+
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class ClassStatistics(keras.metrics.Metric):
     """Recall and precision of every class, and their means over the classes.
 
-    Labels of -1 are unknown: they and the predictions for them count nowhere.
+    Labels of -1 are unknown: the predictions for them count among `assigned` and nowhere else.
 
     Args:
         num_classes: K.
@@ -29,9 +31,9 @@ class ClassStatistics(keras.metrics.Metric):
     def __init__(self, num_classes: int, name: str = "class_statistics", **kwargs):
         super().__init__(name=name, **kwargs)
         self.num_classes = num_classes
-        self.true, self.predicted, self.correct = (
+        self.true, self.predicted, self.correct, self.assigned = (
             self.add_weight(name=kind, shape=(num_classes,), initializer="zeros")
-            for kind in ("true", "predicted", "correct")
+            for kind in _COUNTS
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -44,10 +46,12 @@ class ClassStatistics(keras.metrics.Metric):
         """
         known = tf.cast(y_true >= 0, tf.float32)[:, None]
         true = tf.one_hot(y_true, self.num_classes)
-        predicted = tf.one_hot(y_pred, self.num_classes) * known
+        assigned = tf.one_hot(y_pred, self.num_classes)
+        predicted = assigned * known
         self.true.assign_add(tf.reduce_sum(true, axis=0))
         self.predicted.assign_add(tf.reduce_sum(predicted, axis=0))
         self.correct.assign_add(tf.reduce_sum(true * predicted, axis=0))
+        self.assigned.assign_add(tf.reduce_sum(assigned, axis=0))
 
     def result(self) -> dict[str, tf.Tensor]:
         """Returns mean recall (over the classes seen) and mean precision (over those predicted)."""
@@ -61,12 +65,10 @@ class ClassStatistics(keras.metrics.Metric):
 
         Returns:
             `recall` and `precision`, float `(K,)` in [0, 1], nan where there is nothing to divide
-            by; `true`, `predicted` and `correct`, the numbers of images, float `(K,)`.
+            by; `true`, `predicted` and `correct`, numbers of images whose class is known, and
+            `assigned`, the number of all images predicted as the class, float `(K,)`.
         """
-        counts = {
-            kind: np.asarray(tf.convert_to_tensor(getattr(self, kind)))
-            for kind in ("true", "predicted", "correct")
-        }
+        counts = {kind: np.asarray(tf.convert_to_tensor(getattr(self, kind))) for kind in _COUNTS}
         with np.errstate(invalid="ignore"):
             return {
                 "recall": counts["correct"] / counts["true"],

@@ -50,6 +50,7 @@ def small_daso(**arguments):
         "queue_size": 4,
         "distribution_period": 2,
         "confidence_threshold": 0.5,
+        "strong": daso_tf.augment.RandAugment(cutout=4),
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
         "class_names": ["red", "green", "blue", "yellow"],

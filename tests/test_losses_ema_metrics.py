@@ -83,6 +83,7 @@ def test_unknown_classes_and_missing_predictions_count_nowhere():
     per_class = statistics.per_class()
     np.testing.assert_array_equal(per_class["true"], [1, 1, 1])
     np.testing.assert_array_equal(per_class["predicted"], [2, 0, 0])
+    np.testing.assert_array_equal(per_class["assigned"], [3, 0, 0])
     np.testing.assert_array_equal(per_class["recall"], [1, 0, 0])
     np.testing.assert_array_equal(per_class["precision"], [0.5, np.nan, np.nan])
     statistics.reset_state()

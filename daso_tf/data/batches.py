@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.data.semi_supervised import DataError, Images, SemiSupervisedData
+from daso_tf.data.semi_supervised import UNKNOWN, DataError, Images, SemiSupervisedData
 from daso_tf.data.shuffle import Stream, random_order
 
 
@@ -37,7 +37,8 @@ def training_batches(
     Returns:
         A dataset of `((labeled, unlabeled), (labels, unlabeled_labels))`: uint8 images of shapes
         (B, height, width, 3) and (mu*B, height, width, 3), and int32 labels of shapes (B,) and
-        (mu*B,), the latter -1 where unknown.
+        (mu*B,), the latter -1 where unknown. Where no unlabeled image's class is known, the labels
+        are those of shape (B,) alone.
 
     Raises:
         DataError: a batch is larger than the images it is drawn from.
@@ -47,7 +48,7 @@ def training_batches(
     >>> images = np.zeros((6, 8, 8, 3), np.uint8)
     >>> data = daso_tf.data.from_arrays(images[:2], [0, 1], images[2:])
     >>> batches = daso_tf.data.training_batches(data, batch_size=2, unlabeled_ratio=2, seed=0)
-    >>> (labeled, unlabeled), (labels, _) = next(iter(batches))
+    >>> (labeled, unlabeled), labels = next(iter(batches))
     >>> labeled.shape, unlabeled.shape
     (TensorShape([2, 8, 8, 3]), TensorShape([4, 8, 8, 3]))
     """
@@ -57,19 +58,23 @@ def training_batches(
     labeled_order = _endless_order(len(data.labeled), Stream.LABELED_BATCHES, seed)
     unlabeled_order = _endless_order(len(data.unlabeled), Stream.UNLABELED_BATCHES, seed)
 
+    truth_known = (data.unlabeled.labels != UNKNOWN).any()
+
     def batches() -> Iterator:
         numbers = itertools.count(first_step)
         for step in numbers if steps is None else itertools.islice(numbers, steps):
             at = labeled_order(step * labeled_size, labeled_size)
             unlabeled_at = unlabeled_order(step * unlabeled_size, unlabeled_size)
-            yield (
-                (data.labeled.images[at], data.unlabeled.images[unlabeled_at]),
-                (data.labeled.labels[at], data.unlabeled.labels[unlabeled_at]),
-            )
+            images = (data.labeled.images[at], data.unlabeled.images[unlabeled_at])
+            labels = (data.labeled.labels[at], data.unlabeled.labels[unlabeled_at])
+            yield images, labels if truth_known else labels[0]
 
-    labeled_spec = _specification(data.labeled, labeled_size)
-    unlabeled_spec = _specification(data.unlabeled, unlabeled_size)
-    return _dataset(batches, tuple(zip(labeled_spec, unlabeled_spec, strict=True)), steps)
+    image_specs, label_specs = zip(
+        _specification(data.labeled, labeled_size),
+        _specification(data.unlabeled, unlabeled_size),
+        strict=True,
+    )
+    return _dataset(batches, (image_specs, label_specs if truth_known else label_specs[0]), steps)
 
 
 def evaluation_batches(images: Images, batch_size: int) -> tf.data.Dataset:

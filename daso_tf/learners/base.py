@@ -196,9 +196,12 @@ class Learner(AveragedClassifier):
         }.items():
             self._means[name].update_state(value)
         logs = {name: metric.result() for name, metric in self._means.items()}
-        if unlabeled_labels is not None:
-            for kind, statistics in self.pseudo_label_statistics.items():
-                statistics.update_state(unlabeled_labels, getattr(outcome.pseudo_labels, kind))
+        truth_known = unlabeled_labels is not None
+        for kind, statistics in self.pseudo_label_statistics.items():
+            assigned = getattr(outcome.pseudo_labels, kind)
+            truth = unlabeled_labels if truth_known else -tf.ones_like(assigned)
+            statistics.update_state(truth, assigned)
+        if truth_known:
             logs.update(self.pseudo_label_statistics["final"].result())
         self.compute_metrics(None, labels, tf.nn.softmax(outcome.labeled_logits), None)
         for metric in self.user_metrics:
