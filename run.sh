@@ -7,6 +7,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+# Without a GPU, all that TensorFlow logs at its start is that there is none.
+command -v nvidia-smi >/dev/null || export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+
 fail() {
   echo "run.sh: $1" >&2
   exit 1

@@ -52,7 +52,8 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
         losses = {name: value for name, value in logs.items() if name.endswith("loss")}
         if not np.isfinite(list(losses.values())).all():
             values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            raise NonFiniteError(f"step {self._first_step + batch + 1}: {values}")
+            step = self._first_step + batch + 1
+            raise NonFiniteError(f"the losses of step {step} are not finite: {values}")
 
 
 class Evaluation(keras.callbacks.Callback):

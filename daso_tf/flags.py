@@ -135,9 +135,11 @@ def changes_since(path: Path) -> list[str]:
     now = settings()
     changes = []
     for name in sorted((there.keys() | now.keys()) - FREE_TO_CHANGE):
-        # A version that did not have a flag yet did what its default does.
-        default = _text(FLAGS[name].default) if name in FLAGS else "unset"
-        before, after = there.get(name, default), now.get(name, "unset")
+        before, after = there.get(name, "unset"), now.get(name, "unset")
+        if name in FLAGS:
+            # A version that did not have the flag yet did what its default does.
+            flag = FLAGS[name]
+            before = _text(flag.parser.parse(before) if name in there else flag.default)
         if before != after:
             changes.append(f"--{name}: {before} there, {after} now")
     return changes

@@ -69,6 +69,9 @@ class Results:
         class_names: K names.
         labeled_counts: labeled images of each class.
         unlabeled_counts: unlabeled images of each class, None where that is not known.
+
+    Raises:
+        ValueError: the file exists but holds something else.
     """
 
     def __init__(self, path: str | Path, class_names, labeled_counts, unlabeled_counts):
@@ -80,7 +83,7 @@ class Results:
         )
         self.evaluations = []
         if self.path.exists():
-            self.evaluations = json.loads(self.path.read_text(encoding="utf-8"))["evaluations"]
+            self.evaluations = _read_evaluations(self.path)
 
     def add(self, evaluation: dict) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
@@ -115,6 +118,13 @@ class Results:
         evaluations = ",\n".join(json.dumps(entry) for entry in self.evaluations)
         text = "{" + ",\n".join([*lines, f'"evaluations": [\n{evaluations}\n]']) + "}\n"
         write_atomically(self.path, lambda file: file.write(text.encode()))
+
+
+def _read_evaluations(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to go on without it") from error
 
 
 def _median_scores(entries):

@@ -148,6 +148,7 @@ def train(run: Run) -> None:
             initial_epoch=stretch.initial_epoch,
             epochs=stretch.epochs,
             callbacks=callbacks,
+            shuffle=False,  # the batches are shuffled already
             verbose=1 if sys.stdout.isatty() else 2,  # a bar, or in a file a line an epoch
         )
 
