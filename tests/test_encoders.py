@@ -18,6 +18,24 @@ def test_wide_resnet_28_2_is_the_network_of_the_benchmarks():
     assert sum(int(np.prod(w.shape)) for w in encoder.trainable_weights) == 1_467_610 - 1_290
 
 
+def test_initial_weights_are_he_normal_and_independent():
+    keras.utils.set_random_seed(3)
+    encoder = wide_resnet(16, 4)
+    kernels = [np.array(w) for w in encoder.weights if len(w.shape) == 4]
+    for kernel in kernels:
+        fan_out = kernel.shape[0] * kernel.shape[1] * kernel.shape[3]
+        spread = np.std(kernel) / np.sqrt(2 / fan_out)
+        assert spread == pytest.approx(1, abs=6 / np.sqrt(kernel.size))
+    for index, kernel in enumerate(kernels):
+        for other in kernels[:index]:
+            if kernel.shape == other.shape:
+                correlation = np.corrcoef(kernel.ravel(), other.ravel())[0, 1]
+                assert abs(correlation) < 6 / np.sqrt(kernel.size)
+    keras.utils.set_random_seed(3)
+    for ours, again in zip(encoder.weights, wide_resnet(16, 4).weights, strict=True):
+        np.testing.assert_array_equal(np.array(ours), np.array(again))
+
+
 @pytest.mark.parametrize("depth", [9, 11, 4, 29])
 def test_wide_resnet_refuses_a_depth(depth):
     with pytest.raises(ValueError, match=str(depth)):

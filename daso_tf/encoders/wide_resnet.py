@@ -7,11 +7,6 @@ import keras
 from daso_tf.encoders.batch_normalization import BatchNormalization
 from daso_tf.keras_versions import leaky_relu
 
-# He-normal over the fan-out, as in the authors' implementation.
-_HE_FAN_OUT = keras.initializers.VarianceScaling(
-    scale=2.0, mode="fan_out", distribution="untruncated_normal"
-)
-
 
 def wide_resnet(
     depth: int = 28, width: int = 2, input_shape: tuple[int | None, int | None, int] = (32, 32, 3)
@@ -85,7 +80,10 @@ def _convolution(channels: int, size: int = 3, stride: int = 1, name: str | None
         strides=stride,
         padding="same" if stride == 1 else "valid",
         use_bias=False,
-        kernel_initializer=_HE_FAN_OUT,
+        # He-normal over the fan-out. One object a layer: Keras draws its seed when it is made.
+        kernel_initializer=keras.initializers.VarianceScaling(
+            scale=2.0, mode="fan_out", distribution="untruncated_normal"
+        ),
         name=name,
     )
 
