@@ -16,8 +16,9 @@ Raises:
 
 Example:
 
-    from daso_tf.augment import OPS
-    rotated = OPS["rotate"](np.zeros([2, 32, 32, 3], np.uint8), [-30.0, 12.5])
+>>> images = np.full([2, 32, 32, 3], 200, np.uint8)
+>>> OPS["solarize"](images, [128.0, 256.0])[:, 0, 0, 0].numpy().tolist()
+[55, 200]
 
 Everything is integer arithmetic, or floating point rounded where Pillow rounds it, so that graph,
 XLA, CPU and GPU agree. Two limits: where a rotation's sine or cosine comes within 1e-15 of the

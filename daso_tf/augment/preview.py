@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Example:
 
-        main(["photo.jpg", "sheet.png"])
+    >>> main(["photo.jpg", "sheet.png"])  # doctest: +SKIP
     """
     parser = argparse.ArgumentParser(
         prog="python -m daso_tf.augment.preview",
@@ -75,7 +75,7 @@ def read_images(source: Path, side: int) -> list[np.ndarray]:
 
     Example:
 
-        images = read_images(Path("photos"), side=96)
+    >>> images = read_images(Path("photos"), side=96)  # doctest: +SKIP
     """
     paths = [source]
     if source.is_dir():
@@ -111,7 +111,8 @@ def contact_sheet(images: Sequence[np.ndarray], seed: int = 0) -> Image.Image:
 
     Example:
 
-        contact_sheet([np.zeros([32, 32, 3], np.uint8)]).show()
+    >>> contact_sheet([np.zeros([32, 32, 3], np.uint8)]).size
+    (636, 422)
     """
     return _sheet([*_operation_rows(images[0]), *_random_rows(images, seed)])
 

@@ -27,7 +27,8 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
     Example:
 
-        views = daso_tf.augment.resize(np.zeros([8, 96, 96, 3], np.uint8), (32, 32))
+    >>> resize(tf.zeros([8, 96, 96, 3], tf.uint8), (32, 32)).shape
+    TensorShape([8, 32, 32, 3])
 
     Source: Pillow's `Image.resize`: a triangle filter, widened by the reduction.
     """
@@ -62,7 +63,9 @@ def normalise(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
 
     Example:
 
-        views = daso_tf.augment.normalise(images, (0.491, 0.482, 0.447), (0.247, 0.244, 0.262))
+    >>> images = tf.fill([1, 2, 2, 3], tf.constant(255, tf.uint8))
+    >>> normalise(images, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.125))[0, 0, 0].numpy().tolist()
+    [1.0, 2.0, 4.0]
     """
     images = checked_images(images)
     if len(mean) != 3 or len(std) != 3 or not all(deviation > 0 for deviation in std):

@@ -1,0 +1,176 @@
+"""Times weak and strong views beside plain Pillow, Keras' RandAugment and a training step.
+
+    python benchmarks/augment.py
+    python benchmarks/augment.py --batch 448 --rounds 10 --no-step
+
+Prints a table in Markdown: milliseconds for a batch of views, images per second and, where the
+training step was timed too, the share of a step of FixMatch on WRN-28-2 with 64 labeled and 128
+unlabeled images of 32x32 pixels. All are timed in turn, again and again, in one process; the
+figures are medians.
+
+Pillow runs one image at a time on one core, as a data loader's worker does. Keras' RandAugment
+draws the same two operations for all images of a batch.
+"""
+
+import argparse
+import functools
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+import daso_tf
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import pillow_views
+
+LABELED, UNLABELED = 64, 128
+NAMES = tuple(pillow_views.OPERATIONS)
+STEPS = 5
+
+
+@functools.cache
+def reflected(length: int) -> np.ndarray:
+    """Returns the positions of a side that is padded by an eighth, by reflection."""
+    return np.pad(np.arange(length), length // 8, mode="reflect")
+
+
+def pillow_weak(image: np.ndarray) -> np.ndarray:
+    """Makes the weak view of one image."""
+    rows, columns = (
+        reflected(length)[start : start + length]
+        for length in image.shape[:2]
+        for start in [random.randint(0, 2 * (length // 8))]
+    )
+    if random.random() < 0.5:
+        columns = image.shape[1] - 1 - columns
+    return image[rows][:, columns]
+
+
+def pillow_strong(image: np.ndarray) -> np.ndarray:
+    """Makes the strong view of one image."""
+    view = Image.fromarray(pillow_weak(image))
+    for name in random.choices(NAMES, k=2):
+        if random.random() < 0.5:
+            sign, level = random.choice((-1, 1)), random.randint(1, 9)
+            magnitude = pillow_views.magnitude(name, level, sign, view.size)
+            view = pillow_views.OPERATIONS[name](view, magnitude)
+    x, y = random.uniform(0, view.width), random.uniform(0, view.height)
+    return pillow_views.cut_out(np.asarray(view), x, y)
+
+
+def contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[int], object]]:
+    """Lists what makes views of the images, as functions of a number that seeds them."""
+    weak, strong = daso_tf.augment.Weak(), daso_tf.augment.RandAugment()
+    batch = tf.constant(images)
+
+    def weak_view(seed):
+        return weak(batch, seed=tf.stack([0, seed]))
+
+    def strong_view(seed):
+        return strong(weak_view(seed), seed=tf.stack([1, seed]))
+
+    timed = {}
+    for name, view, plain in (
+        ("weak", weak_view, pillow_weak),
+        ("strong", strong_view, pillow_strong),
+    ):
+        for how, jit_compile in (("daso_tf, XLA", True), ("daso_tf, graph", False)):
+            compiled = tf.function(view, jit_compile=jit_compile)
+            timed[name, how] = lambda seed, compiled=compiled: compiled(tf.constant(seed)).numpy()
+        timed[name, "Pillow loop"] = lambda _, plain=plain: np.stack([plain(i) for i in images])
+    if hasattr(keras.layers, "RandAugment"):
+        layer = keras.layers.RandAugment(num_ops=2, seed=0)
+        function = tf.function(lambda: layer(batch, training=True))
+        timed["strong", "keras.layers.RandAugment, graph"] = lambda seed: function().numpy()
+    return timed
+
+
+def noise(count: int, size: int) -> np.ndarray:
+    """Returns images of random values."""
+    shape = [count, size, size, 3]
+    return np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+
+
+def seconds(function: Callable, *arguments: object) -> float:
+    """Times one call."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def training_step() -> Callable[[], object]:
+    """Returns a function that trains one step of FixMatch on WRN-28-2, compiled with XLA."""
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    encoder = daso_tf.encoders.build("wrn_28_2", 32, mean, std)
+    model = daso_tf.FixMatch(encoder, num_classes=10, mean=mean, std=std)
+    model.compile(optimizer=keras.optimizers.SGD(0.03, 0.9, nesterov=True), jit_compile=True)
+    labels = np.arange(LABELED, dtype=np.int32) % 10
+    images = noise(LABELED, 32), noise(UNLABELED, 32)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    return lambda: model.fit(batches, steps_per_epoch=1, verbose=0)
+
+
+def measure(
+    timed: dict, step: Callable[[], object] | None, rounds: int
+) -> tuple[dict[tuple, float], float | None]:
+    """Times everything in turn; returns the medians in seconds, the step's apart."""
+    for function in timed.values():
+        function(-1)  # compiles
+    if step:
+        step()
+    times, steps = {key: [] for key in timed}, []
+    for i in range(rounds):
+        for key, function in timed.items():
+            times[key].append(seconds(function, i))
+        if step and i % -(-rounds // STEPS) == 0:
+            steps.append(seconds(step))
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return medians, statistics.median(steps) if steps else None
+
+
+def print_table(medians: dict[tuple, float], step: float | None, batch: int) -> None:
+    """Prints one row for each way to make views."""
+    columns = ["pixels", "views", "made by", f"ms for {batch}", "images/s"]
+    if step:
+        columns.append(f"share of a step of {step:.2f} s")
+    print(f"| {' | '.join(columns)} |\n|{'|'.join(['---'] * len(columns))}|")
+    for (size, view, how), median in medians.items():
+        row = [f"{size}x{size}", view, how, f"{1000 * median:.1f}", f"{batch / median:,.0f}"]
+        if step:
+            row.append(f"{median / step:.2%}")
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    """Reads the command line, measures, prints."""
+    parser = argparse.ArgumentParser(description="Times the augmentations.")
+    parser.add_argument("--batch", type=int, default=UNLABELED, help="views made at once")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96], help="of the images")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--no-step", action="store_true", help="time no training step")
+    options = parser.parse_args()
+    timed = {
+        (size, *key): function
+        for size in options.sizes
+        for key, function in contenders(noise(options.batch, size)).items()
+    }
+    step = None if options.no_step else training_step()
+    medians, step_median = measure(timed, step, options.rounds)
+    device = tf.config.get_visible_devices()[-1].device_type
+    print(f"{os.cpu_count()} CPU cores, {device}, TensorFlow {tf.__version__}\n")
+    print_table(medians, step_median, options.batch)
+
+
+if __name__ == "__main__":
+    main()
