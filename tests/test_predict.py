@@ -1,0 +1,93 @@
+"""The predict command: any image files in, CSV out, unreadable ones left out and counted."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from daso_tf.predict import image_paths, main
+
+
+@pytest.fixture(scope="module")
+def export(finished_run):
+    return finished_run.model_dir / "export"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Images of several sizes and kinds in folders, with what a viewer shows of them."""
+    rng = np.random.default_rng(0)
+    shown = {}
+    for name, size in [
+        ("b/one.png", (8, 8)),
+        ("b/two.png", (8, 8)),
+        ("a/wide.bmp", (9, 17)),
+        ('a/käse, "quoted".png', (40, 12)),
+        ("three.png", (8, 8)),
+    ]:
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown[path] = rng.integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(shown[path]).save(path)
+    return shown
+
+
+def rows(text):
+    header, *lines = csv.reader(io.StringIO(text))
+    assert header == ["path", "class_id", "class_name", "probability"]
+    return lines
+
+
+def test_each_image_gets_what_the_model_says_of_it_alone(export, pictures, tmp_path, capfd):
+    assert main([f"--model={export}", str(tmp_path / "pictures")]) == 0
+    serve = tf.saved_model.load(str(export)).signatures["serving_default"]
+    expected = []
+    for path in sorted(pictures, key=lambda path: (path.parent.name in ("a", "b"), path)):
+        answer = serve(images=tf.constant(pictures[path][None]))
+        expected.append([str(path), int(answer["class_ids"][0]), answer["probabilities"][0]])
+    lines = rows(capfd.readouterr().out)
+    assert len(lines) == 5
+    for (path, class_id, name, probability), (true_path, true_id, shares) in zip(
+        lines, expected, strict=True
+    ):
+        assert (path, int(class_id), name) == (true_path, true_id, str(true_id))
+        assert float(probability) == pytest.approx(float(np.max(shares)), abs=1e-4)
+
+
+def test_files_come_in_the_order_given_and_folders_sorted(pictures, tmp_path):
+    root = tmp_path / "pictures"
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "x.png").write_bytes(b"")
+    (root / ".DS_Store").write_bytes(b"")
+    found = [path.name for path in image_paths([str(root / "b" / "two.png"), str(root)])]
+    assert found == ["two.png", "three.png", 'käse, "quoted".png', "wide.bmp", "one.png", "two.png"]
+
+
+def test_unreadable_files_are_named_and_left_out(export, pictures, tmp_path, capfd):
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "pictures" / "empty.png").write_bytes(b"")
+    output = tmp_path / "out.csv"
+    assert main([f"--model={export}", f"--output={output}", str(tmp_path / "pictures")]) == 1
+    captured = capfd.readouterr()
+    assert len(rows(output.read_text(encoding="utf-8"))) == 5
+    assert captured.out == ""
+    assert "broken.png" in captured.err and "empty.png" in captured.err
+    assert "2 of 7 files" in captured.err
+
+
+@pytest.mark.parametrize("missing", ["model", "images"])
+def test_missing_model_or_images_are_named(export, tmp_path, capfd, missing):
+    model = tmp_path / "nowhere" if missing == "model" else export
+    images = tmp_path if missing == "model" else tmp_path / "nowhere"
+    assert main([f"--model={model}", str(images)]) == 2
+    assert "nowhere" in capfd.readouterr().err
+
+
+def test_no_images_named_is_refused(export, capfd):
+    with pytest.raises(SystemExit) as stop:
+        main([f"--model={export}"])
+    assert stop.value.code == 2
+    assert "PATH" in capfd.readouterr().err
