@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from daso_tf import data
-from daso_tf.data import long_tail, pools
+from daso_tf.data import long_tail, memory
 
 
 def write(path, color=(0, 0, 0), size=(8, 8)):
@@ -121,14 +121,14 @@ def test_size_that_images_are_held_at(folder, sizes, options, expected):
 
 
 def test_more_than_the_memory_is_refused_with_the_arithmetic(folder, monkeypatch):
-    monkeypatch.setattr(pools, "machine_memory", lambda: 2**20)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 2**20)
     needed = r"22 images x 200 x 200 x 3 bytes are 0\.0 GiB, and this machine has 0\.0 GiB"
     with pytest.raises(data.DataError, match=needed):
         load(folder, source_size=200)
 
 
 def test_machine_memory_is_plausible():
-    assert 2**28 < pools.machine_memory() < 2**50
+    assert 2**28 < memory.machine_memory() < 2**50
 
 
 def test_linked_folders_are_followed_once(folder):

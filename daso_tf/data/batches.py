@@ -1,14 +1,14 @@
-"""Batches of images that are held in memory."""
+"""Batches of images that are held in memory.
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator
+The datasets are graphs of TensorFlow's own operations. A Python generator in their place would
+contend with the training loop for Python's lock, and keeps the interpreter from exiting while it
+is being asked for a batch.
+"""
 
-import numpy as np
 import tensorflow as tf
 
+from daso_tf.data.memory import as_tensor
 from daso_tf.data.semi_supervised import UNKNOWN, DataError, Images, SemiSupervisedData
-from daso_tf.data.shuffle import Stream, random_order
 
 
 def training_batches(
@@ -52,29 +52,26 @@ def training_batches(
     >>> labeled.shape, unlabeled.shape
     (TensorShape([2, 8, 8, 3]), TensorShape([4, 8, 8, 3]))
     """
-    labeled_size, unlabeled_size = batch_size, batch_size * unlabeled_ratio
-    _check_batch("labeled", labeled_size, len(data.labeled), "batch_size")
-    _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), "batch_size * unlabeled_ratio")
-    labeled_order = _endless_order(len(data.labeled), Stream.LABELED_BATCHES, seed)
-    unlabeled_order = _endless_order(len(data.unlabeled), Stream.UNLABELED_BATCHES, seed)
-
+    _check_batch("labeled", batch_size, len(data.labeled), "batch_size")
+    _check_batch(
+        "unlabeled",
+        batch_size * unlabeled_ratio,
+        len(data.unlabeled),
+        "batch_size * unlabeled_ratio",
+    )
+    labeled = _stream(data.labeled, batch_size, first_step, seed=(seed, 0))
+    unlabeled = _stream(data.unlabeled, batch_size * unlabeled_ratio, first_step, seed=(seed, 1))
     truth_known = (data.unlabeled.labels != UNKNOWN).any()
 
-    def batches() -> Iterator:
-        numbers = itertools.count(first_step)
-        for step in numbers if steps is None else itertools.islice(numbers, steps):
-            at = labeled_order(step * labeled_size, labeled_size)
-            unlabeled_at = unlabeled_order(step * unlabeled_size, unlabeled_size)
-            images = (data.labeled.images[at], data.unlabeled.images[unlabeled_at])
-            labels = (data.labeled.labels[at], data.unlabeled.labels[unlabeled_at])
-            yield images, labels if truth_known else labels[0]
+    def together(labeled, unlabeled):
+        images, labels = zip(labeled, unlabeled, strict=True)
+        return images, labels if truth_known else labels[0]
 
-    image_specs, label_specs = zip(
-        _specification(data.labeled, labeled_size),
-        _specification(data.unlabeled, unlabeled_size),
-        strict=True,
-    )
-    return _dataset(batches, (image_specs, label_specs if truth_known else label_specs[0]), steps)
+    batches = tf.data.Dataset.zip((labeled, unlabeled)).map(together)
+    cardinality = tf.data.INFINITE_CARDINALITY if steps is None else steps
+    batches = batches.take(cardinality)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
+    return _finished(batches)
 
 
 def evaluation_batches(images: Images, batch_size: int) -> tf.data.Dataset:
@@ -92,44 +89,33 @@ def evaluation_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     """
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}; it must be 1 or more.")
-    starts = range(0, len(images), batch_size)
-
-    def batches() -> Iterator:
-        for start in starts:
-            stop = start + batch_size
-            yield images.images[start:stop], images.labels[start:stop]
-
-    return _dataset(batches, _specification(images, None), len(starts))
+    every = tf.data.Dataset.from_tensor_slices((as_tensor(images.images), images.labels))
+    return _finished(every.batch(batch_size))
 
 
-def _endless_order(size: int, stream: Stream, seed: int) -> Callable[[int, int], np.ndarray]:
-    """Returns a function of (start, count): the image numbers at those places of the stream."""
+def _stream(
+    images: Images, batch_size: int, first_step: int, seed: tuple[int, int]
+) -> tf.data.Dataset:
+    """Returns batches of endless passes over images, from the one that `first_step` gets."""
+    count, values, labels = len(images), as_tensor(images.images), as_tensor(images.labels)
 
-    @functools.lru_cache(maxsize=2)  # a batch seldom touches more than two passes
-    def one_pass(number: int) -> np.ndarray:
-        return random_order(size, stream, seed, number)
+    def order_of_pass(number: tf.Tensor) -> tf.data.Dataset:
+        pass_seed = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), pass_seed, alg="philox")
+        return tf.data.Dataset.from_tensor_slices(order)
 
-    def members(start: int, count: int) -> np.ndarray:
-        passes = range(start // size, (start + count - 1) // size + 1)
-        order = np.concatenate([one_pass(number) for number in passes])
-        start -= passes[0] * size
-        return order[start : start + count]
-
-    return members
-
-
-def _dataset(batches: Callable[[], Iterator], specification, count: int | None) -> tf.data.Dataset:
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=specification)
-    cardinality = tf.data.INFINITE_CARDINALITY if count is None else count
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
-    return dataset.prefetch(4)  # enough that a pause of the host does not stop the device
+    first_pass, skipped = divmod(first_step * batch_size, count)
+    passes = tf.data.Dataset.range(first_pass, tf.int64.max)
+    members = passes.flat_map(order_of_pass).skip(skipped).batch(batch_size, drop_remainder=True)
+    return members.map(lambda at: (tf.gather(values, at), tf.gather(labels, at)))
 
 
-def _specification(images: Images, batch_size: int | None) -> tuple[tf.TensorSpec, tf.TensorSpec]:
-    return (
-        tf.TensorSpec((batch_size, *images.size, 3), tf.uint8),
-        tf.TensorSpec((batch_size,), tf.int32),
-    )
+def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    # Rewriting the graph copies the images that it holds, and would gain nothing here.
+    options.experimental_optimization.apply_default_optimizations = False
+    # A few batches ahead, so that a pause of the host does not stop the device.
+    return batches.prefetch(4).with_options(options)
 
 
 def _check_batch(kind: str, asked: int, there: int, setting: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
+from daso_tf.data.memory import empty_images
 from daso_tf.data.semi_supervised import DataError
 
 # EXIF orientations that turn the picture by a quarter, so that height and width change places.
@@ -50,7 +51,7 @@ def read_images(paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
     Raises:
         DataError: files cannot be read as images; names them.
     """
-    images = np.empty((len(paths), *size, 3), np.uint8)
+    images = empty_images(len(paths), size)
 
     def read(index: int) -> None:
         images[index] = resize(read_image(paths[index]), size)

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from daso_tf.data.long_tail import LongTail, split
-from daso_tf.data.pools import Pool, check_memory
+from daso_tf.data.memory import check_memory
+from daso_tf.data.pools import Pool
 from daso_tf.data.semi_supervised import DataError, Images, SemiSupervisedData, channel_statistics
 from daso_tf.data.sources import open_source
 from daso_tf.data.sources.source import Source

@@ -15,7 +15,8 @@ from typing import IO
 import numpy as np
 from absl import logging
 
-from daso_tf.data.pools import ArrayPool, check_memory
+from daso_tf.data.memory import empty_images
+from daso_tf.data.pools import ArrayPool
 from daso_tf.data.semi_supervised import UNKNOWN, DataError
 from daso_tf.data.sources.restricted_pickle import RestrictedUnpickler
 from daso_tf.data.sources.source import Source
@@ -218,8 +219,7 @@ def _stl10_images(name: str, size: int, file: IO[bytes]) -> np.ndarray:
     count, rest = divmod(size, record)
     if rest:
         raise _FormatError(f"{name} has {size} bytes, not a multiple of {record}, one image")
-    check_memory(count, (96, 96))
-    images = np.empty((count, 96, 96, 3), np.uint8)
+    images = empty_images(count, (96, 96))
     for start in range(0, count, 500):  # in blocks, so that 2.8 GB are not held twice
         stop = min(start + 500, count)
         block = np.frombuffer(file.read((stop - start) * record), np.uint8)

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from daso_tf.data.pools import ArrayPool, check_memory
+from daso_tf.data.memory import empty_images
+from daso_tf.data.pools import ArrayPool
 from daso_tf.data.semi_supervised import DataError
 
 
@@ -66,9 +67,8 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> ArrayPool:
     """
     count = builder.info.splits[split].num_examples
     shape = builder.info.features["image"].shape
-    check_memory(count, shape[:2])
     # Filled batch by batch, so that the 2.8 GB of STL-10 are not held twice.
-    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    images, labels = empty_images(count, shape[:2]), np.empty(count, np.int32)
     start = 0
     try:
         for batch in tfds.as_numpy(builder.as_dataset(split=split, batch_size=500)):

@@ -1,0 +1,74 @@
+"""How many images are held in memory at once, and how TensorFlow comes to see them."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from daso_tf.data.semi_supervised import DataError
+
+_ALIGNMENT = 64  # bytes; TensorFlow uses memory of others only where it starts at such an address
+
+
+def empty_images(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Returns room for images, in memory that `as_tensor` need not copy.
+
+    Args:
+        count: how many images.
+        size: their height and width in pixels.
+
+    Returns:
+        uint8 array of shape (count, height, width, 3) with whatever was in that memory.
+
+    Raises:
+        DataError: this machine has not that much memory.
+    """
+    check_memory(count, size)
+    shape = (count, *size, 3)
+    room = np.empty(math.prod(shape) + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + math.prod(shape)].reshape(shape)
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """Returns a tensor on the host with the content of an array.
+
+    An aligned array, which `empty_images` gives, is not copied: the 2.8 GB of STL-10 are there
+    once. Such an array must not be written to any more.
+    """
+    aligned = array.size and array.ctypes.data % _ALIGNMENT == 0
+    if aligned and array.flags.c_contiguous and array.flags.writeable:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    with tf.device("CPU:0"):
+        return tf.constant(array)
+
+
+def check_memory(count: int, size: tuple[int, int]) -> None:
+    """Refuses images that would not fit into this machine's memory.
+
+    Args:
+        count: how many images.
+        size: their height and width in pixels.
+
+    Raises:
+        DataError: with the arithmetic.
+    """
+    height, width = size
+    needed, there = count * height * width * 3, machine_memory()
+    if needed > there:
+        raise DataError(
+            f"{count:,} images x {height} x {width} x 3 bytes are {needed / 2**30:.1f} GiB, and "
+            f"this machine has {there / 2**30:.1f} GiB of memory. Give a smaller source_size "
+            "(pixels a side that images are held at), or fewer images."
+        )
+
+
+def machine_memory() -> int:
+    """Returns the bytes of memory that this process may use."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use of it, or "max"
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    return memory
