@@ -12,7 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, logging
+from absl import app, flags, logging
 from PIL import Image
 
 from daso_tf.build import build_learner
@@ -212,10 +212,18 @@ def _write_images(images: Images, class_names, directory, count):
         Image.fromarray(images.images[index]).save(directory / name)
 
 
+def _parse_flags(argv):
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_fail(f"{error} (--help lists all flags)", 2))
+
+
 def _fail(message, code):
     print(f"daso_tf.train: {message}", file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.adopt_module_key_flags(sys.modules[write_flags_file.__module__])  # for --help
+    app.run(main, flags_parser=_parse_flags)
