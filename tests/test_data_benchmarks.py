@@ -151,3 +151,61 @@ def test_broken_or_incomplete_files_are_explained(tmp_path, no_network):
     (folder / "dataset_info.json").unlink()
     with pytest.raises(data.DataError, match="incomplete"):
         data.load("cifar10", data_dir=tmp_path, labeled_head=1, unlabeled_head=1)
+
+
+def own_features(shape=(None, None, 3), **more):
+    return {
+        "image": tfds.features.Image(shape=shape),
+        "label": tfds.features.ClassLabel(names=["ant", "bee"]),
+        **more,
+    }
+
+
+def load_own(tmp_path, splits, features, **options):
+    write_prepared(tmp_path, "own_set", "1.0.0", splits, features)
+    options = {"labeled_head": 2, "unlabeled_head": 3, "resolution": 8} | options
+    return data.load("tfds:own_set", data_dir=tmp_path, **options)
+
+
+def test_any_set_of_tensorflow_datasets(tmp_path, no_network):
+    train, test = random_images(12, 10, 2, 0), random_images(4, 10, 2, 1)
+    loaded = load_own(tmp_path, {"train": train, "test": test}, own_features())
+    assert loaded.class_names == ("ant", "bee")
+    np.testing.assert_array_equal(loaded.labeled_counts, [2, 2])
+    np.testing.assert_array_equal(loaded.unlabeled_counts, [3, 3])
+    label_of = {image.tobytes(): label for image, label in zip(*train, strict=True)}
+    assert [label_of[i.tobytes()] for i in loaded.labeled.images] == loaded.labeled.labels.tolist()
+    np.testing.assert_array_equal(loaded.test.images, test[0])
+    assert loaded.validation is None
+
+
+def test_any_set_with_sizes_and_splits_of_its_own(tmp_path, no_network):
+    sizes = [random_images(1, size, 2, size)[0][0][..., :1] for size in (5, 6, 7, 8)]
+    part = (sizes, [0, 1, 1, 0])
+    splits = {"train": part, "validation": part, "test": part, "unlabeled": (sizes, [-1] * 4)}
+    features = own_features(shape=(None, None, 1), id=tfds.features.Text())
+    loaded = load_own(tmp_path, splits, features, labeled_head=0, unlabeled_head=0)
+    for images in (loaded.labeled, loaded.unlabeled, loaded.validation, loaded.test):
+        assert images.images.shape == (4, 8, 8, 3)
+    np.testing.assert_array_equal(loaded.unlabeled.labels, [-1] * 4)
+    np.testing.assert_array_equal(loaded.test.images[3], sizes[3].repeat(3, -1))
+
+
+def test_validation_stands_in_for_a_missing_test_split(tmp_path, no_network):
+    part = random_images(12, 10, 2, 0)
+    loaded = load_own(tmp_path, {"train": part, "validation": part}, own_features())
+    assert len(loaded.test) == 12
+    assert loaded.validation is None
+
+
+def test_sets_of_another_kind_are_explained(tmp_path, no_network):
+    part = random_images(6, 10, 2, 0)
+    with pytest.raises(data.DataError, match="has the splits 'train'; it needs 'train', and"):
+        load_own(tmp_path / "one", {"train": part}, own_features())
+    two = own_features(coarse_label=tfds.features.ClassLabel(num_classes=3))
+    with pytest.raises(data.DataError, match=r"\['image'\] and \['label', 'coarse_label'\]"):
+        load_own(tmp_path / "two", {"train": part, "test": part}, two)
+    with pytest.raises(data.DataError, match=r"labels -1\.\.-1; with 2 classes .* 0\.\.1"):
+        load_own(tmp_path / "three", {"train": (part[0], [-1] * 6), "test": part}, own_features())
+    with pytest.raises(data.DataError, match="cannot open 'no_such_set_of_images'"):
+        data.load("tfds:no_such_set_of_images", data_dir=tmp_path)

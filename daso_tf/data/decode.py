@@ -1,9 +1,10 @@
 """Image files of any common kind as uint8 RGB arrays, by Pillow."""
 
+import dataclasses
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import tqdm
@@ -17,7 +18,18 @@ _ORIENTATION_TAG = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class EncodedImage:
+    """The content of an image file that does not lie in a folder, with a name for messages."""
+
+    name: str
+    content: bytes
+
+
+ImageFile = str | os.PathLike | EncodedImage
+
+
+def read_image(file: ImageFile) -> np.ndarray:
     """Reads one image file as a viewer would show it.
 
     The EXIF orientation is applied. Grey, palette and CMYK images become RGB; transparent parts
@@ -25,7 +37,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     animation the first frame counts.
 
     Args:
-        path: file in any format that Pillow reads (JPEG, PNG, BMP, GIF, TIFF, WebP, ...).
+        file: path, or content, of a file that Pillow reads (JPEG, PNG, BMP, GIF, TIFF, WebP, ...).
 
     Returns:
         uint8 array of shape (height, width, 3).
@@ -33,15 +45,15 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
         DataError: the file cannot be read as an image.
     """
-    with _opened(path) as image:
+    with _opened(file) as image:
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
-def read_images(paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
+def read_images(files: Sequence[ImageFile], size: tuple[int, int]) -> np.ndarray:
     """Reads image files in parallel, all brought to one size.
 
     Args:
-        paths: N files.
+        files: N files.
         size: height and width in pixels. Images of other sizes are resized (antialiased bilinear,
             the aspect ratio is not kept).
 
@@ -51,26 +63,26 @@ def read_images(paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
     Raises:
         DataError: files cannot be read as images; names them.
     """
-    images = empty_images(len(paths), size)
+    images = empty_images(len(files), size)
 
     def read(index: int) -> None:
-        images[index] = resize(read_image(paths[index]), size)
+        images[index] = resize(read_image(files[index]), size)
 
-    _for_each(read, range(len(paths)), "Reading images")
+    _for_each(read, range(len(files)), "Reading images")
     return images
 
 
-def image_sizes(paths: Sequence[Path]) -> set[tuple[int, int]]:
+def image_sizes(files: Sequence[ImageFile]) -> set[tuple[int, int]]:
     """Returns the sizes (height, width) that occur, from the files' headers alone."""
     sizes = set()
 
-    def look(path: Path) -> None:
-        with _opened(path) as image:
+    def look(file: ImageFile) -> None:
+        with _opened(file) as image:
             width, height = image.size
             turned = width != height and image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
             sizes.add((width, height) if turned else (height, width))
 
-    _for_each(look, paths, "Checking images")
+    _for_each(look, files, "Checking images")
     return sizes
 
 
@@ -86,12 +98,14 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class _opened:  # noqa: N801 - reads as the context manager it is
     """Opens an image file; whatever goes wrong inside is a DataError with the file's name."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, file: ImageFile):
+        encoded = isinstance(file, EncodedImage)
+        self.name = file.name if encoded else os.fspath(file)
+        self.file = io.BytesIO(file.content) if encoded else file
 
     def __enter__(self):
         try:
-            self.image = Image.open(self.path)
+            self.image = Image.open(self.file)
         except Exception as error:
             raise self._refusal(error) from error
         return self.image
@@ -105,7 +119,7 @@ class _opened:  # noqa: N801 - reads as the context manager it is
 
     def _refusal(self, error):
         return DataError(
-            f"{str(self.path)!r} cannot be read as an image ({type(error).__name__}: {error}). "
+            f"{self.name!r} cannot be read as an image ({type(error).__name__}: {error}). "
             "Replace the file or remove it."
         )
 

@@ -41,7 +41,8 @@ def load(
     brought to `resolution` x `resolution`. All are held in memory as uint8.
 
     Args:
-        dataset: one of `daso_tf.data.DATASETS`.
+        dataset: one of `daso_tf.data.DATASETS`; NAME in the last of them stands for any name that
+            tensorflow-datasets knows.
         data_dir: folder that holds the data; None where the data set knows its place.
         labeled_head: labeled images of the largest class; 0 takes all there are, as they are.
         labeled_imbalance: labeled images of the largest class over those of the smallest, >= 1.

@@ -128,6 +128,11 @@ def split(
         raise DataError(f"Found {num_classes} class; a classifier needs at least 2.")
     if seed < 0:
         raise DataError(f"seed={seed}; it must be 0 or more.")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise DataError(
+            f"Training images have labels {labels.min()}..{labels.max()}; with {num_classes} "
+            f"classes they must be in 0..{num_classes - 1}."
+        )
     there = np.bincount(labels, minlength=num_classes)
     for_validation = _validation_per_class(sizes.validation_size, num_classes)
     labeled, unlabeled = _asked_of_each_class(sizes, there - for_validation, carve_unlabeled)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -51,15 +50,15 @@ class ArrayPool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FilePool:
-    """Images that are files."""
+    """Images that are files, in a folder or elsewhere."""
 
-    paths: Sequence[Path]
+    files: Sequence[decode.ImageFile]
     labels: np.ndarray
 
     def sizes(self, members: np.ndarray) -> set[tuple[int, int]]:
         """See `Pool.sizes`."""
-        return decode.image_sizes([self.paths[i] for i in members])
+        return decode.image_sizes([self.files[i] for i in members])
 
     def read(self, members: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """See `Pool.read`."""
-        return decode.read_images([self.paths[i] for i in members], size)
+        return decode.read_images([self.files[i] for i in members], size)

@@ -1,19 +1,21 @@
 """Where raw images come from: one file a source."""
 
 from daso_tf.data.semi_supervised import DataError
+from daso_tf.data.sources.any_tfds import any_tfds
 from daso_tf.data.sources.benchmarks import BENCHMARKS, benchmark
 from daso_tf.data.sources.digits import digits
 from daso_tf.data.sources.image_folder import image_folder
 from daso_tf.data.sources.source import Source
 
-DATASETS = ("digits", "image_folder", *BENCHMARKS)
+_ANY_TFDS = "tfds:"
+DATASETS = ("digits", "image_folder", *BENCHMARKS, f"{_ANY_TFDS}NAME")
 
 
 def open_source(dataset: str, data_dir: str | None) -> Source:
     """Finds a data set by name and lists what it offers, without reading more than it must.
 
     Args:
-        dataset: one of `DATASETS`.
+        dataset: one of `DATASETS`; NAME stands for any name that tensorflow-datasets knows.
         data_dir: folder that holds the data; None leaves it to the source.
 
     Returns:
@@ -28,4 +30,6 @@ def open_source(dataset: str, data_dir: str | None) -> Source:
         return image_folder(data_dir)
     if dataset in BENCHMARKS:
         return benchmark(dataset, data_dir)
+    if dataset.startswith(_ANY_TFDS):
+        return any_tfds(dataset.removeprefix(_ANY_TFDS), data_dir)
     raise DataError(f"There is no data set {dataset!r}; known are {', '.join(DATASETS)}.")
