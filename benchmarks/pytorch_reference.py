@@ -376,7 +376,7 @@ def record(args, settings):
         names = ("labeled", "labels", "weak", "strong", "unlabeled_labels")
         batch = dict(zip(names, next(batch_stream), strict=True))
         quantities, margin = learner.step(*list(batch.values())[:4])
-        if margin < 1e-4:
+        if margin < args.margin:
             sys.exit(f"step {step} is {margin:.1e} from another decision; use another --seed")
         batch |= {name: stored(value) for name, value in quantities.items()}
         trace |= {f"step{step:03d}/{name}": value for name, value in batch.items()}
@@ -491,6 +491,7 @@ def main():
                 "--arrays", help="a file as for train, instead of made-up pictures"
             )
             options.add_argument("--warmup", type=int, default=60, help="steps before the trace")
+            options.add_argument("--margin", type=float, default=1e-3, help="to ties and threshold")
         else:
             options.add_argument("--evaluate_every", type=int, default=500)
         for field in dataclasses.fields(Settings)[:-1]:  # counts follow from the labels
