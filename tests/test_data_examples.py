@@ -10,7 +10,8 @@ import daso_tf
 
 
 @pytest.mark.parametrize(
-    "module", ["batches", "loading", "long_tail", "semi_supervised", "sources.restricted_pickle"]
+    "module",
+    ["batches", "describe", "loading", "long_tail", "semi_supervised", "sources.restricted_pickle"],
 )
 def test_docstring_examples(module):
     module = importlib.import_module(f"daso_tf.data.{module}")

@@ -1,6 +1,7 @@
 """From the name of a data set to images in memory."""
 
-from collections.abc import Iterable
+import dataclasses
+import functools
 
 import numpy as np
 
@@ -10,8 +11,6 @@ from daso_tf.data.pools import Pool
 from daso_tf.data.semi_supervised import DataError, Images, SemiSupervisedData, channel_statistics
 from daso_tf.data.sources import open_source
 from daso_tf.data.sources.source import Source
-
-_Part = tuple[Pool, np.ndarray]  # a pool, and which of its images
 
 # Views are made at an image's own size and then resized (STL-10: 96 to 32). Past this factor,
 # augmenting at the own size costs more than it is worth.
@@ -72,7 +71,7 @@ def load(
             f"source_size={source_size}, resolution={resolution}; source_size must be 0 or more "
             "and resolution 1 or more, in pixels."
         )
-    sizes = LongTail(
+    wanted = LongTail(
         labeled_head,
         labeled_imbalance,
         unlabeled_head,
@@ -80,37 +79,69 @@ def load(
         reverse_unlabeled,
         validation_size,
     )
+    return select(dataset, data_dir, wanted, seed).read(source_size, resolution)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which images of a data set make which part; the images themselves are not read yet.
+
+    Args:
+        source: the data set.
+        parts: a pool and the members chosen of it, by the part's name in `SemiSupervisedData`.
+    """
+
+    source: Source
+    parts: dict[str, tuple[Pool, np.ndarray]]
+
+    @functools.cached_property
+    def sizes(self) -> set[tuple[int, int]]:
+        """The sizes (height, width) of the chosen images, as the source has them."""
+        return set().union(*(pool.sizes(members) for pool, members in self.parts.values()))
+
+    def read(self, source_size: int, resolution: int) -> SemiSupervisedData:
+        """Reads the images, brought to one size as `load` says."""
+        size = self._common_size(source_size, resolution)
+        check_memory(sum(len(members) for _, members in self.parts.values()), size)
+        images = {
+            name: Images(pool.read(members, size), pool.labels[members])
+            for name, (pool, members) in self.parts.items()
+        }
+        mean, std = self.source.statistics or channel_statistics(
+            images["labeled"].images, images["unlabeled"].images
+        )
+        return SemiSupervisedData(
+            labeled=images["labeled"],
+            unlabeled=images["unlabeled"],
+            validation=images.get("validation"),
+            test=images["test"],
+            class_names=self.source.class_names,
+            mean=mean,
+            std=std,
+        )
+
+    def _common_size(self, source_size: int, resolution: int) -> tuple[int, int]:
+        if source_size:
+            return source_size, source_size
+        if len(self.sizes) == 1:
+            (size,) = self.sizes
+            if max(size) <= _LARGEST_REDUCTION * resolution:
+                return size
+        return resolution, resolution
+
+
+def select(dataset: str, data_dir: str | None, wanted: LongTail, seed: int) -> Selection:
+    """Finds a data set and chooses which of its images make which part; see `load`."""
     source = open_source(dataset, data_dir)
-    parts = _chosen_parts(source, sizes, seed)
-    size = _common_size(parts.values(), source_size, resolution)
-    check_memory(sum(len(members) for _, members in parts.values()), size)
-    images = {
-        name: Images(pool.read(members, size), pool.labels[members])
-        for name, (pool, members) in parts.items()
-    }
-    mean, std = source.statistics or channel_statistics(
-        images["labeled"].images, images["unlabeled"].images
-    )
-    return SemiSupervisedData(
-        labeled=images["labeled"],
-        unlabeled=images["unlabeled"],
-        validation=images.get("validation"),
-        test=images["test"],
-        class_names=source.class_names,
-        mean=mean,
-        std=std,
-    )
-
-
-def _chosen_parts(source: Source, sizes: LongTail, seed: int) -> dict[str, _Part]:
-    """Returns which images of which pool make each part."""
-    if source.validation is not None and sizes.validation_size:
+    if source.validation is not None and wanted.validation_size:
         raise DataError(
-            f"validation_size={sizes.validation_size}, but the data brings validation images of "
+            f"validation_size={wanted.validation_size}, but the data brings validation images of "
             "its own; leave validation_size at 0 to use those, or remove them."
         )
     carve = source.unlabeled is None
-    chosen = split(source.train.labels, source.class_names, sizes, carve_unlabeled=carve, seed=seed)
+    chosen = split(
+        source.train.labels, source.class_names, wanted, carve_unlabeled=carve, seed=seed
+    )
     parts = {
         "labeled": (source.train, chosen.labeled),
         "unlabeled": (source.train, chosen.unlabeled) if carve else _all_of(source.unlabeled),
@@ -118,20 +149,10 @@ def _chosen_parts(source: Source, sizes: LongTail, seed: int) -> dict[str, _Part
     }
     if source.validation is not None:
         parts["validation"] = _all_of(source.validation)
-    elif sizes.validation_size:
+    elif wanted.validation_size:
         parts["validation"] = (source.train, chosen.validation)
-    return parts
+    return Selection(source, parts)
 
 
-def _all_of(pool: Pool) -> _Part:
+def _all_of(pool: Pool) -> tuple[Pool, np.ndarray]:
     return pool, np.arange(len(pool.labels))
-
-
-def _common_size(parts: Iterable[_Part], source_size: int, resolution: int) -> tuple[int, int]:
-    """Returns the height and width that all images are held at."""
-    if source_size:
-        return source_size, source_size
-    sizes = set().union(*(pool.sizes(members) for pool, members in parts))
-    if len(sizes) == 1 and max(max(sizes)) <= _LARGEST_REDUCTION * resolution:
-        return sizes.pop()
-    return resolution, resolution
