@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from daso_tf import data
+from daso_tf.data import memory
 
 
 def numbered(count, size=(4, 6)):
@@ -105,6 +106,43 @@ def test_evaluation_batches_give_every_image_in_order(loaded):
     np.testing.assert_array_equal(np.concatenate(labels), loaded.unlabeled.labels)
     with pytest.raises(data.DataError, match="batch_size=0"):
         data.evaluation_batches(loaded.unlabeled, 0)
+
+
+def read_only(images):
+    images.flags.writeable = False
+    return images
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda images: images,
+        lambda images: np.asfortranarray(images),
+        lambda images: np.repeat(images, 2, axis=0)[::2],
+        read_only,
+        lambda images: np.frombuffer(b"x" + images.tobytes(), np.uint8, offset=1).reshape(
+            images.shape
+        ),
+    ],
+    ids=["plain", "columns first", "strided", "read-only", "odd address"],
+)
+def test_however_arrays_lie_in_memory_their_images_are_the_same(held):
+    images = held(numbered(27))
+    loaded = data.from_arrays(images, np.arange(27) % 3, images)
+    for (labeled, unlabeled), _ in take(loaded, 3):
+        np.testing.assert_array_equal(labeled, images[numbers(labeled)])
+        np.testing.assert_array_equal(unlabeled, images[numbers(unlabeled)])
+    evaluated, _ = next(data.evaluation_batches(loaded.labeled, 27).as_numpy_iterator())
+    np.testing.assert_array_equal(evaluated, images)
+
+
+def test_large_sets_are_not_copied():
+    images = memory.empty_images(5, (4, 6))
+    images[:] = numbered(5)
+    tensor = memory.as_tensor(images)
+    np.testing.assert_array_equal(tensor, numbered(5))
+    images[3] = 99
+    assert (tensor[3].numpy() == 99).all()
 
 
 def test_from_arrays_keeps_what_it_is_given():

@@ -112,6 +112,7 @@ def _draw_counts(axes, data: SemiSupervisedData) -> None:
     for index, (name, counts) in enumerate(known.items()):
         axes.bar(classes + (index - (len(known) - 1) / 2) * width, counts, width, label=name)
     axes.set(title="Images of each class", xlabel="class", yscale="log")
+    axes.set_ylim(bottom=0.8)  # one image still shows
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     if data.num_classes <= MOST_CLASSES_NAMED:
         axes.set_xticks(classes, data.class_names, fontsize=8, parse_math=False)
