@@ -1,6 +1,7 @@
 """From the flags to a compiled learner: adding a method is adding an entry here."""
 
 import keras
+import tensorflow as tf
 
 from daso_tf import augment, encoders
 from daso_tf.data import SemiSupervisedData
@@ -22,10 +23,6 @@ PSEUDO_LABELERS = {
         distribution_period=flags.distribution_period,
     ),
 }
-
-
-# Whether "auto" compiles the training step with XLA.
-JIT_COMPILE = {"auto": True, "true": True, "false": False}
 
 
 def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
@@ -59,6 +56,9 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
         class_names=data.class_names,
         seed=flags.seed,
     )
+    # Measured on 2 CPU cores, WRN-10-1 on 16 x 16 pixels: 164 ms a step without XLA, 218 ms with.
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    jit_compile = {"auto": on_gpu, "true": True, "false": False}[flags.jit_compile]
     optimizer = keras.optimizers.SGD(flags.learning_rate, momentum=flags.momentum, nesterov=True)
-    learner.compile(optimizer=optimizer, jit_compile=JIT_COMPILE[flags.jit_compile])
+    learner.compile(optimizer=optimizer, jit_compile=jit_compile)
     return learner

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from daso_tf.build import LEARNERS, PSEUDO_LABELERS
+from daso_tf.data import DATASETS
 from daso_tf.files import write_atomically
 
 FLAGS = flags.FLAGS
@@ -49,9 +50,7 @@ def _float(name, default, interval, text):
 
 
 # ---- Data
-flags.DEFINE_string(
-    "dataset", None, "digits, image_folder, cifar10, cifar100 or stl10.", required=True
-)
+flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.", required=True)
 flags.DEFINE_string("data_dir", None, "Where the data set lies, or may be downloaded to.")
 _integer("labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are.")
 _float("labeled_imbalance", 1.0, "[1, inf)", "Labeled images of the head class per tail image.")
@@ -72,7 +71,7 @@ _integer("cutout_size", 16, "[0, 1024]", "Side of the square cut out of strong v
 flags.DEFINE_enum("learner", "fixmatch", list(LEARNERS), "Which views, which losses.")
 flags.DEFINE_enum("pseudo_labeler", "daso", list(PSEUDO_LABELERS), "What unlabeled images learn.")
 flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH or applications:NAME.")
-flags.DEFINE_string("encoder_weights", None, "Weights file of an applications: encoder.")
+flags.DEFINE_string("encoder_weights", None, "File to begin from, by the encoder's save_weights.")
 _float("confidence_threshold", 0.95, "[0, 1]", "Pseudo-labels less confident are not learnt.")
 _float("unlabeled_weight", 1.0, "[0, inf)", "Weight of the consistency loss (lambda_u).")
 _float("logit_adjustment", 0.0, "[0, inf)", "Strength (tau) of logit adjustment while training.")
@@ -106,7 +105,9 @@ _integer("evaluate_every", 500, "[1, inf)", "Steps between evaluations, each wit
 _integer("evaluation_batch_size", 256, "[1, inf)", "Images in a batch of an evaluation.")
 _integer("keep_checkpoints", 3, "[2, inf)", "How many checkpoints stay.")
 _integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_images, to try.")
-flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA.")
+flags.DEFINE_enum(
+    "jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA; auto: on a GPU."
+)
 
 
 def settings() -> dict[str, str]:
