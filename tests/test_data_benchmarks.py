@@ -203,7 +203,7 @@ def test_sets_of_another_kind_are_explained(tmp_path, no_network):
     with pytest.raises(data.DataError, match="has the splits 'train'; it needs 'train', and"):
         load_own(tmp_path / "one", {"train": part}, own_features())
     two = own_features(coarse_label=tfds.features.ClassLabel(num_classes=3))
-    with pytest.raises(data.DataError, match=r"\['image'\] and \['label', 'coarse_label'\]"):
+    with pytest.raises(data.DataError, match=r"\['image'\] and \['coarse_label', 'label'\]"):
         load_own(tmp_path / "two", {"train": part, "test": part}, two)
     with pytest.raises(data.DataError, match=r"labels -1\.\.-1; with 2 classes .* 0\.\.1"):
         load_own(tmp_path / "three", {"train": (part[0], [-1] * 6), "test": part}, own_features())

@@ -85,13 +85,16 @@ def test_hidden_files_are_left_out(folder):
     assert len(loaded.labeled) + len(loaded.unlabeled) == 12 + 9  # every cat but the hidden one
 
 
+def sorted_by_name(entries):
+    return sorted(entries, key=lambda entry: entry.name)
+
+
 def test_the_split_does_not_depend_on_the_order_of_the_file_system(folder, monkeypatch):
     expected = load(folder).labeled.images
-    listed = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: listed(path)[::-1])
-    np.testing.assert_array_equal(load(folder).labeled.images, expected)
-    monkeypatch.setattr(os, "listdir", lambda path: sorted(listed(path)))
-    np.testing.assert_array_equal(load(folder).labeled.images, expected)
+    scanned = os.scandir
+    for order in (sorted_by_name, lambda entries: sorted_by_name(entries)[::-1]):
+        monkeypatch.setattr(os, "scandir", lambda path, order=order: order(scanned(path)))
+        np.testing.assert_array_equal(load(folder).labeled.images, expected)
 
 
 def test_only_selected_images_are_read(folder):
@@ -164,6 +167,10 @@ REFUSALS = {
     ),
     "dangling link": (
         lambda root: (root / "train" / "dog" / "x.png").symlink_to("nowhere"),
+        r"x\.png' cannot be opened",
+    ),
+    "link to itself": (
+        lambda root: (root / "train" / "dog" / "x.png").symlink_to("x.png"),
         r"x\.png' cannot be opened",
     ),
     "class without images": (

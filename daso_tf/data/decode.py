@@ -46,7 +46,8 @@ def read_image(file: ImageFile) -> np.ndarray:
         DataError: the file cannot be read as an image.
     """
     with _opened(file) as image:
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_to_rgb(image))
 
 
 def read_images(files: Sequence[ImageFile], size: tuple[int, int]) -> np.ndarray:
@@ -135,25 +136,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _for_each(task: Callable, items: Sequence, description: str) -> None:
     """Runs `task` on every item in a thread pool and reports the failures together."""
 
-    def attempt(item):
-        try:
-            task(item)
-        except DataError as error:
-            return str(error)
-        return None
+    def failures_of(block: Sequence) -> list[str]:
+        failures = []
+        for item in block:
+            try:
+                task(item)
+            except DataError as error:
+                failures.append(str(error))
+        return failures
 
-    # Pillow decodes without Python's lock, so threads do use all cores.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(attempt, items)
-        # disable=None: no bar where the output is not a terminal.
-        bar = tqdm.tqdm(outcomes, description, len(items), disable=None, leave=False)
-        failures = [message for message in bar if message]
+    # Blocks, since handing over a small image takes as long as decoding it.
+    blocks = [items[start : start + 16] for start in range(0, len(items), 16)]
+    failures = []
+    # Pillow decodes without Python's lock, so threads do use all cores. disable=None: no bar where
+    # the output is not a terminal.
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm.tqdm(desc=description, total=len(items), disable=None, leave=False) as bar,
+    ):
+        for block, messages in zip(blocks, pool.map(failures_of, blocks), strict=True):
+            failures += messages
+            bar.update(len(block))
     if failures:
         more = f"\n... and {len(failures) - 5} more files." if len(failures) > 5 else ""
         raise DataError("\n".join(failures[:5]) + more)

@@ -37,7 +37,7 @@ def any_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
         raise DataError(
-            f"{name} has the splits {', '.join(map(repr, splits))}; it needs 'train', and 'test' "
+            f"{name} has the splits {', '.join(map(repr, sorted(splits)))}; it needs 'train', and 'test' "
             "or 'validation'."
         )
     unlabeled = next((split for split in ("unlabelled", "unlabeled") if split in splits), None)
@@ -65,10 +65,10 @@ def _image_and_label(builder: tfds.core.DatasetBuilder) -> Sequence[str]:
     supervised = builder.info.supervised_keys
     if supervised and len(supervised) == 2 and fits(supervised):
         return supervised
-    found = [[name for name in features if type(features[name]) is kind] for kind in kinds]
+    found = [[name for name in sorted(features) if type(features[name]) is kind] for kind in kinds]
     if [len(names) for names in found] != [1, 1]:
         raise DataError(
-            f"{builder.name} has the features {', '.join(map(repr, features))}; it needs one image "
+            f"{builder.name} has the features {', '.join(map(repr, sorted(features)))}; it needs one image "
             f"and one class label, and has {found[0]} and {found[1]}."
         )
     return found[0] + found[1]

@@ -58,73 +58,78 @@ def image_folder(data_dir: str | os.PathLike | None) -> Source:
 def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool | None:
     if not part.exists():
         return None
-    paths, labels = [], []
+    files, labels = [], []
     for folder in _class_folders(part):
         if folder.name not in class_names:
             raise DataError(
-                f"{str(folder)!r} is a class that is not in train ({len(class_names)} classes: "
+                f"{folder.path!r} is a class that is not in train ({len(class_names)} classes: "
                 f"{', '.join(map(repr, class_names[:10]))}{', ...' * (len(class_names) > 10)}). "
                 "Add it there or remove it here."
             )
-        files = _visible(folder)
-        for path in files:
-            if path.is_dir():
+        members = _visible(folder)
+        for entry in members:
+            if _is_folder(entry):
                 raise DataError(
-                    f"{str(path)!r} is a folder; folders of a class hold image files only."
+                    f"{entry.path!r} is a folder; folders of a class hold image files only."
                 )
-        paths += files
-        labels += [class_names.index(folder.name)] * len(files)
-    _check_files(part, paths)
-    return FilePool(paths, np.array(labels, np.int32))
+        files += members
+        labels += [class_names.index(folder.name)] * len(members)
+    return FilePool(_checked_paths(part, files), np.array(labels, np.int32))
 
 
 def _unlabeled_pool(part: Path) -> FilePool | None:
     if not part.exists():
         return None
-    paths = list(_walk(part, set()))
-    _check_files(part, paths)
+    paths = _checked_paths(part, list(_walk(part, set())))
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
 
 
-def _class_folders(part: Path) -> list[Path]:
+def _class_folders(part: Path) -> list[os.DirEntry]:
     folders = _visible(part)
-    for folder in folders:
-        if not folder.is_dir():
-            raise DataError(f"{str(folder)!r} is not in the folder of a class. {_LAYOUT}")
+    for entry in folders:
+        if not _is_folder(entry):
+            raise DataError(f"{entry.path!r} is not in the folder of a class. {_LAYOUT}")
     return folders
 
 
-def _walk(folder: Path, entered: set[Path]) -> Iterator[Path]:
+def _walk(folder: os.PathLike, entered: set[str]) -> Iterator[os.DirEntry]:
     """Yields the files below a folder; a folder that links lead to again is entered once."""
-    if (real := folder.resolve()) in entered:
+    if (real := os.path.realpath(folder)) in entered:
         return
     entered.add(real)
-    for path in _visible(folder):
-        if path.is_dir():
-            yield from _walk(path, entered)
+    for entry in _visible(folder):
+        if _is_folder(entry):
+            yield from _walk(entry, entered)
         else:
-            yield path
+            yield entry
 
 
-def _visible(folder: Path) -> list[Path]:
+def _visible(folder: os.PathLike) -> list[os.DirEntry]:
+    """Returns what is in a folder and not hidden, sorted by name."""
     try:
-        names = os.listdir(folder)
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{str(folder)!r} cannot be listed: {error}.") from error
-    return [folder / name for name in sorted(names) if not name.startswith(".")]
+        raise DataError(f"{os.fspath(folder)!r} cannot be listed: {error}.") from error
+    return sorted(entries, key=lambda entry: entry.name)
 
 
-def _check_files(part: Path, paths: Sequence[Path]) -> None:
-    """Finds empty files at the start, whether or not the split will select them."""
-    if not paths:
+def _is_folder(entry: os.DirEntry) -> bool:
+    # A link that leads to itself is none; DirEntry.is_dir would raise.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _checked_paths(part: Path, files: Sequence[os.DirEntry]) -> list[str]:
+    """Returns the paths; finds empty files, whether or not the split will select them."""
+    if not files:
         raise DataError(f"{str(part)!r} holds no images; add some or remove the folder. {_LAYOUT}")
     bad = []
-    for path in paths:
+    for entry in files:
         try:
-            if path.stat().st_size == 0:
-                bad.append(f"{str(path)!r} is empty")
+            if entry.stat().st_size == 0:
+                bad.append(f"{entry.path!r} is empty")
         except OSError as error:
-            bad.append(f"{str(path)!r} cannot be opened ({error.strerror})")
+            bad.append(f"{entry.path!r} cannot be opened ({error.strerror})")
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(f"{', '.join(bad[:5])}{more}. Replace these files or remove them.")
+    return [entry.path for entry in files]
