@@ -37,8 +37,8 @@ def any_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
         raise DataError(
-            f"{name} has the splits {', '.join(map(repr, sorted(splits)))}; it needs 'train', and 'test' "
-            "or 'validation'."
+            f"{name} has the splits {', '.join(map(repr, sorted(splits)))}; it needs 'train', and "
+            "'test' or 'validation'."
         )
     unlabeled = next((split for split in ("unlabelled", "unlabeled") if split in splits), None)
     return Source(
@@ -68,8 +68,8 @@ def _image_and_label(builder: tfds.core.DatasetBuilder) -> Sequence[str]:
     found = [[name for name in sorted(features) if type(features[name]) is kind] for kind in kinds]
     if [len(names) for names in found] != [1, 1]:
         raise DataError(
-            f"{builder.name} has the features {', '.join(map(repr, sorted(features)))}; it needs one image "
-            f"and one class label, and has {found[0]} and {found[1]}."
+            f"{builder.name} has the features {', '.join(map(repr, sorted(features)))}; it needs "
+            f"one image and one class label, and has {found[0]} and {found[1]}."
         )
     return found[0] + found[1]
 
