@@ -1,6 +1,6 @@
 """Which images are labeled, unlabeled and for validation: long-tailed splits in plain NumPy.
 
-The splits are those of Oh, Kim, Kweon, "DASO" (CVPR 2022), section 4.1: class counts fall
+The splits are those of Oh, Kim, Kweon, "DASO" (CVPR 2022), experimental setup: class counts fall
 exponentially from the head class to the tail class, the imbalance ratio being their quotient.
 """
 
