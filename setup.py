@@ -17,6 +17,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
+        "importlib_resources",  # tensorflow-datasets imports it to download, but does not ask for it
         "keras>=2.15",
         "matplotlib",
         "numpy",
