@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
-        "importlib_resources",  # tensorflow-datasets imports it to download, but does not ask for it
+        "importlib_resources",  # tensorflow-datasets downloads with it, undeclared
         "keras>=2.15",
         "matplotlib",
         "numpy",
