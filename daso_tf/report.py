@@ -51,7 +51,7 @@ def accuracy_line(part: str, scores: dict) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draws accuracy over the steps, recall by class and pseudo-labels by class as a PNG.
+    """Draws balanced accuracy over the steps, recall and pseudo-labels by class as a PNG.
 
     Args:
         results: of a run with at least one evaluation.
@@ -64,11 +64,14 @@ def draw(results: Results, path: Path) -> None:
 
     steps = [entry["step"] for entry in results.evaluations]
     for part in results.medians():
-        for name in ("accuracy", "balanced_accuracy"):
-            shares = [entry[part][name] for entry in results.evaluations]
-            label = f"{part} {name.replace('_', ' ')}"
+        evaluated = [entry[part] for entry in results.evaluations]
+        for label, scores in (
+            (part, evaluated),
+            (f"{part}, logit-adjusted", [entry["logit_adjusted"] for entry in evaluated]),
+        ):
+            shares = [entry["balanced_accuracy"] for entry in scores]
             over_steps.plot(steps, _percentages(shares), label=label)
-    over_steps.set(title="EMA network", xlabel="step", ylabel="%")
+    over_steps.set(title="Balanced accuracy of the EMA network", xlabel="step", ylabel="%")
 
     _bars(by_class, results, {"recall": _evaluated(last).get("recall", [])})
     by_class.set(title="Recall by class (labeled images)")
@@ -76,9 +79,9 @@ def draw(results: Results, path: Path) -> None:
     _bars(pseudo_labels, results, {name: final[name] for name in ("recall", "precision")})
     pseudo_labels.set(title="Pseudo-labels by class (labeled images)")
 
-    for axes in (over_steps, by_class, pseudo_labels):
+    for axes in (over_steps, pseudo_labels):
         if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
     figure.savefig(path, dpi=100)
 
 
