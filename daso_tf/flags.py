@@ -50,7 +50,7 @@ def _float(name, default, interval, text):
 
 
 # ---- Data
-flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.", required=True)
+flags.DEFINE_string("dataset", "", f"Needed: one of {', '.join(DATASETS)}.")
 flags.DEFINE_string("data_dir", None, "Where the data set lies, or may be downloaded to.")
 _integer("labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are.")
 _float("labeled_imbalance", 1.0, "[1, inf)", "Labeled images of the head class per tail image.")

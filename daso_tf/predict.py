@@ -5,7 +5,6 @@ and probability. Exit code: 0 every file was classified, 1 some could not be rea
 be begun.
 """
 
-import argparse
 import csv
 import os
 import sys
@@ -15,37 +14,39 @@ from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
+from daso_tf import terminal
 from daso_tf.data import DataError, read_image
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "Folder of an exported SavedModel.")
+flags.DEFINE_string("output", None, "CSV file to write; without it, the terminal.")
 
 BATCH_SIZE = 64
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Classifies files as a command line says.
+def main(argv: list[str]) -> int:
+    """Classifies the files of a command line.
 
     Args:
-        arguments: the command line without the program's name; by default the process's own.
+        argv: the program's name, then paths of image files and of folders of them.
 
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(prog="python -m daso_tf.predict", description=__doc__)
-    parser.add_argument("--model", required=True, help="folder of an exported SavedModel")
-    parser.add_argument("--output", help="CSV file to write; without it, the terminal")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="image file, or folder of them")
-    options = parser.parse_args(arguments)
+    if not FLAGS.model or len(argv) < 2:
+        return terminal.fail("say which model and which images: --model=DIR PATH...")
     try:
-        paths = list(image_paths(options.paths))
-        model = load_model(options.model)
-        with _opened_output(options.output) as output:
+        paths = list(image_paths(argv[1:]))
+        model = load_model(FLAGS.model)
+        with _opened_output(FLAGS.output) as output:
             unreadable = classify(model, paths, output)
     except (ValueError, OSError) as error:
-        print(f"daso_tf.predict: {error}", file=sys.stderr)
-        return 2
+        return terminal.fail(error)
     if unreadable:
-        print(f"daso_tf.predict: {unreadable} of {len(paths)} files left out", file=sys.stderr)
-    return 1 if unreadable else 0
+        return terminal.fail(f"{unreadable} of {len(paths)} files left out", code=1)
+    return 0
 
 
 def load_model(directory: str):
@@ -119,7 +120,7 @@ def _batches(paths, unreadable) -> Iterator[tuple[list[Path], np.ndarray]]:
         try:
             image = read_image(path)
         except DataError as error:
-            print(f"daso_tf.predict: {error}", file=sys.stderr)
+            terminal.fail(error)
             unreadable.append(path)
             continue
         if batch and (len(batch) == BATCH_SIZE or batch[0][1].shape != image.shape):
@@ -138,4 +139,4 @@ def _opened_output(path):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run(main)

@@ -9,18 +9,15 @@ not, 2 where the trace cannot be replayed.
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 import daso_tf
+from daso_tf import terminal
 from daso_tf.encoders.pytorch_names import from_pytorch, pytorch_weights, to_pytorch
 from daso_tf.learners import Views
 
@@ -165,14 +162,13 @@ def _final_deviation(model, weights: dict, trace: dict[str, np.ndarray]) -> floa
 def main(argv: list[str]) -> int:
     """Prints a line for each quantity."""
     if len(argv) != 2:
-        raise app.UsageError("give one trace: python -m daso_tf.replay TRACE.npz")
+        return terminal.fail("give one trace: python -m daso_tf.replay TRACE.npz")
     try:
         with np.load(argv[1], allow_pickle=False) as archive:
             trace = dict(archive)
         deviations = replay(trace, jit_compile=flags.FLAGS.xla)
     except (OSError, ValueError, KeyError) as error:
-        print(f"{argv[1]} cannot be replayed: {error}", file=sys.stderr)
-        return 2
+        return terminal.fail(f"{argv[1]} cannot be replayed: {error}")
     exceeded = 0
     print(f"{'quantity':<18}{'deviation':>12}{'tolerance':>12}")
     for name, deviation in deviations.items():
@@ -184,4 +180,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    terminal.run(main)

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags, logging
 from PIL import Image
 
+from daso_tf import terminal
 from daso_tf.build import build_learner
 from daso_tf.callbacks import Evaluation, SaveCheckpoint, ShortProgress, StopAtNonFiniteLoss
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
@@ -58,17 +59,21 @@ def main(argv: list[str]) -> int:
     try:
         run = prepare(argv[1:])
     except (ValueError, OSError) as error:
-        return _fail(error, 2)
+        return terminal.fail(error)
     try:
         train(run)
     except NonFiniteError as error:
-        return _fail(f"stopped, {error}. The checkpoints in {run.model_dir} are from before.", 1)
+        return terminal.fail(
+            f"stopped, {error}. The checkpoints in {run.model_dir} are from before.", 1
+        )
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the newest checkpoint", 130)
+        return terminal.fail(
+            "interrupted; the same command goes on from the newest checkpoint", 130
+        )
     try:
         finish(run)
     except OSError as error:
-        return _fail(error, 2)
+        return terminal.fail(error)
     return 0
 
 
@@ -212,18 +217,6 @@ def _write_images(images: Images, class_names, directory, count):
         Image.fromarray(images.images[index]).save(directory / name)
 
 
-def _parse_flags(argv):
-    try:
-        return FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(_fail(f"{error} (--help lists all flags)", 2))
-
-
-def _fail(message, code):
-    print(f"daso_tf.train: {message}", file=sys.stderr)
-    return code
-
-
 if __name__ == "__main__":
     flags.adopt_module_key_flags(sys.modules[write_flags_file.__module__])  # for --help
-    app.run(main, flags_parser=_parse_flags)
+    terminal.run(main)

@@ -211,3 +211,14 @@ def test_an_encoder_of_unknown_size_needs_a_resolution():
     with pytest.raises(ValueError, match="resolution="):
         daso_tf.FixMatch(encoder, 3)
     assert daso_tf.FixMatch(encoder, 3, resolution=16).resolution == 16
+
+
+def test_batch_normalization_is_accurate_on_large_batches():
+    """Against float64: one float32 sum over the 300,000 pixels of a channel would err by more."""
+    rng = np.random.default_rng(1)
+    x = (rng.normal(size=(96, 56, 56, 2)) + 3.0).astype(np.float32)
+    layer = BatchNormalization()
+    y = np.array(layer(tf.constant(x), training=True), np.float64)
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5)
+    assert np.abs(y - exact).max() < 3e-6

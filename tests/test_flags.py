@@ -9,7 +9,8 @@ from command import SMALL, arguments, parsed
 
 from daso_tf.flags import FLAGS, changes_since, write_flags_file
 
-FLAG_FILES = Path(__file__).parents[1] / "flags"
+ROOT = Path(__file__).parents[1]
+FLAG_FILES = ROOT / "flags"
 
 
 @pytest.mark.parametrize(
@@ -63,11 +64,6 @@ def test_unknown_flag_is_refused():
         parsed("--dataset=digits", "--batchsize=3")
 
 
-def test_dataset_has_to_be_given():
-    with pytest.raises(flags.IllegalFlagValueError, match="dataset"):
-        parsed("--steps=3")
-
-
 def test_defaults_are_the_papers():
     values = parsed("--dataset=cifar10")
     paper = {
@@ -117,6 +113,18 @@ def test_every_flag_file_is_tested_or_run_by_the_demo():
     files = {path.stem for path in FLAG_FILES.glob("*.cfg")}
     assert files == {"digits_lt", "cifar10_lt", "cifar100_lt", "stl10_lt"}
     parsed(f"--flagfile={FLAG_FILES / 'digits_lt.cfg'}")
+
+
+def test_readme_lists_every_flag_with_its_default():
+    rows = {}
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if line.startswith("| `"):
+            name, value = line.split("|")[1:3]
+            rows[name.strip(" `")] = value.strip()
+    for flag in FLAGS.flags_by_module_dict()["daso_tf.flags"]:
+        if flag.default is not None:
+            assert flag.parser.parse(rows[flag.name]) == flag.default, flag.name
+        assert flag.name in rows
 
 
 @flagsaver.flagsaver

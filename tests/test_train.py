@@ -181,3 +181,10 @@ def test_interrupted_run_says_that_it_can_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "train", interrupt)
     assert run_train(*arguments(model_dir=tmp_path / "run")) == 130
     assert "goes on" in capsys.readouterr().err
+
+
+def test_missing_data_set_is_refused_with_those_that_are_known(tmp_path, capsys):
+    assert run_train(f"--model_dir={tmp_path / 'run'}") == 2
+    message = capsys.readouterr().err
+    assert "digits" in message and "image_folder" in message
+    assert not (tmp_path / "run").exists()

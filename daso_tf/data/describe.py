@@ -7,15 +7,15 @@ folder, and may use them.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import daso_tf.flags
+from daso_tf import terminal
 from daso_tf.data.loading import select
 from daso_tf.data.long_tail import LongTail
 from daso_tf.data.semi_supervised import DataError, Images, SemiSupervisedData
@@ -38,15 +38,13 @@ def main(argv: list[str]) -> int:
         The exit code: 0, or 2 where the data cannot be used.
     """
     if len(argv) > 1:
-        print(f"{argv[1]!r} is not a flag; settings are written --name=value", file=sys.stderr)
-        return 2
+        return terminal.fail(f"{argv[1]!r} is not a flag; settings are written --name=value")
     wanted = LongTail(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(LongTail)})
     try:
         selection = select(FLAGS.dataset, FLAGS.data_dir, wanted, FLAGS.seed)
         data = selection.read(FLAGS.source_size, FLAGS.resolution)
     except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return terminal.fail(error)
     print(table(data))
     print(f"\n{_sizes(selection.sizes)} held at {_by(data.labeled.size)}.")
     path = Path(FLAGS.picture or f"{FLAGS.model_dir or f'runs/{FLAGS.dataset}'}/data.png")
@@ -161,4 +159,4 @@ def _by(size: tuple[int, int]) -> str:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(daso_tf.flags)  # for --help
-    app.run(main)
+    terminal.run(main)
