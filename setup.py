@@ -30,6 +30,6 @@ setup(
     ],
     extras_require={
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
-        "test": ["hypothesis", "pytest", "ruff"],
+        "test": ["hypothesis", "pytest", "ruff>=0.17,<0.18"],
     },
 )
