@@ -87,7 +87,7 @@ class Evaluation(keras.callbacks.Callback):
             print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
         statistics = self.model.pseudo_label_statistics.items()
         evaluation["pseudo_labels"] = {
-            name: {score: values[score].tolist() for score in ("recall", "precision")}
+            name: {score: values[score].tolist() for score in ("recall", "precision", "assigned")}
             for name, values in ((name, metric.per_class()) for name, metric in statistics)
         }
         self.results.add(evaluation)

@@ -63,6 +63,8 @@ def test_semantic_pseudo_labels_are_counted_after_pretraining(finished_run):
     ]
     assert set(pretraining) == {"linear", "semantic", "final"}
     assert set(pretraining["semantic"]["precision"]) == {None}
+    assert sum(pretraining["semantic"]["assigned"]) == 0
+    assert sum(pretraining["final"]["assigned"]) == 2 * 16  # two steps of 16 unlabeled images
     assert pretraining["final"] == pretraining["linear"]
     for pseudo_labels in after:
         for kind in ("linear", "semantic", "final"):
