@@ -9,6 +9,8 @@ import tempfile
 import keras
 import tensorflow as tf
 
+from daso_tf.keras_versions import write_archive
+
 
 def write_saved_model(
     model: keras.Model, directory: str | os.PathLike, class_names: list[str] | None = None
@@ -57,7 +59,7 @@ def write_saved_model(
     os.makedirs(os.path.dirname(directory), exist_ok=True)
     unfinished = tempfile.mkdtemp(prefix=".export-", dir=os.path.dirname(directory))
     try:
-        archive.write_out(unfinished, verbose=False)
+        write_archive(archive, unfinished)
         os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner reads
         if os.path.isdir(directory):
             shutil.rmtree(directory)

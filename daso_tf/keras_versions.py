@@ -13,6 +13,6 @@ def leaky_relu(slope: float, name: str | None = None) -> keras.layers.Layer:
     return keras.layers.LeakyReLU(name=name, **{argument: slope})
 
 
-def tf_variable(variable):
-    """Returns the `tf.Variable` of a weight; in Keras 3 a weight only holds one."""
-    return variable.value if KERAS_3 else variable
+def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:
+    """Writes an export without a word; Keras 3 prints its signatures unless told not to."""
+    archive.write_out(directory, **({"verbose": False} if KERAS_3 else {}))

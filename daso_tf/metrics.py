@@ -53,6 +53,11 @@ class ClassStatistics(keras.metrics.Metric):
         self.correct.assign_add(tf.reduce_sum(true * predicted, axis=0))
         self.assigned.assign_add(tf.reduce_sum(assigned, axis=0))
 
+    def reset_state(self):
+        """Counts from nothing again."""
+        for kind in _COUNTS:
+            getattr(self, kind).assign(tf.zeros([self.num_classes]))
+
     def result(self) -> dict[str, tf.Tensor]:
         """Returns mean recall (over the classes seen) and mean precision (over those predicted)."""
         return {
