@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf import augment, encoders
+from daso_tf.balance import LogitAdjustedLoss, SupervisedLoss
 from daso_tf.data import SemiSupervisedData
 from daso_tf.learners import FixMatch
 from daso_tf.pseudo_labels import DASOPseudoLabeler, LinearPseudoLabeler
@@ -23,6 +24,13 @@ PSEUDO_LABELERS = {
         distribution_period=flags.distribution_period,
     ),
 }
+
+
+def supervised_loss(flags, data: SemiSupervisedData) -> SupervisedLoss:
+    """Returns what the labeled images cost, as the flags say; arguments as `build_learner`."""
+    if flags.logit_adjustment:
+        return LogitAdjustedLoss(data.labeled_counts.tolist(), flags.logit_adjustment)
+    return SupervisedLoss()
 
 
 def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
@@ -51,8 +59,7 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
         unlabeled_weight=flags.unlabeled_weight,
         weight_decay=flags.weight_decay,
         ema_decay=flags.ema_decay,
-        labeled_counts=data.labeled_counts.tolist(),
-        logit_adjustment=flags.logit_adjustment,
+        supervised_loss=supervised_loss(flags, data),
         class_names=data.class_names,
         seed=flags.seed,
     )

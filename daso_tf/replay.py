@@ -18,6 +18,7 @@ from absl import flags
 
 import daso_tf
 from daso_tf import terminal
+from daso_tf.balance import LogitAdjustedLoss
 from daso_tf.encoders.pytorch_names import from_pytorch, pytorch_weights, to_pytorch
 from daso_tf.learners import Views
 
@@ -90,8 +91,11 @@ def _model(config: dict, trace: dict[str, np.ndarray]) -> keras.Model:
         confidence_threshold=config["conf"],
         weight_decay=config["weight_decay"],
         ema_decay=config["ema_decay"],
-        labeled_counts=config["labeled_counts"],
-        logit_adjustment=config["la_tau"],
+        supervised_loss=(
+            LogitAdjustedLoss(config["labeled_counts"], config["la_tau"])
+            if config["la_tau"]
+            else None
+        ),
         queue_size=config["queue_size"],
         prototype_temperature=config["proto_temp"],
         distribution_temperature=config["dist_temp"],

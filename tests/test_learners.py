@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import daso_tf
+from daso_tf.balance import LogitAdjustedLoss
 from daso_tf.learners import Views
 
 K, SIZE = 4, 12
@@ -220,18 +221,6 @@ def test_one_step_is_pytorchs_sgd_with_l2_in_the_gradient():
         np.testing.assert_allclose(new, old - 0.03 * (decayed + 0.9 * buffer), rtol=1e-4, atol=1e-5)
 
 
-def test_logit_adjustment_is_on_the_supervised_logits_only():
-    counts = [40, 20, 10, 5]
-    logits = np.random.default_rng(0).normal(size=(6, K)).astype(np.float32)
-    labels = np.array([0, 1, 2, 3, 0, 1])
-    model = small_daso(labeled_counts=counts, logit_adjustment=0.5)
-    adjusted = logits + 0.5 * np.log(np.array(counts) / np.sum(counts))
-    log_probabilities = adjusted - np.log(np.sum(np.exp(adjusted), axis=1, keepdims=True))
-    expected = -np.mean(log_probabilities[np.arange(6), labels])
-    ours = model.supervised_loss(tf.constant(labels), tf.constant(logits))
-    assert float(ours) == pytest.approx(expected, rel=1e-5)
-
-
 def test_metrics_of_the_user_follow_training_and_evaluation():
     model = compiled(small_daso(), metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2, "top2")])
     validation = tf.data.Dataset.from_tensor_slices(pictures(8, 3)).batch(8)
@@ -316,8 +305,8 @@ def test_export_replaces_an_export_and_nothing_else(trained, tmp_path):
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), not 1.0"),
         ({"std": (0.2, 0.0, 0.2)}, "std"),
         ({"class_names": ["one"]}, "class_names must have one entry for each of the 4"),
-        ({"logit_adjustment": 1.0}, "Logit adjustment needs labeled_counts"),
-        ({"logit_adjustment": 1.0, "labeled_counts": [3, 2, 1, 0]}, "at least 1 for every class"),
+        ({"ramp_steps": -1}, "ramp_steps must be at least 0, not -1"),
+        ({"supervised_loss": LogitAdjustedLoss([3, 2, 1])}, "is for 3 classes, not 4"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(arguments, message):

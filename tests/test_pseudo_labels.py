@@ -94,7 +94,7 @@ def test_tempered_distribution(temperature):
 
 def test_linear_pseudo_labels():
     logits = np.array([[1.0, 3.0, 0.0], [2.0, -1.0, 0.5]], np.float32)
-    labels = LinearPseudoLabeler()(tf.constant(logits), tf.zeros((2, 4)), step=0)
+    labels = LinearPseudoLabeler()(tf.nn.softmax(logits), tf.zeros((2, 4)), step=0)
     np.testing.assert_array_equal(labels.linear, [1, 0])
     np.testing.assert_array_equal(labels.final, [1, 0])
     np.testing.assert_array_equal(labels.semantic, [-1, -1])
@@ -131,7 +131,7 @@ def test_blend(arguments, class_weights):
     labeler, prototypes = filled_labeler(rng, prototype_temperature=0.2, **arguments)
     logits = rng.normal(size=(20, 3)).astype(np.float32)
     features = rng.normal(size=(20, 5)).astype(np.float32)
-    labels = labeler(tf.constant(logits), tf.constant(features), step=2)
+    labels = labeler(tf.nn.softmax(logits), tf.constant(features), step=2)
 
     linear, semantic = softmax(logits), softmax(similarities(features, prototypes) / 0.2)
     weight = class_weights[linear.argmax(axis=1)][:, None]
@@ -148,7 +148,7 @@ def test_pretraining_is_linear_and_aligns_nothing():
     labeler, _ = filled_labeler(rng, distribution_aware=False, blend_weight=1.0)
     logits = tf.constant(rng.normal(size=(6, 3)), tf.float32)
     features = tf.constant(rng.normal(size=(6, 5)), tf.float32)
-    pretraining = labeler(logits, features, step=1)
+    pretraining = labeler(tf.nn.softmax(logits), features, step=1)
     np.testing.assert_array_equal(pretraining.final, pretraining.linear)
     np.testing.assert_array_equal(pretraining.semantic, np.full(6, -1))
     assert float(labeler.auxiliary_losses(features, -features, step=1)["alignment_loss"]) == 0
@@ -159,7 +159,7 @@ def test_nothing_is_blended_before_a_histogram_is_in_force():
     labeler = DASOPseudoLabeler(pretrain_steps=0)
     labeler.build([(None, 3), (None, 5)])
     logits = tf.constant([[1.0, 2.0, 0.5]])
-    labels = labeler(logits, tf.ones((1, 5)), step=0)
+    labels = labeler(tf.nn.softmax(logits), tf.ones((1, 5)), step=0)
     np.testing.assert_allclose(labels.target, softmax(logits.numpy()), rtol=1e-6)
 
 
@@ -194,14 +194,14 @@ def test_no_gradient_flows_through_pseudo_labels():
     logits, features = tf.constant([[1.0, 2.0, 0.0]]), tf.ones((1, 5))
     with tf.GradientTape() as tape:
         tape.watch([logits, features])
-        confidence = labeler(logits, features, step=2).confidence
+        confidence = labeler(tf.nn.softmax(logits), features, step=2).confidence
     assert tape.gradient(confidence, [logits, features]) == [None, None]
 
 
 def test_histogram_counts_every_final_label_whatever_its_confidence():
     labeler = DASOPseudoLabeler(pretrain_steps=5, distribution_period=1)
     labeler.build([(None, 2), (None, 3)])
-    unsure = labeler(tf.constant([[0.1, 0.0], [0.0, 0.1], [0.0, 0.2]]), tf.ones((3, 3)), step=0)
+    unsure = labeler(tf.nn.softmax([[0.1, 0.0], [0.0, 0.1], [0.0, 0.2]]), tf.ones((3, 3)), step=0)
     labeler.update(unsure, tf.constant(0))
     np.testing.assert_array_equal(labeler.distribution.in_force, [1, 2])
 

@@ -8,9 +8,11 @@ import keras
 
 from daso_tf.encoders.applications import application
 from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.encoders.pytorch_names import load_torchvision_weights
+from daso_tf.encoders.resnet import resnet
 from daso_tf.encoders.wide_resnet import wide_resnet
 
-__all__ = ["BatchNormalization", "application", "build", "wide_resnet"]
+__all__ = ["BatchNormalization", "application", "build", "resnet", "wide_resnet"]
 
 
 def build(
@@ -23,12 +25,13 @@ def build(
     """Builds the encoder of a name.
 
     Args:
-        name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`, or `applications:NAME` with a name in
-            `keras.applications`.
+        name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`; `resnet_DEPTH` with 18, 34, 50 or 101; or
+            `applications:NAME` with a name in `keras.applications`.
         resolution: Side of the images in pixels.
         mean: Mean of each colour channel that the images are normalised with, in [0, 1].
         std: Standard deviation of each colour channel that they are normalised with.
-        weights: File that the encoder's own `save_weights` wrote; by default weights are random.
+        weights: File that the encoder's own `save_weights` wrote or, for a `resnet_DEPTH`, an
+            `.npz` file of torchvision's weights; by default weights are random.
 
     Returns:
         A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
@@ -44,17 +47,22 @@ def build(
     """
     if match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
         encoder = wide_resnet(int(match[1]), int(match[2]), (resolution, resolution, 3))
+    elif match := re.fullmatch(r"resnet_(\d+)", name):
+        encoder = resnet(int(match[1]), (resolution, resolution, 3))
     elif name.startswith("applications:"):
         encoder = application(name.removeprefix("applications:"), resolution, mean, std)
     else:
         raise ValueError(
-            f"There is no encoder {name!r}. Allowed: wrn_DEPTH_WIDTH, such as wrn_28_2, or "
-            "applications:NAME with a name in keras.applications, such as "
-            "applications:MobileNetV3Small."
+            f"There is no encoder {name!r}. Allowed: wrn_DEPTH_WIDTH, such as wrn_28_2; "
+            "resnet_DEPTH with 18, 34, 50 or 101, such as resnet_34; or applications:NAME with a "
+            "name in keras.applications, such as applications:MobileNetV3Small."
         )
     if weights:
         try:
-            encoder.load_weights(weights)
+            if name.startswith("resnet_") and weights.endswith(".npz"):
+                load_torchvision_weights(encoder, weights)
+            else:
+                encoder.load_weights(weights)
         except Exception as error:  # Keras raises many kinds, by file format
             raise ValueError(
                 f"The encoder weights {weights} could not be loaded into {name}: {error}"

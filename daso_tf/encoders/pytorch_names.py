@@ -1,8 +1,10 @@
-"""The names that the authors' PyTorch network gives to the weights of ours."""
+"""The names that PyTorch networks give to our weights: the authors', and torchvision's."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection
 
 import keras
 import numpy as np
@@ -42,13 +44,77 @@ def pytorch_weights(
     weights = {}
     for layer in encoder.layers:
         for variable in layer.weights:
-            kind = variable.name.split("/")[-1].split(":")[0]
-            weights[f"encoder.{_layer_name(layer.name)}.{_STATISTICS.get(kind, 'weight')}"] = (
-                variable
-            )
+            weights[f"encoder.{_layer_name(layer.name)}.{_kind(variable)}"] = variable
     weights["classifier.classifier.weight"] = classifier.kernel
     weights["classifier.classifier.bias"] = classifier.bias
     return weights
+
+
+def torchvision_weights(encoder: keras.Model) -> dict[str, keras.Variable]:
+    """Pairs torchvision's names with our variables.
+
+    Args:
+        encoder: A `resnet`.
+
+    Returns:
+        Every weight and BatchNorm statistic by its name in the state dict of torchvision's network
+        of that depth, such as `layer1.0.downsample.0.weight`.
+
+    Example:
+
+    >>> list(torchvision_weights(resnet(18)))[:2]
+    ['conv1.weight', 'bn1.weight']
+    """
+    return {
+        f"{layer.name.replace('_', '.')}.{_kind(variable)}": variable
+        for layer in encoder.layers
+        for variable in layer.weights
+    }
+
+
+def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> None:
+    """Loads the state dict of a torchvision network, such as one trained on ImageNet.
+
+    Where PyTorch is, this writes the file:
+
+        state = torchvision.models.resnet34(weights="IMAGENET1K_V1").state_dict()
+        numpy.savez("resnet34.npz", **{name: value.numpy() for name, value in state.items()})
+
+    Args:
+        encoder: A `resnet` of the same depth; nothing is loaded into it if anything is wrong.
+        path: An `.npz` file: arrays in PyTorch's layout by torchvision's names. The classifier
+            (`fc.*`) and the counters `num_batches_tracked` are not used.
+
+    Raises:
+        ValueError: If names are missing, unknown or have an array of another shape.
+
+    Example:
+
+    >>> load_torchvision_weights(resnet(34), "resnet34.npz")  # doctest: +SKIP
+    """
+    weights = torchvision_weights(encoder)
+    with np.load(path, allow_pickle=False) as archive:
+        names = {n for n in archive.files if not re.match(r"fc\.|.*\.num_batches_tracked$", n)}
+        problems = [
+            f"{what} {_listed(those)}"
+            for what, those in (
+                ("it lacks", weights.keys() - names),
+                (f"{encoder.name} does not have", names - weights.keys()),
+            )
+            if those
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        values = {name: from_pytorch(archive[name]) for name in weights}
+    reshaped = [
+        f"{name} {to_pytorch(value).shape} instead of {to_pytorch(np.asarray(weights[name])).shape}"
+        for name, value in values.items()
+        if value.shape != tuple(weights[name].shape)
+    ]
+    if reshaped:
+        raise ValueError(f"it has other shapes: {_listed(reshaped)}")
+    for name, variable in weights.items():
+        variable.assign(values[name].astype(np.float32))
 
 
 def to_pytorch(value: np.ndarray) -> np.ndarray:
@@ -59,6 +125,17 @@ def to_pytorch(value: np.ndarray) -> np.ndarray:
 def from_pytorch(value: np.ndarray) -> np.ndarray:
     """Turns a weight's axes from PyTorch's (out, in, ...) to (..., in, out)."""
     return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim))
+
+
+def _kind(variable: keras.Variable) -> str:
+    """Returns PyTorch's name for the part that a variable has in its layer."""
+    return _STATISTICS.get(variable.name.split("/")[-1].split(":")[0], "weight")
+
+
+def _listed(names: Collection[str], most: int = 4) -> str:
+    """Lists the first few names."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + rest
 
 
 def _layer_name(name: str) -> str:

@@ -3,5 +3,6 @@
 from daso_tf.learners.base import Learner, StepOutcome
 from daso_tf.learners.daso import DASO
 from daso_tf.learners.fixmatch import FixMatch, Views
+from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 
-__all__ = ["DASO", "FixMatch", "Learner", "StepOutcome", "Views"]
+__all__ = ["DASO", "FixMatch", "Learner", "PseudoLabelingLearner", "StepOutcome", "Views"]

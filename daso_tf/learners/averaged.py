@@ -67,6 +67,8 @@ class AveragedClassifier(keras.Model):
         self.ema_encoder = _copy(encoder, f"ema_{encoder.name}")
         self.ema_classifier = _classifier(self.num_classes, "ema_classifier")
         self.num_features = self._build_networks()
+        self._heads: list[keras.layers.Layer] = []
+        self._ema_heads: list[keras.layers.Layer] = []
         self._test_metrics = [
             keras.metrics.Mean("loss"),
             keras.metrics.SparseCategoricalAccuracy("accuracy"),
@@ -75,6 +77,24 @@ class AveragedClassifier(keras.Model):
         self._training_metrics: list[keras.metrics.Metric] = []
         self._evaluating = False
         self.built = True
+
+    def add_head(self, name: str, units: int) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+        """Adds a linear layer on the features, beside the classifier: trained, averaged, saved.
+
+        Args:
+            name: Its name.
+            units: Its number of outputs.
+
+        Returns:
+            The trained layer and its average.
+        """
+        head, ema_head = _classifier(units, name), _classifier(units, f"ema_{name}")
+        for layer in (head, ema_head):
+            layer.build((None, self.num_features))
+        ema_head.set_weights(head.get_weights())
+        self._heads.append(head)
+        self._ema_heads.append(ema_head)
+        return head, ema_head
 
     def as_input(self, images: tf.Tensor) -> tf.Tensor:
         """Turns uint8 images into what the encoder takes: resized, then normalised."""
@@ -155,9 +175,20 @@ class AveragedClassifier(keras.Model):
         write_saved_model(self, filepath, self.class_names)
 
     @property
+    def network_weights(self):
+        """All weights and statistics of the trained network."""
+        return _weights(self.encoder, self.classifier, *self._heads)
+
+    @property
+    def ema_network_weights(self):
+        """Those of its average, in the same order."""
+        return _weights(self.ema_encoder, self.ema_classifier, *self._ema_heads)
+
+    @property
     def trainable_weights(self):
         """The parameters that the gradient reaches: not those of the moving average."""
-        return self.encoder.trainable_weights + self.classifier.trainable_weights
+        trained = (self.encoder, self.classifier, *self._heads)
+        return [weight for layer in trained for weight in layer.trainable_weights]
 
     @property
     def trainable_variables(self):
@@ -250,6 +281,10 @@ def unpack(data) -> tuple:
             f"{'no labels' if labels is None else 'sample weights'}."
         )
     return inputs, labels
+
+
+def _weights(*layers: keras.layers.Layer) -> list[keras.Variable]:
+    return [weight for layer in layers for weight in layer.weights]
 
 
 def _classifier(num_classes: int, name: str) -> keras.layers.Dense:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf import ema, losses
+from daso_tf import ema
+from daso_tf.augment import Weak
+from daso_tf.balance import SupervisedLoss
 from daso_tf.learners.averaged import AveragedClassifier, unpack
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import PseudoLabels
@@ -19,15 +21,16 @@ class StepOutcome(NamedTuple):
     Attributes:
         losses: The weighted loss terms by name, scalars; training minimises their sum.
         labeled_logits: float `(batch, K)` of the trained network for the labeled views.
-        pseudo_labels: The `PseudoLabels` of the unlabeled batch.
-        mask: float `(mu * batch,)`, 1 where a pseudo-label was confident enough to be taught.
+        pseudo_labels: The `PseudoLabels` of the unlabeled batch; None where none are made.
+        mask: float `(mu * batch,)`, how much each pseudo-label was taught: 1, or 0 where it was
+            not confident enough; None where all are.
         gradient_norm: Global norm of the gradient of the losses' sum, before weight decay.
     """
 
     losses: dict[str, tf.Tensor]
     labeled_logits: tf.Tensor
-    pseudo_labels: PseudoLabels
-    mask: tf.Tensor
+    pseudo_labels: PseudoLabels | None = None
+    mask: tf.Tensor | None = None
     gradient_norm: tf.Tensor | None = None
 
 
@@ -51,9 +54,9 @@ class Learner(AveragedClassifier):
         loss_names: Names of the loss terms that `compute_losses` gives back.
         weight_decay: L2 factor, *added to the gradient* of every parameter (not decoupled).
         ema_decay: Final decay of the moving average, in [0, 1).
-        labeled_counts: Labeled images of each class, K numbers; needed for logit adjustment.
-        logit_adjustment: tau, the weight of the classes' log prior on the logits of the
-            supervised loss; 0 for none.
+        supervised_loss: What the labeled images cost, a `daso_tf.balance.SupervisedLoss`; by
+            default plain cross-entropy.
+        weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
         seed: With the step it decides every random draw of the step.
         **kwargs: As for `AveragedClassifier`: `resolution`, `mean`, `std`, `class_names`, `name`.
 
@@ -69,16 +72,16 @@ class Learner(AveragedClassifier):
         loss_names: tuple[str, ...],
         weight_decay: float = 5e-4,
         ema_decay: float = 0.999,
-        labeled_counts: list[int] | None = None,
-        logit_adjustment: float = 0.0,
+        supervised_loss: SupervisedLoss | None = None,
+        weak: keras.layers.Layer | None = None,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(encoder, num_classes, **kwargs)
         self.weight_decay = float(weight_decay)
         self.ema_decay = float(ema_decay)
-        self.labeled_counts = None if labeled_counts is None else tuple(map(int, labeled_counts))
-        self.logit_adjustment = float(logit_adjustment)
+        self.supervised_loss = SupervisedLoss() if supervised_loss is None else supervised_loss
+        self.weak = Weak() if weak is None else weak
         self.seed = int(seed)
         self._check_arguments()
 
@@ -86,19 +89,13 @@ class Learner(AveragedClassifier):
             name="step", shape=(), initializer="zeros", trainable=False, dtype="int64"
         )
 
+        self.weak.build((None, None, None, 3))
         self._means = {
-            name: keras.metrics.Mean(name)
-            for name in ("loss", *loss_names, "mask_rate", "gradient_norm")
+            name: keras.metrics.Mean(name) for name in ("loss", *loss_names, "gradient_norm")
         }
-        self.pseudo_label_statistics = {
-            kind: ClassStatistics(self.num_classes, name)
-            for kind, name in (
-                ("linear", "linear_pseudo_label"),
-                ("semantic", "semantic_pseudo_label"),
-                ("final", "pseudo_label"),
-            )
-        }
-        self._training_metrics = [*self._means.values(), *self.pseudo_label_statistics.values()]
+        self._training_metrics = list(self._means.values())
+        # By kind of pseudo-label; a learner that makes pseudo-labels fills it.
+        self.pseudo_label_statistics: dict[str, ClassStatistics] = {}
 
     # What a learner is made of ---------------------------------------------------------------
 
@@ -121,16 +118,6 @@ class Learner(AveragedClassifier):
         """
         raise ValueError(f"{type(self).__name__} does not say what it minimises: `compute_losses`.")
 
-    def supervised_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Computes the mean cross-entropy of the labeled logits, adjusted by the class prior.
-
-        Reference:
-            Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 10.
-        """
-        if self.logit_adjustment:
-            logits += self.logit_adjustment * self._log_prior()
-        return tf.reduce_mean(losses.cross_entropy(labels, logits))
-
     # The step --------------------------------------------------------------------------------
 
     def train_step(self, data):
@@ -139,7 +126,7 @@ class Learner(AveragedClassifier):
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels)
-        return self._track(outcome, labels, unlabeled_labels)
+        return self.track(outcome, labels, unlabeled_labels)
 
     def train_on_views(self, views: Any, labels: tf.Tensor) -> StepOutcome:
         """Trains one step on views that are already made.
@@ -161,8 +148,8 @@ class Learner(AveragedClassifier):
         decayed = [g + self.weight_decay * v for g, v in zip(gradients, variables, strict=True)]
         self.optimizer.apply_gradients(zip(decayed, variables, strict=True))
         ema.update(
-            self.ema_encoder.weights + self.ema_classifier.weights,
-            self.encoder.weights + self.classifier.weights,
+            self.ema_network_weights,
+            self.network_weights,
             ema.decay_at(tf.convert_to_tensor(self.step), self.ema_decay),
         )
         self.step.assign_add(1)
@@ -176,33 +163,28 @@ class Learner(AveragedClassifier):
             **super().get_config(),
             "weight_decay": self.weight_decay,
             "ema_decay": self.ema_decay,
-            "labeled_counts": self.labeled_counts,
-            "logit_adjustment": self.logit_adjustment,
+            "supervised_loss": keras.saving.serialize_keras_object(self.supervised_loss),
+            "weak": keras.saving.serialize_keras_object(self.weak),
             "seed": self.seed,
         }
 
-    def _log_prior(self) -> tf.Tensor:
-        counts = tf.constant(self.labeled_counts, tf.float32)
-        return tf.math.log(counts / tf.reduce_sum(counts))
+    def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
+        """Updates the metrics of training.
 
-    def _track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
-        """Updates the metrics of training and returns those that the progress bar shows."""
+        Args:
+            outcome: What `train_on_views` gave back.
+            labels: int `(batch,)`, classes of the labeled images.
+            unlabeled_labels: int `(mu * batch,)`, those of the unlabeled images, -1 where unknown;
+                None where all are.
+
+        Returns:
+            The values that the progress bar shows, by name.
+        """
         total = tf.add_n(list(outcome.losses.values()))
-        for name, value in {
-            "loss": total,
-            **outcome.losses,
-            "mask_rate": outcome.mask,
-            "gradient_norm": outcome.gradient_norm,
-        }.items():
+        values = {"loss": total, **outcome.losses, "gradient_norm": outcome.gradient_norm}
+        for name, value in values.items():
             self._means[name].update_state(value)
         logs = {name: metric.result() for name, metric in self._means.items()}
-        truth_known = unlabeled_labels is not None
-        for kind, statistics in self.pseudo_label_statistics.items():
-            assigned = getattr(outcome.pseudo_labels, kind)
-            truth = unlabeled_labels if truth_known else -tf.ones_like(assigned)
-            statistics.update_state(truth, assigned)
-        if truth_known:
-            logs.update(self.pseudo_label_statistics["final"].result())
         self.compute_metrics(None, labels, tf.nn.softmax(outcome.labeled_logits), None)
         for metric in self.user_metrics:
             result = metric.result()
@@ -215,11 +197,9 @@ class Learner(AveragedClassifier):
             raise ValueError(f"weight_decay must be at least 0, not {self.weight_decay}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
-        self._check_one_for_each_class("labeled_counts", self.labeled_counts)
-        if self.logit_adjustment < 0:
-            raise ValueError(f"logit_adjustment must be at least 0, not {self.logit_adjustment}.")
-        if self.logit_adjustment and (not self.labeled_counts or min(self.labeled_counts) < 1):
+        counts = getattr(self.supervised_loss, "labeled_counts", None)
+        if counts is not None and len(counts) != self.num_classes:
             raise ValueError(
-                "Logit adjustment needs labeled_counts, at least 1 for every class, not "
-                f"{self.labeled_counts}."
+                f"{type(self.supervised_loss).__name__} is for {len(counts)} classes, not "
+                f"{self.num_classes}."
             )

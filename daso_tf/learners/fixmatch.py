@@ -8,9 +8,10 @@ import keras
 import tensorflow as tf
 
 from daso_tf import losses
-from daso_tf.augment import RandAugment, Weak
-from daso_tf.learners.base import Learner, StepOutcome
-from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+from daso_tf.augment import RandAugment
+from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
+from daso_tf.pseudo_labels import PseudoLabeler
 
 
 class Views(NamedTuple):
@@ -28,7 +29,7 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class FixMatch(Learner):
+class FixMatch(PseudoLabelingLearner):
     """FixMatch: the strong view is taught what the weak view is confidently taken for.
 
     Args:
@@ -37,12 +38,11 @@ class FixMatch(Learner):
         num_classes: K, at least 2.
         pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which makes this
             plain FixMatch.
-        weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
         strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
         confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1].
-        unlabeled_weight: Weight of the consistency loss, at least 0.
-        **kwargs: As for `Learner`: `resolution`, `mean`, `std`, `weight_decay`, `ema_decay`,
-            `labeled_counts`, `logit_adjustment`, `class_names`, `seed`, `name`.
+        **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`, `ramp_steps`,
+            `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`, `mean`, `std`,
+            `class_names`, `seed`, `name`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -67,28 +67,22 @@ class FixMatch(Learner):
         num_classes: int,
         pseudo_labeler: PseudoLabeler | None = None,
         *,
-        weak: keras.layers.Layer | None = None,
         strong: keras.layers.Layer | None = None,
         confidence_threshold: float = 0.95,
-        unlabeled_weight: float = 1.0,
         **kwargs,
     ):
         if not 0 <= confidence_threshold <= 1:
             raise ValueError(f"confidence_threshold must be in [0, 1], not {confidence_threshold}.")
-        if not unlabeled_weight >= 0:
-            raise ValueError(f"unlabeled_weight must be at least 0, not {unlabeled_weight}.")
-        pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
-        loss_names = ("supervised_loss", "consistency_loss", *pseudo_labeler.auxiliary_loss_names)
-        super().__init__(encoder, num_classes, loss_names=loss_names, **kwargs)
+        super().__init__(
+            encoder,
+            num_classes,
+            pseudo_labeler,
+            loss_names=("supervised_loss", "consistency_loss"),
+            **kwargs,
+        )
         self.confidence_threshold = confidence_threshold
-        self.unlabeled_weight = unlabeled_weight
-        self.weak = Weak() if weak is None else weak
         self.strong = RandAugment() if strong is None else strong
-        self.pseudo_labeler = pseudo_labeler
-        for layer in (self.weak, self.strong):
-            layer.build((None, None, None, 3))
-        if not pseudo_labeler.built:  # it is when it comes from a saved model
-            pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+        self.strong.build((None, None, None, 3))
 
     def make_views(self, labeled, unlabeled, seed) -> Views:
         """Makes weak views of both sides and strong views of the unlabeled side."""
@@ -104,8 +98,7 @@ class FixMatch(Learner):
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
-        if labeler.observes_labeled_features:
-            labeler.observe(self.ema_encoder(views.labeled, training=True), labels)
+        self.observe_labeled(views.labeled, labels)
 
         # One joint batch: BatchNorm sees labeled, weak and strong views together.
         sizes = [tf.shape(view)[0] for view in views]
@@ -114,13 +107,13 @@ class FixMatch(Learner):
         labeled_logits, weak_logits, strong_logits = tf.split(logits, sizes)
         _, weak_features, strong_features = tf.split(features, sizes)
 
-        pseudo_labels = labeler(weak_logits, weak_features, step=step)
+        pseudo_labels = labeler(tf.nn.softmax(weak_logits), weak_features, step=step)
         consistency_loss, mask = losses.consistency(
             pseudo_labels.final, pseudo_labels.confidence, strong_logits, self.confidence_threshold
         )
         terms = {
-            "supervised_loss": self.supervised_loss(labels, labeled_logits),
-            "consistency_loss": self.unlabeled_weight * consistency_loss,
+            "supervised_loss": self.supervised_loss(labels, labeled_logits, step),
+            "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(weak_features, strong_features, step),
         }
         labeler.update(pseudo_labels, step)
@@ -130,9 +123,6 @@ class FixMatch(Learner):
         """Returns the arguments that make this model again."""
         return {
             **super().get_config(),
-            "pseudo_labeler": keras.saving.serialize_keras_object(self.pseudo_labeler),
-            "weak": keras.saving.serialize_keras_object(self.weak),
             "strong": keras.saving.serialize_keras_object(self.strong),
             "confidence_threshold": self.confidence_threshold,
-            "unlabeled_weight": self.unlabeled_weight,
         }

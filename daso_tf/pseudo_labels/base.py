@@ -48,12 +48,13 @@ class PseudoLabeler(keras.layers.Layer):
             labels: int `(batch,)`, classes in 0..K-1.
         """
 
-    def call(self, weak_logits, weak_features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step) -> PseudoLabels:
         """Makes the pseudo-labels of a batch; no gradient flows through them.
 
         Args:
-            weak_logits: float `(batch, K)` of the weak views.
-            weak_features: float `(batch, D)` of the weak views.
+            linear_target: float `(batch, K)`, what the learner predicts by its linear classifier:
+                probabilities, possibly averaged over views and sharpened; rows sum to 1.
+            features: float `(batch, D)` behind the prediction.
             step: int scalar, the number of steps done before this one.
 
         Returns:

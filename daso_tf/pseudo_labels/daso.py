@@ -39,7 +39,7 @@ class DASOPseudoLabeler(PseudoLabeler):
     >>> labeler = DASOPseudoLabeler(pretrain_steps=0, distribution_aware=False, blend_weight=1.0)
     >>> labeler.build([(None, 2), (None, 3)])  # 2 classes, 3 features
     >>> labeler.observe(tf.eye(2, 3), tf.constant([0, 1]))
-    >>> labels = labeler(tf.constant([[1.0, 0.0]]), tf.constant([[0.0, 5.0, 0.0]]), step=0)
+    >>> labels = labeler(tf.constant([[0.7, 0.3]]), tf.constant([[0.0, 5.0, 0.0]]), step=0)
     >>> int(labels.linear[0]), int(labels.semantic[0]), int(labels.final[0])
     (0, 1, 1)
 
@@ -95,10 +95,9 @@ class DASOPseudoLabeler(PseudoLabeler):
         """Appends the labeled features to the queues ("Balanced prototype generation")."""
         self.prototype_classifier.push(features, labels)
 
-    def call(self, weak_logits, weak_features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step) -> PseudoLabels:
         """Makes the pseudo-labels ("Distribution-aware blending"); see `PseudoLabeler.call`."""
-        linear_target = tf.nn.softmax(weak_logits)
-        semantic_target = tf.nn.softmax(self.prototype_classifier(weak_features))
+        semantic_target = tf.nn.softmax(self.prototype_classifier(features))
         linear = tf.argmax(linear_target, axis=-1)
         semantic = tf.argmax(semantic_target, axis=-1)
 

@@ -1,4 +1,4 @@
-"""FixMatch's own pseudo-labels: what the linear classifier says."""
+"""The learners' own pseudo-labels: what the linear classifier says."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class LinearPseudoLabeler(PseudoLabeler):
-    """Pseudo-labels from the softmax of the classifier on the weak view.
+    """Pseudo-labels that are the learner's prediction, as it is.
 
     Example:
 
-    >>> labels = LinearPseudoLabeler()(tf.constant([[2.0, 0.0]]), tf.zeros((1, 4)), step=0)
+    >>> labels = LinearPseudoLabeler()(tf.constant([[0.9, 0.1]]), tf.zeros((1, 4)), step=0)
     >>> int(labels.final[0]), round(float(labels.confidence[0]), 3)
-    (0, 0.881)
+    (0, 0.9)
 
     Reference:
         Sohn et al., "FixMatch", NeurIPS 2020, section 2.
     """
 
-    def call(self, weak_logits, weak_features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
-        target = tf.stop_gradient(tf.nn.softmax(weak_logits))
+        target = tf.stop_gradient(linear_target)
         linear = tf.argmax(target, axis=-1)
         return from_target(target, linear=linear, semantic=-tf.ones_like(linear))

@@ -1,0 +1,6 @@
+"""How is the labeled images' imbalance countered? One answer a file."""
+
+from daso_tf.balance.logit_adjustment import LogitAdjustedLoss
+from daso_tf.balance.supervised_loss import SupervisedLoss
+
+__all__ = ["LogitAdjustedLoss", "SupervisedLoss"]

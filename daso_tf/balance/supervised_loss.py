@@ -1,0 +1,74 @@
+"""The supervised loss of every learner: plain cross-entropy, where nothing is countered."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class SupervisedLoss:
+    """Mean cross-entropy of the labeled images, each class as it comes.
+
+    What counters imbalance in the supervised loss is a subclass with another `of_every_class`:
+    what an image would cost if it were of each class. Learners that mix images (MixMatch) have
+    several classes an image, so one statement serves hard and soft labels alike.
+
+    Example:
+
+    >>> loss = SupervisedLoss()
+    >>> round(float(loss(tf.constant([1]), tf.zeros((1, 2)), step=0)), 4)
+    0.6931
+    """
+
+    def of_every_class(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Computes what each image costs if its class is k.
+
+        Args:
+            logits: float `(batch, K)`.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            float `(batch, K)`.
+        """
+        return -tf.nn.log_softmax(logits)
+
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Computes the mean loss of a batch.
+
+        Args:
+            labels: int `(batch,)`, classes in 0..K-1; or float `(batch, K)`, shares that sum to 1.
+            logits: float `(batch, K)`.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            A scalar.
+        """
+        labels = tf.convert_to_tensor(labels)
+        if labels.dtype.is_integer:
+            labels = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        return tf.reduce_mean(tf.reduce_sum(labels * self.of_every_class(logits, step), axis=-1))
+
+    def get_config(self) -> dict:
+        """Returns the arguments that make this loss again."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict) -> SupervisedLoss:
+        """Makes the loss from what `get_config` gave back."""
+        return cls(**config)
+
+
+def checked_counts(labeled_counts: list[int]) -> tuple[int, ...]:
+    """Returns the labeled images of each class as a tuple.
+
+    Raises:
+        ValueError: If a class has none, or there are fewer than two classes.
+    """
+    counts = tuple(int(count) for count in labeled_counts)
+    if len(counts) < 2 or min(counts) < 1:
+        raise ValueError(
+            f"labeled_counts must be the labeled images of two classes or more, at least 1 for "
+            f"every class, not {list(labeled_counts)}."
+        )
+    return counts

@@ -1,0 +1,112 @@
+"""What learners that teach pseudo-labels have in common."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from daso_tf.learners.base import Learner, StepOutcome
+from daso_tf.metrics import ClassStatistics
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+
+
+class PseudoLabelingLearner(Learner):
+    """A learner that teaches its unlabeled images what a pseudo-labeler makes of its predictions.
+
+    Which predictions these are, and how they are taught, is the subclass's business; any
+    pseudo-labeler fits any such learner.
+
+    Args:
+        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
+            features `(batch, D)`.
+        num_classes: K, at least 2.
+        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which leaves the
+            learner as its paper has it.
+        loss_names: Names of the loss terms beside those of the pseudo-labeler.
+        unlabeled_weight: Weight of the unlabeled loss, at least 0.
+        ramp_steps: Steps over which that weight grows linearly from 0; 0 for none.
+        **kwargs: As for `Learner`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_classes: int,
+        pseudo_labeler: PseudoLabeler | None = None,
+        *,
+        loss_names: tuple[str, ...],
+        unlabeled_weight: float = 1.0,
+        ramp_steps: int = 0,
+        **kwargs,
+    ):
+        if not unlabeled_weight >= 0:
+            raise ValueError(f"unlabeled_weight must be at least 0, not {unlabeled_weight}.")
+        if ramp_steps < 0:
+            raise ValueError(f"ramp_steps must be at least 0, not {ramp_steps}.")
+        pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
+        loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
+        super().__init__(encoder, num_classes, loss_names=loss_names, **kwargs)
+        self.unlabeled_weight = float(unlabeled_weight)
+        self.ramp_steps = int(ramp_steps)
+        self.pseudo_labeler = pseudo_labeler
+        if not pseudo_labeler.built:  # it is when it comes from a saved model
+            pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+
+        self._mask_rate = keras.metrics.Mean("mask_rate")
+        self.pseudo_label_statistics = {
+            kind: ClassStatistics(self.num_classes, name)
+            for kind, name in (
+                ("linear", "linear_pseudo_label"),
+                ("semantic", "semantic_pseudo_label"),
+                ("final", "pseudo_label"),
+            )
+        }
+        self._training_metrics += [self._mask_rate, *self.pseudo_label_statistics.values()]
+
+    def weight_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the weight of the unlabeled loss in a step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        weight = tf.constant(self.unlabeled_weight)
+        if self.ramp_steps:
+            weight *= tf.minimum(tf.cast(step, tf.float32) / self.ramp_steps, 1.0)
+        return weight
+
+    def observe_labeled(self, views: tf.Tensor, labels: tf.Tensor) -> None:
+        """Shows the pseudo-labeler the EMA encoder's features of the labeled views, if it looks.
+
+        Args:
+            views: float `(batch, height, width, 3)`.
+            labels: int `(batch,)`, classes in 0..K-1.
+        """
+        if self.pseudo_labeler.observes_labeled_features:
+            self.pseudo_labeler.observe(self.ema_encoder(views, training=True), labels)
+
+    def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
+        """Updates the metrics of training, those of the pseudo-labels among them."""
+        logs = super().track(outcome, labels, unlabeled_labels)
+        taught = 1.0 if outcome.mask is None else outcome.mask
+        self._mask_rate.update_state(taught)
+        logs["mask_rate"] = self._mask_rate.result()
+        truth_known = unlabeled_labels is not None
+        for kind, statistics in self.pseudo_label_statistics.items():
+            assigned = getattr(outcome.pseudo_labels, kind)
+            truth = unlabeled_labels if truth_known else -tf.ones_like(assigned)
+            statistics.update_state(truth, assigned)
+        if truth_known:
+            logs.update(self.pseudo_label_statistics["final"].result())
+        return logs
+
+    def get_config(self):
+        """Returns the arguments that make this model again."""
+        return {
+            **super().get_config(),
+            "pseudo_labeler": keras.saving.serialize_keras_object(self.pseudo_labeler),
+            "unlabeled_weight": self.unlabeled_weight,
+            "ramp_steps": self.ramp_steps,
+        }
