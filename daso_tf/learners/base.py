@@ -34,6 +34,18 @@ class StepOutcome(NamedTuple):
     gradient_norm: tf.Tensor | None = None
 
 
+class Outputs(NamedTuple):
+    """What the trained network says of one set of views.
+
+    Attributes:
+        features: float32 `(batch, D)`, what the encoder makes of them.
+        logits: float32 `(batch, K)`, what the classifier makes of the features.
+    """
+
+    features: tf.Tensor
+    logits: tf.Tensor
+
+
 class Learner(AveragedClassifier):
     """A network that learns from labeled and unlabeled images, in one compiled step.
 
@@ -117,6 +129,23 @@ class Learner(AveragedClassifier):
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
         """
         raise ValueError(f"{type(self).__name__} does not say what it minimises: `compute_losses`.")
+
+    def forward(self, *views: tf.Tensor) -> list[Outputs]:
+        """Maps views through the trained network as one joint batch, in training mode.
+
+        BatchNorm normalises all of them together, and its running statistics move once.
+
+        Args:
+            *views: float `(any, resolution, resolution, 3)` each, as the encoder takes them.
+
+        Returns:
+            The `Outputs` of each.
+        """
+        features = tf.cast(self.encoder(tf.concat(views, axis=0), training=True), tf.float32)
+        logits = tf.cast(self.classifier(features), tf.float32)
+        sizes = [tf.shape(view)[0] for view in views]
+        of_views = zip(tf.split(features, sizes), tf.split(logits, sizes), strict=True)
+        return [Outputs(*of_view) for of_view in of_views]
 
     # The step --------------------------------------------------------------------------------
 

@@ -100,24 +100,18 @@ class FixMatch(PseudoLabelingLearner):
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
-        # One joint batch: BatchNorm sees labeled, weak and strong views together.
-        sizes = [tf.shape(view)[0] for view in views]
-        features = tf.cast(self.encoder(tf.concat(views, axis=0), training=True), tf.float32)
-        logits = tf.cast(self.classifier(features), tf.float32)
-        labeled_logits, weak_logits, strong_logits = tf.split(logits, sizes)
-        _, weak_features, strong_features = tf.split(features, sizes)
-
-        pseudo_labels = labeler(tf.nn.softmax(weak_logits), weak_features, step=step)
+        labeled, weak, strong = self.forward(*views)
+        pseudo_labels = labeler(tf.nn.softmax(weak.logits), weak.features, step=step)
         consistency_loss, mask = losses.consistency(
-            pseudo_labels.final, pseudo_labels.confidence, strong_logits, self.confidence_threshold
+            pseudo_labels.final, pseudo_labels.confidence, strong.logits, self.confidence_threshold
         )
         terms = {
-            "supervised_loss": self.supervised_loss(labels, labeled_logits, step),
+            "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
-            **labeler.auxiliary_losses(weak_features, strong_features, step),
+            **labeler.auxiliary_losses(weak.features, strong.features, step),
         }
         labeler.update(pseudo_labels, step)
-        return StepOutcome(terms, labeled_logits, pseudo_labels, mask)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
 
     def get_config(self):
         """Returns the arguments that make this model again."""

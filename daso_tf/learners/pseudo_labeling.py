@@ -72,10 +72,17 @@ class PseudoLabelingLearner(Learner):
         Args:
             step: int scalar, the number of steps done before this one.
         """
-        weight = tf.constant(self.unlabeled_weight)
-        if self.ramp_steps:
-            weight *= tf.minimum(tf.cast(step, tf.float32) / self.ramp_steps, 1.0)
-        return weight
+        return self.unlabeled_weight * self.ramp_at(step)
+
+    def ramp_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the part of its weight, in [0, 1], that an unlabeled loss has in a step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        if not self.ramp_steps:
+            return tf.constant(1.0)
+        return tf.minimum(tf.cast(step, tf.float32) / self.ramp_steps, 1.0)
 
     def observe_labeled(self, views: tf.Tensor, labels: tf.Tensor) -> None:
         """Shows the pseudo-labeler the EMA encoder's features of the labeled views, if it looks.
