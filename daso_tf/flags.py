@@ -22,8 +22,10 @@ FREE_TO_CHANGE = {
     "export_dir",
     "jit_compile",
     "keep_checkpoints",
+    "max_bad_files",
     "model_dir",
     "steps",
+    "stream",
     "test_images",
 }
 
@@ -62,6 +64,13 @@ flags.DEFINE_bool("reverse_unlabeled", False, "The unlabeled head class is the l
 _integer("validation_size", 0, "[0, inf)", "Training images set aside for validation.")
 _integer("source_size", 0, "[0, 4096]", "Size images are kept at for augmentation; 0: their own.")
 _integer("resolution", 32, "[8, 1024]", "Height and width of what the encoder sees, in pixels.")
+flags.DEFINE_enum(
+    "stream",
+    "auto",
+    ["auto", "true", "false"],
+    "Read image files when needed, not all at the start; auto: if they need half the memory.",
+)
+_integer("max_bad_files", 10, "[0, inf)", "Unreadable training images to leave out at most.")
 
 # ---- Views
 flags.DEFINE_bool("horizontal_flip", True, "Flip half of the views; off for digits and letters.")

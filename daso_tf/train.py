@@ -1,7 +1,8 @@
 """Trains a learner as the flags say: `python -m daso_tf.train --flagfile=flags/digits_lt.cfg`.
 
 The same command again goes on where the run in `--model_dir` stopped. Exit code: 0 finished,
-1 stopped by a loss that is not finite, 2 a setting or the data cannot be used, 130 interrupted.
+1 stopped by a loss that is not finite or by image files that cannot be read, 2 a setting or the
+data cannot be used, 130 interrupted.
 """
 
 import sys
@@ -19,7 +20,16 @@ from daso_tf import terminal
 from daso_tf.build import build_learner
 from daso_tf.callbacks import Evaluation, SaveCheckpoint, ShortProgress, StopAtNonFiniteLoss
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
-from daso_tf.data import Images, SemiSupervisedData, evaluation_batches, load, training_batches
+from daso_tf.data import (
+    DataError,
+    ImageFiles,
+    Images,
+    SemiSupervisedData,
+    evaluation_batches,
+    load,
+    reading,
+    training_batches,
+)
 from daso_tf.flags import FLAGS, changes_since, write_flags_file
 from daso_tf.report import table
 from daso_tf.results import Results
@@ -66,6 +76,12 @@ def main(argv: list[str]) -> int:
         return terminal.fail(
             f"stopped, {error}. The checkpoints in {run.model_dir} are from before.", 1
         )
+    except DataError as error:
+        return terminal.fail(
+            f"stopped, {error}\nMend or remove the files, then the same command goes on from the "
+            "newest checkpoint.",
+            1,
+        )
     except KeyboardInterrupt:
         return terminal.fail(
             "interrupted; the same command goes on from the newest checkpoint", 130
@@ -106,6 +122,8 @@ def prepare(arguments: list[str]) -> Run:
         validation_size=FLAGS.validation_size,
         source_size=FLAGS.source_size,
         resolution=FLAGS.resolution,
+        stream={"auto": None, "true": True, "false": False}[FLAGS.stream],
+        max_bad_files=FLAGS.max_bad_files,
         seed=FLAGS.seed,
     )
     keras.utils.set_random_seed(FLAGS.seed)  # of the initial weights
@@ -130,6 +148,7 @@ def train(run: Run) -> None:
 
     Raises:
         NonFiniteError: a loss or a variable became nan or infinite.
+        DataError: more image files turn out to be unreadable than may be left out.
     """
     parts = {"test": run.data.test, "validation": run.data.validation}
     callbacks = [
@@ -146,16 +165,17 @@ def train(run: Run) -> None:
         ),
         SaveCheckpoint(run.checkpoints),
     ]
-    for stretch in run.stretches:
-        run.learner.fit(
-            stretch.batches,
-            steps_per_epoch=stretch.steps_per_epoch,
-            initial_epoch=stretch.initial_epoch,
-            epochs=stretch.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # the batches are shuffled already
-            verbose=1 if sys.stdout.isatty() else 2,  # a bar, or in a file a line an epoch
-        )
+    with reading(run.data):
+        for stretch in run.stretches:
+            run.learner.fit(
+                stretch.batches,
+                steps_per_epoch=stretch.steps_per_epoch,
+                initial_epoch=stretch.initial_epoch,
+                epochs=stretch.epochs,
+                callbacks=callbacks,
+                shuffle=False,  # the batches are shuffled already
+                verbose=1 if sys.stdout.isatty() else 2,  # a bar, or in a file a line an epoch
+            )
 
 
 def finish(run: Run) -> None:
@@ -209,12 +229,15 @@ def _stretches(data: SemiSupervisedData, step: int) -> Iterator[Stretch]:
         step += epochs * length
 
 
-def _write_images(images: Images, class_names, directory, count):
+def _write_images(images: Images | ImageFiles, class_names, directory, count):
     """Writes images spread over the test set as PNG files, named by class, to try the export on."""
-    for index in np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int):
-        directory.mkdir(exist_ok=True)
+    if not count:
+        return
+    directory.mkdir(exist_ok=True)
+    members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
+    for index, image in zip(members, images.take(members), strict=True):
         name = f"{class_names[images.labels[index]]}_{index}.png"
-        Image.fromarray(images.images[index]).save(directory / name)
+        Image.fromarray(image).save(directory / name)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_the_command_prints_counts_and_draws_a_picture(tmp_path, capsys):
     assert rows[10] == ["9", "2", "50", "3", "36"]
     assert rows[11] == ["all", "78", "500", "30", "360"]
     assert rows[12] == ["imbalance", "10.0", "1.0", "1.0", "1.0"]
-    assert "All images are 8 x 8 pixels, held at 8 x 8." in lines
+    assert "All images are 8 x 8 pixels, used at 8 x 8." in lines
     with Image.open(path) as picture:
         assert len(picture.convert("L").getcolors()) > 100
 
@@ -47,7 +47,7 @@ def test_sizes_are_those_of_the_files(tmp_path, capsys):
     options = ["--dataset=image_folder", f"--data_dir={tmp_path}", "--resolution=8"]
     heads = ["--labeled_head=1", "--unlabeled_head=1", f"--picture={tmp_path}/x.png"]
     assert run(*options, *heads) == 0
-    assert "4 sizes from 6 x 6 to 20 x 30 pixels, held at 8 x 8." in capsys.readouterr().out
+    assert "4 sizes from 6 x 6 to 20 x 30 pixels, used at 8 x 8." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_more_than_the_memory_is_refused_with_the_arithmetic(folder, monkeypatch
     monkeypatch.setattr(memory, "machine_memory", lambda: 2**20)
     needed = r"22 images x 200 x 200 x 3 bytes are 0\.0 GiB, and this machine has 0\.0 GiB"
     with pytest.raises(data.DataError, match=needed):
-        load(folder, source_size=200)
+        load(folder, source_size=200, stream=False)
 
 
 def test_machine_memory_is_plausible():
@@ -157,21 +157,17 @@ def remove(path):
 
 REFUSALS = {
     "no folder": (lambda root: remove(root / "test"), r"no folder '.*test'.*Expected\n +train/"),
-    "empty image": (
-        lambda root: (root / "train" / "dog" / "03.png").write_bytes(b""),
-        r"train/dog/03\.png' is empty",
+    "dangling link": (
+        lambda root: (root / "test" / "dog" / "x.png").symlink_to("nowhere"),
+        r"x\.png' cannot be read .*No such file",
+    ),
+    "link to itself": (
+        lambda root: (root / "test" / "dog" / "x.png").symlink_to("x.png"),
+        r"x\.png' cannot be read .*symbolic links",
     ),
     "unreadable image": (
         lambda root: (root / "test" / "dog" / "1.png").write_bytes(b"text"),
         r"test/dog/1\.png' cannot be read as an image",
-    ),
-    "dangling link": (
-        lambda root: (root / "train" / "dog" / "x.png").symlink_to("nowhere"),
-        r"x\.png' cannot be opened",
-    ),
-    "link to itself": (
-        lambda root: (root / "train" / "dog" / "x.png").symlink_to("x.png"),
-        r"x\.png' cannot be opened",
     ),
     "class without images": (
         lambda root: (root / "train" / "eel").mkdir(),

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daso_tf.data.errors import DataError
 from daso_tf.data.long_tail import LongTail, class_counts, split
-from daso_tf.data.semi_supervised import DataError
 
 NAMES = [f"class {k}" for k in range(10)]
 

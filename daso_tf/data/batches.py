@@ -1,14 +1,16 @@
-"""Batches of images that are held in memory.
+"""Which images come in which batch.
 
-The datasets are graphs of TensorFlow's own operations. A Python generator in their place would
-contend with the training loop for Python's lock, and keeps the interpreter from exiting while it
-is being asked for a batch.
+An order is drawn of the images' positions, never of the images: a pass over any number of files is
+shuffled as a whole and needs four bytes a file. The datasets are graphs of TensorFlow's own
+operations; a Python generator in their place would contend with the training loop for Python's
+lock, and keeps the interpreter from exiting while it is being asked for a batch.
 """
 
 import tensorflow as tf
 
-from daso_tf.data.memory import as_tensor
-from daso_tf.data.semi_supervised import UNKNOWN, DataError, Images, SemiSupervisedData
+from daso_tf.data.errors import DataError
+from daso_tf.data.images import UNKNOWN, ImageFiles, Images
+from daso_tf.data.semi_supervised import SemiSupervisedData
 
 
 def training_batches(
@@ -74,7 +76,7 @@ def training_batches(
     return _finished(batches)
 
 
-def evaluation_batches(images: Images, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Dataset:
     """Makes batches of every image once, in order; the last batch may be smaller.
 
     Args:
@@ -89,15 +91,14 @@ def evaluation_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     """
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}; it must be 1 or more.")
-    every = tf.data.Dataset.from_tensor_slices((as_tensor(images.images), images.labels))
-    return _finished(every.batch(batch_size))
+    return _finished(images.dataset(tf.data.Dataset.range(len(images)), batch_size, False))
 
 
 def _stream(
-    images: Images, batch_size: int, first_step: int, seed: tuple[int, int]
+    images: Images | ImageFiles, batch_size: int, first_step: int, seed: tuple[int, int]
 ) -> tf.data.Dataset:
     """Returns batches of endless passes over images, from the one that `first_step` gets."""
-    count, values, labels = len(images), as_tensor(images.images), as_tensor(images.labels)
+    count = len(images)
 
     def order_of_pass(number: tf.Tensor) -> tf.data.Dataset:
         pass_seed = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
@@ -106,8 +107,8 @@ def _stream(
 
     first_pass, skipped = divmod(first_step * batch_size, count)
     passes = tf.data.Dataset.range(first_pass, tf.int64.max)
-    members = passes.flat_map(order_of_pass).skip(skipped).batch(batch_size, drop_remainder=True)
-    return members.map(lambda at: (tf.gather(values, at), tf.gather(labels, at)))
+    members = passes.flat_map(order_of_pass).skip(skipped)
+    return images.dataset(members, batch_size, drop_remainder=True)
 
 
 def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:

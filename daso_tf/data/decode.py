@@ -10,8 +10,8 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
+from daso_tf.data.errors import DataError
 from daso_tf.data.memory import empty_images
-from daso_tf.data.semi_supervised import DataError
 
 # EXIF orientations that turn the picture by a quarter, so that height and width change places.
 _ORIENTATION_TAG = 0x0112
@@ -50,7 +50,9 @@ def read_image(file: ImageFile) -> np.ndarray:
         return np.asarray(_to_rgb(image))
 
 
-def read_images(files: Sequence[ImageFile], size: tuple[int, int]) -> np.ndarray:
+def read_images(
+    files: Sequence[ImageFile], size: tuple[int, int]
+) -> tuple[np.ndarray, dict[int, DataError]]:
     """Reads image files in parallel, all brought to one size.
 
     Args:
@@ -59,32 +61,38 @@ def read_images(files: Sequence[ImageFile], size: tuple[int, int]) -> np.ndarray
             the aspect ratio is not kept).
 
     Returns:
-        uint8 array of shape (N, height, width, 3).
-
-    Raises:
-        DataError: files cannot be read as images; names them.
+        A uint8 array of shape (N, height, width, 3), and what is wrong with the files that cannot
+        be read, by their position; what the array holds in their place means nothing.
     """
     images = empty_images(len(files), size)
 
     def read(index: int) -> None:
         images[index] = resize(read_image(files[index]), size)
 
-    _for_each(read, range(len(files)), "Reading images")
-    return images
+    return images, _for_each(read, len(files), "Reading images")
 
 
-def image_sizes(files: Sequence[ImageFile]) -> set[tuple[int, int]]:
-    """Returns the sizes (height, width) that occur, from the files' headers alone."""
+def image_sizes(
+    files: Sequence[ImageFile],
+) -> tuple[set[tuple[int, int]], dict[int, DataError]]:
+    """Looks at the headers of image files in parallel.
+
+    Args:
+        files: N files.
+
+    Returns:
+        The sizes (height, width) that occur, and what is wrong with the files that are no images,
+        by their position.
+    """
     sizes = set()
 
-    def look(file: ImageFile) -> None:
-        with _opened(file) as image:
+    def look(index: int) -> None:
+        with _opened(files[index]) as image:
             width, height = image.size
             turned = width != height and image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
             sizes.add((width, height) if turned else (height, width))
 
-    _for_each(look, files, "Checking images")
-    return sizes
+    return sizes, _for_each(look, len(files), "Checking images")
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -139,30 +147,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _for_each(task: Callable, items: Sequence, description: str) -> None:
-    """Runs `task` on every item in a thread pool and reports the failures together."""
+def _for_each(task: Callable, count: int, description: str) -> dict[int, DataError]:
+    """Runs `task` on 0..count-1 in a thread pool; returns what failed."""
 
-    def failures_of(block: Sequence) -> list[str]:
-        failures = []
-        for item in block:
+    def errors_of(block: Sequence[int]) -> dict[int, DataError]:
+        errors = {}
+        for index in block:
             try:
-                task(item)
+                task(index)
             except DataError as error:
-                failures.append(str(error))
-        return failures
+                errors[index] = error
+        return errors
 
     # Blocks, since handing over a small image takes as long as decoding it.
-    blocks = [items[start : start + 16] for start in range(0, len(items), 16)]
-    failures = []
+    blocks = [range(start, min(start + 16, count)) for start in range(0, count, 16)]
+    errors = {}
     # Pillow decodes without Python's lock, so threads do use all cores. disable=None: no bar where
     # the output is not a terminal.
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm.tqdm(desc=description, total=len(items), disable=None, leave=False) as bar,
+        tqdm.tqdm(desc=description, total=count, disable=None, leave=False) as bar,
     ):
-        for block, messages in zip(blocks, pool.map(failures_of, blocks), strict=True):
-            failures += messages
+        for block, block_errors in zip(blocks, pool.map(errors_of, blocks), strict=True):
+            errors |= block_errors
             bar.update(len(block))
-    if failures:
-        more = f"\n... and {len(failures) - 5} more files." if len(failures) > 5 else ""
-        raise DataError("\n".join(failures[:5]) + more)
+    return errors

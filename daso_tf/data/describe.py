@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 
 import daso_tf.flags
 from daso_tf import terminal
+from daso_tf.data.errors import DataError
+from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.loading import select
 from daso_tf.data.long_tail import LongTail
-from daso_tf.data.semi_supervised import DataError, Images, SemiSupervisedData
+from daso_tf.data.semi_supervised import SemiSupervisedData
 
 FLAGS = flags.FLAGS
 MOST_CLASSES_SHOWN = 12  # in the picture, with images
@@ -42,11 +44,12 @@ def main(argv: list[str]) -> int:
     wanted = LongTail(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(LongTail)})
     try:
         selection = select(FLAGS.dataset, FLAGS.data_dir, wanted, FLAGS.seed)
-        data = selection.read(FLAGS.source_size, FLAGS.resolution)
+        # Some images are shown and all are counted, so none but those shown is read.
+        data = selection.read(FLAGS.source_size, FLAGS.resolution, True, FLAGS.max_bad_files)
     except DataError as error:
         return terminal.fail(error)
     print(table(data))
-    print(f"\n{_sizes(selection.sizes)} held at {_by(data.labeled.size)}.")
+    print(f"\n{_sizes(selection.sizes)} used at {_by(data.labeled.size)}.")
     path = Path(FLAGS.picture or f"{FLAGS.model_dir or f'runs/{FLAGS.dataset}'}/data.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(data, path)
@@ -122,9 +125,9 @@ def _draw_images(axes, data: SemiSupervisedData) -> None:
     rows = min(data.num_classes, MOST_CLASSES_SHOWN)
     shown = np.linspace(0, data.num_classes - 1, rows).round().astype(int)
     members = [np.flatnonzero(data.labeled.labels == k) for k in shown]
-    row_images = [data.labeled.images[at[:IMAGES_SHOWN]] for at in members]
+    row_images = [data.labeled.take(at[:IMAGES_SHOWN]) for at in members]
     spread = np.linspace(0, len(data.unlabeled) - 1, min(IMAGES_SHOWN, len(data.unlabeled)))
-    row_images.append(data.unlabeled.images[spread.astype(int)])
+    row_images.append(data.unlabeled.take(spread.astype(int)))
     sheet = np.full((len(row_images) * height, IMAGES_SHOWN * width, 3), 255, np.uint8)
     for row, pictures in enumerate(row_images):
         top = row * height
@@ -135,11 +138,11 @@ def _draw_images(axes, data: SemiSupervisedData) -> None:
     axes.set(title="Labeled images by class, unlabeled images", xticks=[])
 
 
-def _parts(data: SemiSupervisedData) -> dict[str, Images | None]:
+def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
     return {name: getattr(data, name) for name in ("labeled", "unlabeled", "validation", "test")}
 
 
-def _counts(part: Images | None, num_classes: int) -> np.ndarray | None:
+def _counts(part: Images | ImageFiles | None, num_classes: int) -> np.ndarray | None:
     """Images of each class, or None where the part is absent or has unknown classes."""
     if part is None or (part.labels < 0).any():
         return None

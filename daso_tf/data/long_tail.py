@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from daso_tf.data.semi_supervised import DataError
+from daso_tf.data.errors import DataError
 from daso_tf.data.shuffle import Stream, random_order
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.data.semi_supervised import DataError
+from daso_tf.data.errors import DataError
 
 _ALIGNMENT = 64  # bytes; TensorFlow uses memory of others only where it starts at such an address
 
@@ -56,13 +56,20 @@ def check_memory(count: int, size: tuple[int, int]) -> None:
         DataError: with the arithmetic.
     """
     height, width = size
-    needed, there = count * height * width * 3, machine_memory()
+    needed, there = bytes_of(count, size), machine_memory()
     if needed > there:
         raise DataError(
             f"{count:,} images x {height} x {width} x 3 bytes are {needed / 2**30:.1f} GiB, and "
             f"this machine has {there / 2**30:.1f} GiB of memory. Give a smaller source_size "
-            "(pixels a side that images are held at), or fewer images."
+            "(pixels a side that images are held at), fewer images, or stream=True where they are "
+            "files."
         )
+
+
+def bytes_of(count: int, size: tuple[int, int]) -> int:
+    """Returns the bytes of `count` images of `size` (height, width)."""
+    height, width = size
+    return count * height * width * 3
 
 
 def machine_memory() -> int:

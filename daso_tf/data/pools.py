@@ -7,7 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from daso_tf.data import decode
+from daso_tf.data.errors import DataError, UnreadableFiles
+from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.memory import empty_images
+
+Size = tuple[int, int]  # height and width in pixels
 
 
 class Pool(Protocol):
@@ -19,11 +23,16 @@ class Pool(Protocol):
 
     labels: np.ndarray
 
-    def sizes(self, members: np.ndarray) -> set[tuple[int, int]]:
-        """Returns the sizes (height, width) that occur among the images at `members`."""
+    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
+        """Returns the sizes of the images at `members`, and what is wrong with unreadable ones."""
 
-    def read(self, members: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Returns the images at `members`, uint8 of shape (len(members), *size, 3)."""
+    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
+        """Reads the images at `members` into memory, without those that turn out unreadable."""
+
+    def stream(
+        self, members: np.ndarray, size: Size, unreadable: UnreadableFiles
+    ) -> Images | ImageFiles:
+        """Returns the images at `members` without reading them now, where that is possible."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,19 +42,23 @@ class ArrayPool:
     images: np.ndarray
     labels: np.ndarray
 
-    def sizes(self, members: np.ndarray) -> set[tuple[int, int]]:
+    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
         """See `Pool.sizes`."""
-        return {self.images.shape[1:3]}
+        return {self.images.shape[1:3]}, {}
 
-    def read(self, members: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
         """See `Pool.read`."""
         if self.images.shape[1:3] != size:
-            resized = empty_images(len(members), size)
+            images = empty_images(len(members), size)
             for place, member in enumerate(members):
-                resized[place] = decode.resize(self.images[member], size)
-            return resized
-        # 100,000 images taken as they are must not be held twice.
-        return self.images if len(members) == len(self.images) else self.images[members]
+                images[place] = decode.resize(self.images[member], size)
+        else:
+            # 100,000 images taken as they are must not be held twice.
+            everything = len(members) == len(self.images)
+            images = self.images if everything else self.images[members]
+        return Images(images, self.labels[members])
+
+    stream = read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,10 +68,21 @@ class FilePool:
     files: Sequence[decode.ImageFile]
     labels: np.ndarray
 
-    def sizes(self, members: np.ndarray) -> set[tuple[int, int]]:
-        """See `Pool.sizes`."""
-        return decode.image_sizes([self.files[i] for i in members])
+    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
+        """See `Pool.sizes`; looks at the files' headers alone."""
+        sizes, errors = decode.image_sizes([self.files[member] for member in members])
+        return sizes, {int(members[place]): error for place, error in errors.items()}
 
-    def read(self, members: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
         """See `Pool.read`."""
-        return decode.read_images([self.files[i] for i in members], size)
+        images, errors = decode.read_images([self.files[member] for member in members], size)
+        unreadable.add(*errors.values())
+        labels = self.labels[members]
+        if errors:
+            images, labels = (np.delete(array, list(errors), axis=0) for array in (images, labels))
+        return Images(images, labels)
+
+    def stream(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> ImageFiles:
+        """See `Pool.stream`."""
+        files = [self.files[member] for member in members]
+        return ImageFiles(files, self.labels[members], size, unreadable)

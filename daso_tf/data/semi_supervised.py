@@ -1,61 +1,15 @@
 """What training needs: labeled, unlabeled, validation and test images, checked once."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import tensorflow as tf
 
-UNKNOWN = -1  # the label of an image whose class nobody knows
-
-
-class DataError(ValueError):
-    """The data cannot be used as asked; the message says what was found and what to do."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-    """Images of one size with their labels.
-
-    Args:
-        images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
-        labels: integer array of shape (N,), class numbers from 0, -1 where the class is unknown;
-            kept as int32.
-
-    Raises:
-        DataError: shapes or types are others.
-
-    Example:
-
-    >>> daso_tf.data.Images(np.zeros((2, 8, 8, 3), np.uint8), [0, 1]).size
-    (8, 8)
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __post_init__(self):
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise DataError(
-                f"Images are {images.dtype} of shape {images.shape}; they must be uint8 RGB in "
-                "0..255 of shape (N, height, width, 3). Repeat the channel of grey images three "
-                "times, and scale floats to 0..255 first."
-            )
-        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-            raise DataError(
-                f"Labels are {labels.dtype} of shape {labels.shape} for {len(images)} images; "
-                f"they must be integers of shape ({len(images)},), one an image."
-            )
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "labels", labels.astype(np.int32))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.images.shape[1:3]
+from daso_tf.data.channel_statistics import channel_statistics
+from daso_tf.data.errors import DataError
+from daso_tf.data.images import UNKNOWN, ImageFiles, Images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,10 +32,10 @@ class SemiSupervisedData:
         DataError: a part breaks what is said above, or holds a label outside 0..K-1.
     """
 
-    labeled: Images
-    unlabeled: Images
-    validation: Images | None
-    test: Images | None
+    labeled: Images | ImageFiles
+    unlabeled: Images | ImageFiles
+    validation: Images | ImageFiles | None
+    test: Images | ImageFiles | None
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -161,30 +115,27 @@ def from_arrays(
     )
 
 
-def channel_statistics(*parts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns channel means and standard deviations, in 0..1, over all pixels of all parts.
+@contextlib.contextmanager
+def reading(data: SemiSupervisedData) -> Iterator[None]:
+    """Makes the error of a file that cannot be read, deep inside TensorFlow, the `DataError` it is.
 
     Args:
-        *parts: uint8 arrays of shape (N, height, width, 3).
+        data: what is read in this context.
 
-    Returns:
-        Two tuples of three floats. A channel that never changes gets the deviation of one grey
-        level, so that normalising by it stays finite.
+    Raises:
+        DataError: more files turn out to be unreadable than may be left out.
     """
-    # Counts of grey levels are exact integers, so the result does not depend on the order of
-    # summation, and blocks keep the temporary arrays small.
-    counts = np.zeros((3, 256), np.int64)
-    for images in parts:
-        for start in range(0, len(images), 1024):
-            block = images[start : start + 1024]
-            for channel in range(3):
-                counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
-    levels = np.arange(256) / 255
-    total = np.maximum(counts.sum(axis=1), 1)
-    mean = counts @ levels / total
-    variance = counts @ levels**2 / total - mean**2
-    std = np.sqrt(np.maximum(variance, (1 / 255) ** 2))
-    return tuple(mean.tolist()), tuple(std.tolist())
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for part in _parts(data).values():
+            if isinstance(part, ImageFiles) and part.unreadable.failure:
+                raise part.unreadable.failure from error
+        raise
+
+
+def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
+    return {name: getattr(data, name) for name in ("labeled", "unlabeled", "validation", "test")}
 
 
 def _check_parts(data: SemiSupervisedData) -> None:
@@ -195,8 +146,7 @@ def _check_parts(data: SemiSupervisedData) -> None:
             "There are no unlabeled images; semi-supervised learning needs some. Give an "
             "unlabeled folder or array, or carve them from the training images with unlabeled_head."
         )
-    parts = {name: getattr(data, name) for name in ("labeled", "unlabeled", "validation", "test")}
-    for name, part in parts.items():
+    for name, part in _parts(data).items():
         if part is None:
             continue
         lowest = UNKNOWN if name == "unlabeled" else 0

@@ -1,6 +1,6 @@
 """Where raw images come from: one file a source."""
 
-from daso_tf.data.semi_supervised import DataError
+from daso_tf.data.errors import DataError
 from daso_tf.data.sources.any_tfds import any_tfds
 from daso_tf.data.sources.benchmarks import BENCHMARKS, benchmark
 from daso_tf.data.sources.digits import digits

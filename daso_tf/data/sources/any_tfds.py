@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from daso_tf.data.decode import EncodedImage
+from daso_tf.data.errors import DataError
 from daso_tf.data.pools import FilePool
-from daso_tf.data.semi_supervised import DataError
 from daso_tf.data.sources.source import Source
 from daso_tf.data.sources.tfds_reader import open_builder, reading
 

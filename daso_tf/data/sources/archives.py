@@ -15,9 +15,10 @@ from typing import IO
 import numpy as np
 from absl import logging
 
+from daso_tf.data.errors import DataError
+from daso_tf.data.images import UNKNOWN
 from daso_tf.data.memory import empty_images
 from daso_tf.data.pools import ArrayPool
-from daso_tf.data.semi_supervised import UNKNOWN, DataError
 from daso_tf.data.sources.restricted_pickle import RestrictedUnpickler
 from daso_tf.data.sources.source import Source
 

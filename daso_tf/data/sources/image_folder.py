@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from daso_tf.data.errors import DataError
+from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
-from daso_tf.data.semi_supervised import UNKNOWN, DataError
 from daso_tf.data.sources.source import Source
 
 _LAYOUT = """Expected
@@ -32,7 +33,7 @@ def image_folder(data_dir: str | os.PathLike | None) -> Source:
         A `Source`. Without an `unlabeled` folder its `unlabeled` is None.
 
     Raises:
-        DataError: a folder is missing, a class of another part is not in `train`, a file is empty.
+        DataError: a folder is missing or empty, or a class of another part is not in `train`.
     """
     if data_dir is None:
         raise DataError(f"image_folder needs data_dir, the folder of the images. {_LAYOUT}")
@@ -119,17 +120,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _checked_paths(part: Path, files: Sequence[os.DirEntry]) -> list[str]:
-    """Returns the paths; finds empty files, whether or not the split will select them."""
     if not files:
         raise DataError(f"{str(part)!r} holds no images; add some or remove the folder. {_LAYOUT}")
-    bad = []
-    for entry in files:
-        try:
-            if entry.stat().st_size == 0:
-                bad.append(f"{entry.path!r} is empty")
-        except OSError as error:
-            bad.append(f"{entry.path!r} cannot be opened ({error.strerror})")
-    if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise DataError(f"{', '.join(bad[:5])}{more}. Replace these files or remove them.")
     return [entry.path for entry in files]

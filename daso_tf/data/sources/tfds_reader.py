@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from daso_tf.data.errors import DataError
 from daso_tf.data.memory import empty_images
 from daso_tf.data.pools import ArrayPool
-from daso_tf.data.semi_supervised import DataError
 
 
 def open_builder(

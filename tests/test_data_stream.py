@@ -1,0 +1,144 @@
+"""Images that stay in files: the same batches as from memory, and bad files on the way."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daso_tf import data
+
+CLASSES = ("cat", "dog", "elk")
+
+
+def write(path, value, size=(16, 16)):
+    """Writes an image whose grey level tells which one it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    pixels[:8] = value  # a row of JPEG blocks
+    Image.fromarray(pixels).save(
+        path, **({"quality": 95, "subsampling": 0} if path.suffix == ".jpg" else {})
+    )
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """5, 4 and 3 labeled images, 30 unlabeled ones of several kinds, a test image a class."""
+    for k, name in enumerate(CLASSES):
+        for i in range(5 - k):
+            write(tmp_path / "train" / name / f"{i}.png", 10 * k + i)
+        write(tmp_path / "test" / name / "0.png", 100 + k)
+    for i in range(30):
+        write(tmp_path / "unlabeled" / f"{i:02}.{('jpg', 'png')[i % 2]}", 120 + i, (16 + i % 3, 17))
+    return tmp_path
+
+
+def load(folder, **options):
+    return data.load("image_folder", data_dir=folder, **{"resolution": 16, **options})
+
+
+def batches(loaded, steps, **options):
+    options = {"batch_size": 3, "unlabeled_ratio": 3, "seed": 5, **options}
+    return list(data.training_batches(loaded, steps=steps, **options).as_numpy_iterator())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def test_the_batches_are_those_from_memory(folder):
+    held, streamed = load(folder, stream=False), load(folder, stream=True)
+    assert isinstance(held.unlabeled, data.Images)
+    assert isinstance(streamed.unlabeled, data.ImageFiles)
+    assert (held.mean, held.std) == (streamed.mean, streamed.std)
+    for ours, theirs in zip(batches(streamed, 12), batches(held, 12), strict=True):
+        np.testing.assert_array_equal(ours[0][0], theirs[0][0])
+        np.testing.assert_array_equal(ours[0][1], theirs[0][1])
+        np.testing.assert_array_equal(ours[1], theirs[1])
+    ours, theirs = (data.evaluation_batches(part.test, 2) for part in (streamed, held))
+    for (images, labels), (expected, expected_labels) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_large_sets_stream_by_themselves(folder, monkeypatch):
+    needed = (12 + 30 + 3) * 16 * 16 * 3
+    for there, kind in ((2 * needed, data.Images), (2 * needed - 1, data.ImageFiles)):
+        monkeypatch.setattr(data.memory, "machine_memory", lambda there=there: there)
+        assert isinstance(load(folder).labeled, kind)
+
+
+def test_an_interrupted_stream_goes_on_where_it_stopped(folder):
+    truncate(folder / "unlabeled" / "04.jpg")
+    whole = batches(load(folder, stream=True), 10)
+    rest = batches(load(folder, stream=True), 6, first_step=4)
+    for ours, theirs in zip(rest, whole[4:], strict=True):
+        np.testing.assert_array_equal(ours[0][1], theirs[0][1])
+
+
+def levels(all_batches):
+    """Which unlabeled images came, by their grey level."""
+    corners = np.concatenate([unlabeled[:, 1, 1, 0] for (_, unlabeled), _ in all_batches])
+    return [min(range(120, 150), key=lambda value: abs(value - corner)) for corner in corners]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_bad_files_are_left_out_counted_and_named(folder, stream, caplog):
+    truncate(folder / "unlabeled" / "04.jpg")
+    (folder / "unlabeled" / "07.png").write_bytes(b"")
+    (folder / "unlabeled" / "11.png").write_text("not an image")
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        loaded = load(folder, stream=stream)
+        seen = levels(batches(loaded, 9))
+    for name in ("04.jpg", "07.png", "11.png"):
+        assert sum(name in message for message in caplog.messages) == 1
+    assert "3 of 10 allowed" in caplog.text
+    # What does not show in its header is found in the stream, and another one takes its place.
+    assert len(loaded.unlabeled) == (28 if stream else 27)
+    good = set(range(120, 150)) - {124, 127, 131}
+    assert set(seen) == good
+    one_pass = sorted(seen[: len(loaded.unlabeled)])
+    assert one_pass == sorted([*good, 125] if stream else good)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_more_bad_files_than_allowed_stop_before_training(folder, stream):
+    for name in ("01.png", "03.png"):
+        (folder / "unlabeled" / name).write_bytes(b"")
+    assert len(load(folder, stream=stream, max_bad_files=2).unlabeled) == 28
+    with pytest.raises(data.DataError, match="2 image files cannot be read, and max_bad_files all"):
+        load(folder, stream=stream, max_bad_files=1)
+
+
+def test_more_bad_files_than_allowed_stop_the_stream_with_their_names(folder):
+    loaded = load(folder, stream=True, max_bad_files=1)
+    for name in ("02.jpg", "06.jpg"):  # damaged while training goes on
+        truncate(folder / "unlabeled" / name)
+    message = "2 image files cannot be read"
+    with pytest.raises(data.DataError, match=message) as caught, data.reading(loaded):
+        batches(loaded, 9)
+    assert "02.jpg" in str(caught.value)
+    assert "06.jpg" in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are(folder):
+    loaded = load(folder, stream=True)
+    with pytest.raises(ZeroDivisionError), data.reading(loaded):
+        batches(loaded, 1)
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_test_images_all_have_to_be_readable(folder, stream):
+    (folder / "test" / "dog" / "0.png").write_bytes(b"")
+    with pytest.raises(data.DataError, match=r"(?s)test images all have to be.*dog/0\.png"):
+        load(folder, stream=stream)
+
+
+def test_nothing_readable_is_an_error(folder):
+    for path in (folder / "unlabeled").iterdir():
+        truncate(path)
+    with pytest.raises(data.DataError, match=r"30 image files cannot be read|None of the image"):
+        load(folder, stream=True, max_bad_files=29)
