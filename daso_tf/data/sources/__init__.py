@@ -5,25 +5,39 @@ from daso_tf.data.sources.any_tfds import any_tfds
 from daso_tf.data.sources.benchmarks import BENCHMARKS, benchmark
 from daso_tf.data.sources.digits import digits
 from daso_tf.data.sources.image_folder import image_folder
+from daso_tf.data.sources.semi_aves import semi_aves
 from daso_tf.data.sources.source import Source
 
 _ANY_TFDS = "tfds:"
-DATASETS = ("digits", "image_folder", *BENCHMARKS, f"{_ANY_TFDS}NAME")
+DATASETS = ("digits", "image_folder", *BENCHMARKS, "semi_aves", f"{_ANY_TFDS}NAME")
 
 
-def open_source(dataset: str, data_dir: str | None) -> Source:
+def open_source(
+    dataset: str, data_dir: str | None, *, labeled: str | None = None, unlabeled: str | None = None
+) -> Source:
     """Finds a data set by name and lists what it offers, without reading more than it must.
 
     Args:
         dataset: one of `DATASETS`; NAME stands for any name that tensorflow-datasets knows.
         data_dir: folder that holds the data; None leaves it to the source.
+        labeled: which list of labeled images `semi_aves` takes, see there; None for its default.
+        unlabeled: which unlabeled images `semi_aves` takes, likewise.
 
     Returns:
         A `Source`.
 
     Raises:
-        DataError: there is no such data set, or its data is not there or not as it should be.
+        DataError: there is no such data set, its data is not there or not as it should be, or a
+            list is chosen of a data set that has none.
     """
+    if dataset == "semi_aves":
+        return semi_aves(data_dir, labeled or "l_train", unlabeled or "in")
+    for name, value in (("labeled", labeled), ("unlabeled", unlabeled)):
+        if value:
+            raise DataError(
+                f"{name}={value!r} chooses among the lists of semi_aves; {dataset!r} has no such "
+                f"lists. Leave {name} out."
+            )
     if dataset == "digits":
         return digits()
     if dataset == "image_folder":

@@ -47,6 +47,7 @@ def image_folder(data_dir: str | os.PathLike | None) -> Source:
             f"{str(root / 'train')!r} has {len(class_names)} class folders; a classifier needs at "
             f"least 2 classes. {_LAYOUT}"
         )
+    _check_names(class_names)
     return Source(
         class_names=class_names,
         train=_class_pool(root / "train", class_names),
@@ -56,8 +57,19 @@ def image_folder(data_dir: str | os.PathLike | None) -> Source:
     )
 
 
+def _check_names(class_names: Sequence[str]) -> None:
+    """Refuses names that no result could be written with: file systems allow any bytes."""
+    for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"The class folder {name!r} has a name that is no UTF-8 text; rename it."
+            ) from error
+
+
 def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool | None:
-    if not part.exists():
+    if not os.path.lexists(part):
         return None
     files, labels = [], []
     for folder in _class_folders(part):
@@ -79,7 +91,7 @@ def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool | None:
 
 
 def _unlabeled_pool(part: Path) -> FilePool | None:
-    if not part.exists():
+    if not os.path.lexists(part):  # a link that leads nowhere does exist, and is refused
         return None
     paths = _checked_paths(part, list(_walk(part, set())))
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
@@ -119,7 +131,17 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
+def _is_endless(entry: os.DirEntry) -> bool:
+    """Whether it is a pipe or a device, which a reader may wait for forever."""
+    if entry.is_symlink():
+        return os.path.exists(entry.path) and not os.path.isfile(entry.path)
+    return not entry.is_file()
+
+
 def _checked_paths(part: Path, files: Sequence[os.DirEntry]) -> list[str]:
     if not files:
         raise DataError(f"{str(part)!r} holds no images; add some or remove the folder. {_LAYOUT}")
+    for entry in files:
+        if _is_endless(entry):
+            raise DataError(f"{entry.path!r} is no file but a pipe or a device; remove it.")
     return [entry.path for entry in files]

@@ -1,0 +1,224 @@
+"""Semi-Aves: photographs of 200 species of birds, and unlabeled ones of 800 further species.
+
+J.-C. Su, S. Maji, "The Semi-Supervised iNaturalist-Aves Challenge at FGVC7 Workshop", 2021.
+"""
+
+import lzma
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from daso_tf.data.errors import DataError
+from daso_tf.data.images import UNKNOWN
+from daso_tf.data.pools import FilePool
+from daso_tf.data.sources.source import Source, Statistics
+
+NUM_CLASSES = 200
+
+# What may be asked for: the lists of the labeled and of the unlabeled images.
+LABELED = ("l_train", "l_train_val")
+UNLABELED = {"in": ("u_train_in",), "in+out": ("u_train_in", "u_train_out")}
+
+# ImageNet's channel means and deviations, since these images are usually learnt from weights
+# that were trained on it.
+_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+_LAYOUT = """Expected, as published,
+  l_train.txt, val.txt or l_train_val.txt; test.txt; u_train_in.txt, u_train_out.txt
+                                         the lists, also compressed (.txt.xz)
+  trainval_images/<class>/*, test/*, u_train_in/*, u_train_out/*
+                                         the images that they name
+  species_names.txt                      optional: the names of the classes"""
+
+
+class ImageList(NamedTuple):
+    """What a list names.
+
+    Args:
+        paths: N image files, relative to the folder of the list.
+        labels: int32 array of shape (N,), classes 0..199, or -1 throughout.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+
+
+def semi_aves(
+    data_dir: str | os.PathLike | None, labeled: str = "l_train", unlabeled: str = "in"
+) -> Source:
+    """Lists the images of Semi-Aves, split as its authors did; nothing is carved.
+
+    Args:
+        data_dir: folder of the lists, one line `PATH LABEL` an image (label -1 where the species
+            is not told), as `NAME.txt` or `NAME.txt.xz`; the paths are relative to it. If it has
+            a file `species_names.txt`, lines `CLASS NAME`, classes are called so, else by number.
+        labeled: "l_train", which leaves `val` for validation, or "l_train_val", which holds both.
+        unlabeled: "in" for unlabeled images of the 200 species alone, "in+out" for these and those
+            of other species.
+
+    Returns:
+        A `Source`. Its classes are not sorted by size: the largest is not the first.
+
+    Raises:
+        DataError: a list or an image is missing, or a list has a wrong line.
+    """
+    for name, value, allowed in (
+        ("labeled", labeled, LABELED),
+        ("unlabeled", unlabeled, tuple(UNLABELED)),
+    ):
+        if value not in allowed:
+            raise DataError(f"{name}={value!r}; it must be {' or '.join(allowed)} for semi_aves.")
+    if data_dir is None:
+        raise DataError(f"semi_aves needs data_dir, the folder of its lists. {_LAYOUT}")
+    root = Path(data_dir)
+    validation = ("val",) if labeled == "l_train" else ()
+    names = (labeled, *validation, "test", *UNLABELED[unlabeled])
+    lists = read_lists(root, names)
+    _check_images_are_there(root, lists)
+
+    def pool(*names: str) -> FilePool:
+        paths = [f"{root}/{path}" for name in names for path in lists[name].paths]
+        return FilePool(paths, np.concatenate([lists[name].labels for name in names]))
+
+    return Source(
+        class_names=_class_names(root),
+        train=pool(labeled),
+        test=pool("test"),
+        unlabeled=pool(*UNLABELED[unlabeled]),
+        validation=pool(*validation) if validation else None,
+        statistics=_STATISTICS,
+    )
+
+
+def read_lists(root: Path, names: Sequence[str]) -> dict[str, ImageList]:
+    """Reads lists of images, checked line by line; whether the images are there is not looked at.
+
+    Args:
+        root: folder of the lists.
+        names: which lists; those whose name begins with `u_` are of unlabeled images.
+
+    Returns:
+        An `ImageList` for each name.
+
+    Raises:
+        DataError: a list is missing or cannot be read, has a line that is not `PATH LABEL`, or
+            names an image twice, in itself or in two of the lists.
+    """
+    files = {name: _find(root, name) for name in names}
+    if missing := [f"{name}.txt" for name, file in files.items() if file is None]:
+        raise DataError(f"{str(root)!r} lacks {', '.join(missing)}. {_LAYOUT}")
+    listed: dict[str, str] = {}  # the list that each path is in
+    return {name: _read_list(name, file, listed) for name, file in files.items()}
+
+
+def _find(root: Path, name: str) -> Path | None:
+    files = (root / f"{name}.txt", root / f"{name}.txt.xz")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read_list(name: str, file: Path, listed: dict[str, str]) -> ImageList:
+    if name.startswith("u_"):
+        label_of, allowed = {str(UNKNOWN): UNKNOWN}, f"{UNKNOWN}, for an image of unknown class"
+    else:
+        label_of = {str(k): k for k in range(NUM_CLASSES)}
+        allowed = f"a class from 0 to {NUM_CLASSES - 1}"
+    paths, labels, wrong = [], [], []
+    for number, line in _lines(file):
+        path, _, label = line.rpartition(" ")  # paths may have spaces
+        if not path:
+            wrong.append(f"line {number} is {line!r}, not 'PATH LABEL'")
+        elif "\0" in path or {"", ".", ".."} & set(path.split("/")):
+            wrong.append(f"line {number} has the path {path!r}, which is not plain and relative")
+        elif label not in label_of:
+            wrong.append(f"line {number} has the label {label!r}, not {allowed}")
+        elif path in listed:
+            wrong.append(f"line {number} has {path!r}, which {listed[path]} has already")
+        else:
+            listed[path] = name
+            paths.append(path)
+            labels.append(label_of[label])
+    _refuse_wrong_lines(file, wrong)
+    if not paths:
+        raise DataError(f"{str(file)!r} names no image; get it anew.")
+    return ImageList(paths, np.array(labels, np.int32))
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    file = _find(root, "species_names")
+    if file is None:
+        return tuple(map(str, range(NUM_CLASSES)))
+    names, wrong = [], []
+    for number, line in _lines(file):
+        label, _, name = line.partition(" ")
+        if label != str(len(names)) or not name.strip() or name in names:
+            wrong.append(f"line {number} is {line!r}, not '{len(names)} NAME' with a new name")
+        names.append(name)
+    _refuse_wrong_lines(file, wrong)
+    if len(names) != NUM_CLASSES:
+        raise DataError(f"{str(file)!r} names {len(names)} classes; there are {NUM_CLASSES}.")
+    return tuple(names)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yields the number and the text of each line that is not blank."""
+    opened = lzma.open if file.suffix == ".xz" else open
+    try:
+        with opened(file, "rb") as stream:
+            text = stream.read().decode("utf-8-sig")
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise DataError(f"{str(file)!r} cannot be read: {error}. Get it anew.") from error
+    # splitlines() would also split at characters that are part of a name.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line := line.strip():
+            yield number, line
+
+
+def _refuse_wrong_lines(file: Path, wrong: list[str]) -> None:
+    if wrong:
+        more = f"\n... and {len(wrong) - 5:,} more." if len(wrong) > 5 else ""
+        count = f"{len(wrong):,} wrong line{'s' * (len(wrong) > 1)}"
+        raise DataError(f"{str(file)!r} has {count}:\n  " + "\n  ".join(wrong[:5]) + more)
+
+
+def _check_images_are_there(root: Path, lists: dict[str, ImageList]) -> None:
+    """Finds all missing images at once, from one look into each folder."""
+    there: dict[str, set[str]] = {}
+    complaints = []
+    for name, (paths, _) in lists.items():
+        missing = []
+        for path in paths:
+            folder, file = posixpath.split(path)
+            if folder not in there:
+                there[folder] = _files_in(root / folder)
+            if file not in there[folder]:
+                missing.append(path)
+        if missing:
+            complaints.append(
+                f"{name}: {len(missing):,} of {len(paths):,} images, such as "
+                f"{', '.join(map(repr, missing[:5]))}"
+            )
+    if complaints:
+        raise DataError(
+            f"Images that the lists name are missing in {str(root)!r}:\n  "
+            + "\n  ".join(complaints)
+            + "\nUnpack the archives of the images there."
+        )
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if _is_file(entry)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise DataError(f"{str(folder)!r} cannot be listed: {error}.") from error
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    # A link that leads to itself is none; DirEntry.is_file would raise.
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
