@@ -12,14 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.augment.checks import checked_seed, checked_sized_images
+from daso_tf.augment.checks import checked_sized_images
+from daso_tf.augment.draws import RAND_AUGMENT, WEAK, below, uniform
 from daso_tf.augment.ops import OPS
 
 # The operation at the end of the list is the one that is never carried out.
 _NAMES = (*(name for name in OPS if name != "identity"), "identity")
 _NOTHING = len(_NAMES) - 1
 _SIGNED = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-_WEAK, _RAND_AUGMENT = 1, 2  # streams of random numbers
 _LEVELS = tuple(level / 10 for level in range(1, 10))
 
 
@@ -61,7 +61,7 @@ class Weak(keras.layers.Layer):
         """Returns the weak views of uint8 images [N, H, W, 3]."""
         images = checked_sized_images(images)
         count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-        flip, down, right = tf.unstack(_uniform(seed, _WEAK, count, 3), axis=1)
+        flip, down, right = tf.unstack(uniform(seed, WEAK, count, 3), axis=1)
         row, column = self._crop(down, height), self._crop(right, width)
         if self.horizontal_flip:
             column = tf.where(flip[:, tf.newaxis] < 0.5, width - 1 - column, column)
@@ -72,7 +72,7 @@ class Weak(keras.layers.Layer):
     def _crop(self, draw, length):
         """Returns where in the image each row (or column) of a crop comes from: int32 [N, L]."""
         padding = int(self.padding * length)
-        start = _below(2 * padding + 1, draw) - padding
+        start = below(2 * padding + 1, draw) - padding
         reflected_at_first = tf.abs(start[:, tf.newaxis] + tf.range(length))
         return length - 1 - tf.abs(length - 1 - reflected_at_first)
 
@@ -130,7 +130,7 @@ class RandAugment(keras.layers.Layer):
         """Returns the distorted uint8 images [N, H, W, 3]."""
         images = checked_sized_images(images)
         count = tf.shape(images)[0]
-        draws = _uniform(seed, _RAND_AUGMENT, count, 4 * self.num_ops + 2)
+        draws = uniform(seed, RAND_AUGMENT, count, 4 * self.num_ops + 2)
         if self.num_ops:
             rounds = tf.reshape(draws[:, :-2], [count, self.num_ops, 4])
             images = tf.while_loop(
@@ -183,30 +183,12 @@ def magnitudes(name: str, height: int, width: int) -> list[float]:
     return [at(level) for level in _LEVELS]
 
 
-def _uniform(seed, stream: int, count, draws: int) -> tf.Tensor:
-    """Draws numbers from [0, 1), a row an image, the same row for every count: [count, draws].
-
-    Made of integer bits, which TensorFlow and XLA draw alike on every device; their floats differ.
-    The stream, a number for each layer, keeps two layers apart that are given one seed.
-    """
-    seed = tf.random.experimental.stateless_fold_in(checked_seed(seed), stream, alg="philox")
-    bits = tf.random.stateless_uniform(
-        [count, draws], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
-    )
-    return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
-
-
-def _below(limit: int, draw: tf.Tensor) -> tf.Tensor:
-    """Turns draws from [0, 1) into whole numbers from 0 to below the limit."""
-    return tf.cast(draw * limit, tf.int32)
-
-
 def _distort(images, draws):
     """Carries out one operation, or none, on each image, by draws [N, 4]."""
     which, level, sign, applied = tf.unstack(draws, axis=1)
-    operation = tf.where(applied < 0.5, _below(len(_NAMES), which), _NOTHING)
+    operation = tf.where(applied < 0.5, below(len(_NAMES), which), _NOTHING)
     table = [magnitudes(name, images.shape[1], images.shape[2]) for name in _NAMES]
-    level = _below(len(_LEVELS), level)
+    level = below(len(_LEVELS), level)
     magnitude = tf.gather_nd(np.array(table), tf.stack([operation, level], axis=1))
     signed = tf.gather(np.isin(_NAMES, _SIGNED), operation)
     return _carry_out(images, operation, tf.where(signed & (sign < 0.5), -magnitude, magnitude))
