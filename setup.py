@@ -23,6 +23,7 @@ setup(
         "numpy",
         "pillow",
         "scikit-learn",
+        "scipy",
         "tensorboard",  # tf.summary needs it; newer TensorFlow releases do not bring it along
         f"tensorflow{TENSORFLOW}",
         "tensorflow-datasets",

@@ -1,7 +1,32 @@
 """Semi-supervised learning on imbalanced data, for TensorFlow and Keras."""
 
 from daso_tf import augment, balance, data, encoders, pseudo_labels
-from daso_tf.learners import DASO, FixMatch, Learner
+from daso_tf.learners import (
+    DASO,
+    USADTM,
+    FixMatch,
+    Learner,
+    MeanTeacher,
+    MixMatch,
+    PseudoLabel,
+    ReMixMatch,
+    Supervised,
+)
 
-__all__ = ["DASO", "FixMatch", "Learner", "augment", "balance", "data", "encoders", "pseudo_labels"]
+__all__ = [
+    "DASO",
+    "USADTM",
+    "FixMatch",
+    "Learner",
+    "MeanTeacher",
+    "MixMatch",
+    "PseudoLabel",
+    "ReMixMatch",
+    "Supervised",
+    "augment",
+    "balance",
+    "data",
+    "encoders",
+    "pseudo_labels",
+]
 __version__ = "0.1.0"

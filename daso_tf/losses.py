@@ -52,3 +52,80 @@ def consistency(
     """
     mask = tf.cast(confidence >= threshold, strong_logits.dtype)
     return tf.reduce_mean(mask * cross_entropy(pseudo_labels, strong_logits)), mask
+
+
+def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes the cross-entropy of each image against a distribution over the classes.
+
+    Args:
+        targets: float `(batch, K)`, rows sum to 1.
+        logits: float `(batch, K)`.
+
+    Returns:
+        float `(batch,)`.
+
+    Example:
+
+    >>> targets = tf.constant([[0.5, 0.5]])
+    >>> round(float(soft_cross_entropy(targets, tf.constant([[1.0, 1.0]]))[0]), 4)
+    0.6931
+    """
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+
+def squared_error(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes the squared distance of predicted probabilities from their targets.
+
+    It is the mean over the images *and over the classes*, so its scale falls with 1 / K.
+
+    Args:
+        targets: float `(batch, K)`, rows sum to 1.
+        logits: float `(batch, K)`.
+
+    Returns:
+        A scalar.
+
+    Example:
+
+    >>> float(squared_error(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2))))
+    0.25
+
+    Reference:
+        Berthelot et al., "MixMatch", NeurIPS 2019, equation 4.
+    """
+    return tf.reduce_mean(tf.square(tf.nn.softmax(logits) - targets))
+
+
+def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.Tensor:
+    """Computes the negative mutual information of the classes of two views of the same images.
+
+    With P the mean over the batch of the outer products of the two views' probabilities, made
+    symmetric, it is `-sum_kj P_kj log(P_kj / (P_k P_j))`. It is least where every image gets one
+    class for sure, the same in both views, and all classes are used alike.
+
+    Args:
+        first_logits: float `(batch, K)`.
+        second_logits: float `(batch, K)`.
+
+    Returns:
+        A scalar in [-log K, 0].
+
+    Example:
+
+    >>> sure = 100 * tf.eye(2)
+    >>> round(float(mutual_information(sure, sure)), 4)  # -log 2
+    -0.6931
+
+    Reference:
+        Ji, Henriques and Vedaldi, "Invariant Information Clustering", ICCV 2019, equation 3; in
+        semi-supervised learning: Han et al., "USADTM", NeurIPS 2020, section 3.2.
+    """
+    joint = tf.matmul(tf.nn.softmax(first_logits), tf.nn.softmax(second_logits), transpose_a=True)
+    joint = (joint + tf.transpose(joint)) / 2
+    joint /= tf.reduce_sum(joint)
+    # The logarithm of nothing is no number; p log p is 0 where p is.
+    tiny = tf.constant(1e-16, joint.dtype)
+    marginal = tf.maximum(tf.reduce_sum(joint, axis=0), tiny)
+    joint = tf.maximum(joint, tiny)
+    logarithm = tf.math.log(marginal)
+    return -tf.reduce_sum(joint * (tf.math.log(joint) - logarithm[:, None] - logarithm[None, :]))

@@ -1,8 +1,28 @@
 """Which views are made, which losses are summed? One file for each learner."""
 
-from daso_tf.learners.base import Learner, StepOutcome
+from daso_tf.learners.base import Learner, Outputs, StepOutcome
 from daso_tf.learners.daso import DASO
 from daso_tf.learners.fixmatch import FixMatch, Views
+from daso_tf.learners.mean_teacher import MeanTeacher
+from daso_tf.learners.mixmatch import MixMatch
+from daso_tf.learners.pseudo_label import PseudoLabel
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
+from daso_tf.learners.remixmatch import ReMixMatch
+from daso_tf.learners.supervised import Supervised
+from daso_tf.learners.usadtm import USADTM
 
-__all__ = ["DASO", "FixMatch", "Learner", "PseudoLabelingLearner", "StepOutcome", "Views"]
+__all__ = [
+    "DASO",
+    "USADTM",
+    "FixMatch",
+    "Learner",
+    "MeanTeacher",
+    "MixMatch",
+    "Outputs",
+    "PseudoLabel",
+    "PseudoLabelingLearner",
+    "ReMixMatch",
+    "StepOutcome",
+    "Supervised",
+    "Views",
+]

@@ -20,7 +20,8 @@ class StepOutcome(NamedTuple):
 
     Attributes:
         losses: The weighted loss terms by name, scalars; training minimises their sum.
-        labeled_logits: float `(batch, K)` of the trained network for the labeled views.
+        labeled_logits: float `(batch, K)` of the trained network for the labeled views, or for
+            the mixed images that are mostly theirs.
         pseudo_labels: The `PseudoLabels` of the unlabeled batch; None where none are made.
         mask: float `(mu * batch,)`, how much each pseudo-label was taught: 1, or 0 where it was
             not confident enough; None where all are.
@@ -75,6 +76,9 @@ class Learner(AveragedClassifier):
     Raises:
         ValueError: If an argument is outside its range.
     """
+
+    # Why a learner takes no pseudo-labeler; None where it takes one.
+    refuses_pseudo_labeler: str | None = None
 
     def __init__(
         self,
@@ -219,6 +223,13 @@ class Learner(AveragedClassifier):
             result = metric.result()
             logs.update(result if isinstance(result, dict) else {metric.name: result})
         return logs
+
+    def _refuse_pseudo_labeler(self, arguments: dict[str, Any]) -> None:
+        """Raises a ValueError with the learner's reason where a pseudo-labeler is given."""
+        if "pseudo_labeler" in arguments:
+            raise ValueError(
+                f"{type(self).__name__} takes no pseudo_labeler: {self.refuses_pseudo_labeler}."
+            )
 
     def _check_arguments(self) -> None:
         """Raises a ValueError that names the first argument outside its range."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 from daso_tf import losses
 from daso_tf.augment import RandAugment
 from daso_tf.learners.base import StepOutcome
-from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
+from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
 from daso_tf.pseudo_labels import PseudoLabeler
 
 
@@ -71,8 +71,7 @@ class FixMatch(PseudoLabelingLearner):
         confidence_threshold: float = 0.95,
         **kwargs,
     ):
-        if not 0 <= confidence_threshold <= 1:
-            raise ValueError(f"confidence_threshold must be in [0, 1], not {confidence_threshold}.")
+        check_confidence_threshold(confidence_threshold)
         super().__init__(
             encoder,
             num_classes,

@@ -117,3 +117,9 @@ class PseudoLabelingLearner(Learner):
             "unlabeled_weight": self.unlabeled_weight,
             "ramp_steps": self.ramp_steps,
         }
+
+
+def check_confidence_threshold(confidence_threshold: float) -> None:
+    """Raises a ValueError where a learner's confidence threshold is outside [0, 1]."""
+    if not 0 <= confidence_threshold <= 1:
+        raise ValueError(f"confidence_threshold must be in [0, 1], not {confidence_threshold}.")

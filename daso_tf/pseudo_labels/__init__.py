@@ -5,6 +5,7 @@ from daso_tf.pseudo_labels.daso import DASOPseudoLabeler
 from daso_tf.pseudo_labels.distribution import PseudoLabelDistribution
 from daso_tf.pseudo_labels.linear import LinearPseudoLabeler
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
+from daso_tf.pseudo_labels.template_matching import TemplateMatchingPseudoLabeler
 
 __all__ = [
     "DASOPseudoLabeler",
@@ -13,4 +14,5 @@ __all__ = [
     "PseudoLabelDistribution",
     "PseudoLabeler",
     "PseudoLabels",
+    "TemplateMatchingPseudoLabeler",
 ]

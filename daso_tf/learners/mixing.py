@@ -1,0 +1,196 @@
+"""What MixMatch and ReMixMatch share: sharp targets, MixUp, and batches with a bit of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from scipy.special import betaincinv
+
+_QUANTILE_BITS = 12
+
+
+class MixUp(NamedTuple):
+    """The draws of one MixUp.
+
+    Attributes:
+        weight: float32 scalar in [0.5, 1], the share that each image keeps of itself.
+        order: int32 `(count,)`, which image each one is mixed with: a permutation.
+    """
+
+    weight: tf.Tensor
+    order: tf.Tensor
+
+
+def draw_mixup(seed: tf.Tensor, count: int | tf.Tensor, beta: float) -> MixUp:
+    """Draws one weight, `max(l, 1 - l)` with l of Beta(beta, beta), and one permutation.
+
+    The weight is one of 4,096 equally likely quantiles of its distribution: neither compiled nor
+    on every device does TensorFlow draw from a Gamma or Beta distribution.
+
+    Args:
+        seed: int `(2,)`.
+        count: How many images are mixed.
+        beta: Parameter of the Beta distribution, above 0; near 0 hardly anything is mixed.
+
+    Returns:
+        A `MixUp`.
+
+    Example:
+
+    >>> mixup = draw_mixup(tf.constant([0, 1]), count=3, beta=0.5)
+    >>> 0.5 <= float(mixup.weight) <= 1, sorted(mixup.order.numpy().tolist())
+    (True, [0, 1, 2])
+
+    Reference:
+        Berthelot et al., "MixMatch", NeurIPS 2019, equations 8 and 9.
+    """
+    seeds = tf.random.experimental.stateless_split(seed, 2, alg="philox")
+    middles = (np.arange(2**_QUANTILE_BITS) + 0.5) / 2**_QUANTILE_BITS
+    quantiles = betaincinv(beta, beta, 0.5 + middles / 2)  # the upper half, as l is symmetric
+    drawn = whole_numbers(seeds[0], 1, _QUANTILE_BITS)[0]
+    order = tf.argsort(whole_numbers(seeds[1], count, 31), stable=True)
+    return MixUp(tf.gather(tf.constant(quantiles, tf.float32), drawn), order)
+
+
+def mix(values: tf.Tensor, mixup: MixUp) -> tf.Tensor:
+    """Mixes each row, an image or its target, with another one.
+
+    Args:
+        values: float `(count, ...)`.
+        mixup: Weight and permutation.
+
+    Returns:
+        float `(count, ...)`: the weight times the row, plus the rest times the other row.
+
+    Reference:
+        Berthelot et al., "MixMatch", NeurIPS 2019, equations 10 and 11.
+    """
+    weight = tf.cast(mixup.weight, values.dtype)
+    return weight * values + (1 - weight) * tf.gather(values, mixup.order)
+
+
+def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Raises probabilities to the power 1 / temperature and scales them to sum to 1 again.
+
+    Args:
+        probabilities: float `(batch, K)`, rows sum to 1.
+        temperature: Above 0; below 1 it sharpens, 1 changes nothing.
+
+    Returns:
+        float `(batch, K)`, rows sum to 1.
+
+    Example:
+
+    >>> sharpen(tf.constant([[0.75, 0.25]]), temperature=0.5).numpy().tolist()
+    [[0.8999999761581421, 0.10000000149011612]]
+
+    Reference:
+        Berthelot et al., "MixMatch", NeurIPS 2019, equation 7.
+    """
+    powers = probabilities ** (1 / temperature)
+    return powers / tf.reduce_sum(powers, axis=-1, keepdims=True)
+
+
+def interleave(values: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """Gives every batch a piece of the first one, and the first one a piece of every batch.
+
+    The rows are whole batches one after another. The first is cut into as many pieces as there
+    are batches, and piece i changes places with the same rows of batch i. Done twice, it gives
+    back what it got.
+
+    Args:
+        values: `(n * batch_size, ...)`, n known.
+        batch_size: Rows in a batch.
+
+    Returns:
+        The same rows in another order.
+
+    Raises:
+        ValueError: If the number of rows is not known or not a multiple of `batch_size`.
+
+    Example:
+
+    >>> interleave(tf.constant([0, 1, 2, 10, 11, 12, 20, 21, 22]), 3).numpy().tolist()
+    [0, 11, 22, 10, 1, 12, 20, 21, 2]
+    """
+    count = values.shape[0]
+    if not count or not batch_size or count % batch_size:
+        raise ValueError(
+            f"{count} images cannot be cut into batches of {batch_size} labeled images. The number "
+            "of unlabeled images has to be a multiple of the labeled ones, and both have to be "
+            "known: make batches with drop_remainder=True."
+        )
+    batches = count // batch_size
+    pieces = [(batch_size + i) // batches for i in range(batches)]  # the last are the larger ones
+    piece = np.repeat(np.arange(batches), pieces)
+    column = np.arange(batch_size)
+    order = np.arange(count).reshape(batches, batch_size)
+    order[0], order[piece, column] = order[piece, column].copy(), order[0].copy()
+    return tf.gather(values, order.reshape(-1))
+
+
+def mixed(
+    network: Callable[[tf.Tensor], tf.Tensor],
+    views: Sequence[tf.Tensor],
+    targets: Sequence[tf.Tensor],
+    mixup: MixUp,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes all views and their targets, and applies a network to the mixed images.
+
+    The network gets batches of the size of the first view, interleaved: BatchNorm normalises each
+    by itself, so each should look like all of the images.
+
+    Args:
+        network: From a batch of images to their logits.
+        views: float `(any, height, width, 3)` each, the labeled ones first; each a multiple of it.
+        targets: float `(any, K)` each, of the same images.
+        mixup: Weight and permutation for all of them.
+
+    Returns:
+        Logits and mixed targets, float `(all, K)` both, in the order of the views.
+
+    Raises:
+        ValueError: As for `interleave`.
+
+    Reference:
+        Berthelot et al., "MixMatch", NeurIPS 2019, section 3.3; the interleaving is of the
+        authors' implementation.
+    """
+    batch_size = views[0].shape[0]
+    images = interleave(mix(tf.concat(views, axis=0), mixup), batch_size)
+    batches = tf.split(images, images.shape[0] // batch_size)
+    logits = tf.concat([network(batch) for batch in batches], axis=0)
+    return interleave(logits, batch_size), mix(tf.concat(targets, axis=0), mixup)
+
+
+def check_arguments(sharpening_temperature: float, mixup_beta: float) -> None:
+    """Raises a ValueError that names the argument outside its range."""
+    if not sharpening_temperature > 0:
+        raise ValueError(f"sharpening_temperature must be above 0, not {sharpening_temperature}.")
+    if not mixup_beta > 0:
+        raise ValueError(f"mixup_beta must be above 0, not {mixup_beta}.")
+
+
+def whole_numbers(seed: tf.Tensor, count: int | tf.Tensor, bits: int) -> tf.Tensor:
+    """Draws whole numbers below 2^bits, alike on every device, compiled or not.
+
+    Args:
+        seed: int `(2,)`.
+        count: How many.
+        bits: 1 to 31.
+
+    Returns:
+        int32 `(count,)`.
+
+    Example:
+
+    >>> whole_numbers(tf.constant([0, 1]), count=5, bits=2).shape
+    TensorShape([5])
+    """
+    drawn = tf.random.stateless_uniform(
+        [count], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+    )
+    return tf.cast(tf.bitwise.right_shift(drawn, 32 - bits), tf.int32)

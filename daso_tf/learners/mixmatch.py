@@ -1,0 +1,142 @@
+"""MixMatch: guessed targets, sharpened, and everything mixed with everything."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from daso_tf import losses
+from daso_tf.learners import mixing
+from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
+from daso_tf.pseudo_labels import PseudoLabeler
+
+
+class Views(NamedTuple):
+    """The views of a MixMatch step, as the encoder takes them, and how they are mixed.
+
+    Attributes:
+        labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
+        first: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled ones.
+        second: float `(mu * batch, resolution, resolution, 3)`, other weak views of the same.
+        mixup: The `MixUp` of all of them, in this order.
+    """
+
+    labeled: tf.Tensor
+    first: tf.Tensor
+    second: tf.Tensor
+    mixup: mixing.MixUp
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class MixMatch(PseudoLabelingLearner):
+    """MixMatch: mixed images are taught mixed targets, guessed ones where there is no label.
+
+    Args:
+        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
+            features `(batch, D)`.
+        num_classes: K, at least 2.
+        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which leaves the
+            guess as it is. In the paper's MixMatch with DASO nothing is aligned: give
+            `DASOPseudoLabeler(alignment_weight=0.0)`.
+        sharpening_temperature: T, of the guess, above 0; 1 sharpens nothing.
+        mixup_beta: Parameter of the Beta distribution of the mixing weight, above 0.
+        unlabeled_weight: Weight of the consistency loss, at least 0.
+        ramp_steps: Steps over which the consistency loss grows linearly to its weight; 0 for none.
+            In DASO's comparison they are the first 1.6 % of the run.
+        **kwargs: As for `Learner`: `supervised_loss`, `weak`, `weight_decay`, `ema_decay`,
+            `resolution`, `mean`, `std`, `class_names`, `seed`, `name`.
+
+    Batches must have one size, and the unlabeled images be a multiple of the labeled ones.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+
+    >>> model = MixMatch(daso_tf.encoders.wide_resnet(10, 1), num_classes=10, ramp_steps=20)
+    >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
+    >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
+    >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
+    >>> sorted(logs)
+    ['consistency_loss', 'gradient_norm', 'loss', 'mask_rate', 'supervised_loss']
+
+    Reference:
+        Berthelot et al., "MixMatch: A Holistic Approach to Semi-Supervised Learning", NeurIPS 2019,
+        algorithm 1.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_classes: int,
+        pseudo_labeler: PseudoLabeler | None = None,
+        *,
+        sharpening_temperature: float = 0.5,
+        mixup_beta: float = 0.5,
+        unlabeled_weight: float = 100.0,
+        **kwargs,
+    ):
+        mixing.check_arguments(sharpening_temperature, mixup_beta)
+        super().__init__(
+            encoder,
+            num_classes,
+            pseudo_labeler,
+            loss_names=("supervised_loss", "consistency_loss"),
+            unlabeled_weight=unlabeled_weight,
+            **kwargs,
+        )
+        self.sharpening_temperature = float(sharpening_temperature)
+        self.mixup_beta = float(mixup_beta)
+
+    def make_views(self, labeled, unlabeled, seed) -> Views:
+        """Makes a weak view of the labeled images and two of the unlabeled ones."""
+        seeds = tf.random.experimental.stateless_split(seed, 4, alg="philox")
+        count = tf.shape(labeled)[0] + 2 * tf.shape(unlabeled)[0]
+        return Views(
+            labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
+            first=self.as_input(self.weak(unlabeled, seed=seeds[1])),
+            second=self.as_input(self.weak(unlabeled, seed=seeds[2])),
+            mixup=mixing.draw_mixup(seeds[3], count, self.mixup_beta),
+        )
+
+    def compute_losses(self, views: Views, labels) -> StepOutcome:
+        """Computes the losses of one step, in the order of the paper's algorithm."""
+        labeler = self.pseudo_labeler
+        step = tf.convert_to_tensor(self.step)
+        self.observe_labeled(views.labeled, labels)
+
+        # Guess: the mean of the predictions for both views, sharpened. Each view is a batch of its
+        # own to BatchNorm.
+        (first,), (second,) = self.forward(views.first), self.forward(views.second)
+        guess = (tf.nn.softmax(first.logits) + tf.nn.softmax(second.logits)) / 2
+        guess = mixing.sharpen(tf.stop_gradient(guess), self.sharpening_temperature)
+        pseudo_labels = labeler(guess, first.features, step=step)
+
+        logits, targets = mixing.mixed(
+            lambda images: self.forward(images)[0].logits,
+            [views.labeled, views.first, views.second],
+            [tf.one_hot(labels, self.num_classes), pseudo_labels.target, pseudo_labels.target],
+            views.mixup,
+        )
+        sizes = [views.labeled.shape[0], -1]
+        labeled_logits, unlabeled_logits = tf.split(logits, sizes)
+        labeled_targets, unlabeled_targets = tf.split(targets, sizes)
+        consistency_loss = losses.squared_error(unlabeled_targets, unlabeled_logits)
+        terms = {
+            "supervised_loss": self.supervised_loss(labeled_targets, labeled_logits, step),
+            "consistency_loss": self.weight_at(step) * consistency_loss,
+            **labeler.auxiliary_losses(first.features, second.features, step),
+        }
+        labeler.update(pseudo_labels, step)
+        return StepOutcome(terms, labeled_logits, pseudo_labels)
+
+    def get_config(self):
+        """Returns the arguments that make this model again."""
+        return {
+            **super().get_config(),
+            "sharpening_temperature": self.sharpening_temperature,
+            "mixup_beta": self.mixup_beta,
+        }
