@@ -2,6 +2,7 @@
 
 import lzma
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,15 @@ def test_which_lists_are_taken(tree, labeled, unlabeled):
         assert files(source.validation, tree) == listed("val")
     else:
         assert source.validation is None  # these images are trained on
+
+
+def test_the_flag_file_tells_how_to_choose(tree):
+    comment = (Path(__file__).parents[1] / "flags" / "semi_aves.cfg").read_text()
+    choices = dict(re.findall(r"^#   \S.*  --(labeled|unlabeled)=(\S+)$", comment, re.MULTILINE))
+    assert choices == {"labeled": "l_train_val", "unlabeled": "in+out"}
+    source = open_source("semi_aves", tree, **choices)
+    assert files(source.train, tree) == listed("l_train", "val")
+    assert files(source.unlabeled, tree) == listed("u_train_in", "u_train_out")
 
 
 def test_other_choices_are_refused(tree):

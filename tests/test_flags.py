@@ -10,7 +10,6 @@ from command import SMALL, arguments, parsed
 from daso_tf.flags import FLAGS, changes_since, write_flags_file
 
 ROOT = Path(__file__).parents[1]
-FLAG_FILES = ROOT / "flags"
 
 
 @pytest.mark.parametrize(
@@ -89,30 +88,6 @@ def test_defaults_are_the_papers():
         "cutout_size": 16,
     }
     assert {name: values[name] for name in paper} == paper
-
-
-@pytest.mark.parametrize(
-    ("name", "paper"),
-    [
-        ("cifar10_lt", ("cifar10", 500, 100, 4000, 100, 5000, 1.5)),
-        ("cifar100_lt", ("cifar100", 150, 10, 300, 10, 5000, 0.3)),
-        ("stl10_lt", ("stl10", 450, 10, 0, 1, 500, 0.3)),
-    ],
-)
-def test_flag_files_have_the_papers_settings(name, paper):
-    values = parsed(f"--flagfile={FLAG_FILES / name}.cfg")
-    names = (
-        "dataset labeled_head labeled_imbalance unlabeled_head unlabeled_imbalance"
-        " validation_size distribution_temperature"
-    )
-    assert tuple(values[name] for name in names.split()) == paper
-    assert values["steps"] == 250_000 and values["pretrain_steps"] == 5000
-
-
-def test_every_flag_file_is_tested_or_run_by_the_demo():
-    files = {path.stem for path in FLAG_FILES.glob("*.cfg")}
-    assert files == {"digits_lt", "cifar10_lt", "cifar100_lt", "stl10_lt"}
-    parsed(f"--flagfile={FLAG_FILES / 'digits_lt.cfg'}")
 
 
 def test_readme_lists_every_flag_with_its_default():
