@@ -1,0 +1,139 @@
+"""Trains methods with the same seeds on the same data and compares what they reach.
+
+    python benchmarks/methods.py --flagfile=flags/digits_lt.cfg --output=runs/methods_digits
+    python benchmarks/methods.py --flagfile=flags/digits_lt.cfg --output=runs/two --seeds=2 \
+        --method="fixmatch: --pseudo_labeler=linear" --method="daso: --pseudo_labeler=daso"
+
+A method is a name and the flags that make it, after those of the flag file and of this command.
+Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, where each run keeps a
+folder of its own: the same command again goes on with those that are not finished. All other flags
+are those of `daso_tf.train`.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import tqdm
+from absl import app, flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import daso_tf.flags
+
+FLAGS = flags.FLAGS
+METHODS = [
+    "supervised: --learner=supervised",
+    "pseudo_label: --learner=pseudo_label --pseudo_labeler=linear",
+    "mean_teacher: --learner=mean_teacher --pseudo_labeler=linear",
+    "mean_teacher + daso: --learner=mean_teacher --pseudo_labeler=daso",
+    "mixmatch: --learner=mixmatch --pseudo_labeler=linear",
+    "mixmatch + daso: --learner=mixmatch --pseudo_labeler=daso",
+    "remixmatch: --learner=remixmatch --pseudo_labeler=linear",
+    "remixmatch + daso: --learner=remixmatch --pseudo_labeler=daso",
+    "usadtm: --learner=usadtm --pseudo_labeler=linear",
+    "fixmatch: --learner=fixmatch --pseudo_labeler=linear",
+    "fixmatch + alignment: --learner=fixmatch --pseudo_labeler=distribution_alignment",
+    "fixmatch + darp: --learner=fixmatch --pseudo_labeler=darp",
+    "fixmatch + abc: --learner=fixmatch --pseudo_labeler=linear --balanced_head=abc",
+    "fixmatch + daso: --learner=fixmatch --pseudo_labeler=daso",
+    "fixmatch + daso + la: --learner=fixmatch --pseudo_labeler=daso --logit_adjustment=1",
+    "fixmatch + daso + abc: --learner=fixmatch --pseudo_labeler=daso --balanced_head=abc",
+]
+COLUMNS = ("last", "median", "balanced", "head", "medium", "tail")
+
+flags.DEFINE_string("output", None, "Folder of the runs and the tables.", required=True)
+flags.DEFINE_multi_string("method", METHODS, "NAME: FLAGS, once a method.")
+flags.DEFINE_integer("seeds", 3, "Runs of each method, with --seed=0, 1, ...", lower_bound=1)
+
+
+def main(argv: list[str]) -> int:
+    """Trains what is not trained yet, and writes the tables."""
+    output = Path(FLAGS.output)
+    methods = dict(text.split(": ", 1) for text in FLAGS.method)
+    reached = {name: [] for name in methods}
+    runs = [(name, seed) for seed in range(FLAGS.seeds) for name in methods]
+    for name, seed in tqdm.tqdm(runs, desc="runs"):
+        model_dir = output / f"{name.replace(' ', '')}_{seed}"
+        train(model_dir, [*_common_flags(), *methods[name].split(), f"--seed={seed}"])
+        reached[name].append(scores(json.loads((model_dir / "results.json").read_text())))
+        write(output, {name: of for name, of in reached.items() if of})
+    print((output / "methods.md").read_text())
+    return 0
+
+
+def train(model_dir: Path, settings: list[str]) -> None:
+    """Runs the train command; what it says goes to a file beside the run."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "daso_tf.train", *settings, f"--model_dir={model_dir}"]
+    with (model_dir / "log.txt").open("w") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed; see {model_dir / 'log.txt'}")
+
+
+def scores(results: dict) -> dict[str, float]:
+    """Returns what a run reached, in percent, from its `results.json`.
+
+    Head, medium and tail are the mean recalls of the third of the classes with the most labeled
+    images, of the next third and of the rest.
+    """
+    last = results["evaluations"][-1]["test"]
+    order = np.argsort(-np.array(results["labeled_counts"]), kind="stable")
+    recall = np.array(last["recall"], float)[order]
+    thirds = [np.nanmean(third) for third in np.array_split(recall, 3)]
+    median = results["median_of_last_20"]["test"]["accuracy"]
+    values = (last["accuracy"], median, last["balanced_accuracy"], *thirds)
+    return {name: 100 * float(value) for name, value in zip(COLUMNS, values, strict=True)}
+
+
+def write(output: Path, reached: dict[str, list[dict[str, float]]]) -> None:
+    """Writes the tables and the picture of what there is so far."""
+    with (output / "methods.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["method", "seed", *COLUMNS])
+        for name, runs in reached.items():
+            for seed, run in enumerate(runs):
+                table.writerow([name, seed, *(f"{run[column]:.2f}" for column in COLUMNS)])
+    lines = [f"| method | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, runs in reached.items():
+        cells = " | ".join(_mean_and_deviation([run[column] for run in runs]) for column in COLUMNS)
+        lines.append(f"| {name} | {len(runs)} | {cells} |")
+    (output / "methods.md").write_text("\n".join(lines) + "\n")
+    draw(reached, output / "methods.png")
+
+
+def draw(reached: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draws a bar a method and group of classes, with the standard deviation over the seeds."""
+    groups = ("balanced", "head", "medium", "tail")
+    figure = Figure(figsize=(10, 1.5 + 0.6 * len(reached)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for index, group in enumerate(groups):
+        values = [[run[group] for run in runs] for runs in reached.values()]
+        places = np.arange(len(values)) + (index - (len(groups) - 1) / 2) * 0.2
+        axes.barh(places, [*map(np.mean, values)], 0.2, xerr=[*map(np.std, values)], label=group)
+    axes.set_yticks(np.arange(len(reached)), list(reached))
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy of the last evaluation, %", xlim=(0, 100))
+    axes.legend(ncols=len(groups), loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.savefig(path, dpi=100)
+
+
+def _mean_and_deviation(values: list[float]) -> str:
+    mean = f"{np.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.1f}"
+
+
+def _common_flags() -> list[str]:
+    """Returns the train command's own flags as they were given here."""
+    own = FLAGS.flags_by_module_dict()[daso_tf.flags.__name__]
+    given = [flag for flag in own if flag.present and flag.name not in ("seed", "model_dir")]
+    return [f"--{flag.name}={flag.value}" for flag in given]
+
+
+if __name__ == "__main__":
+    app.run(main)
