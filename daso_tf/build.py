@@ -7,13 +7,13 @@ from daso_tf import augment, encoders
 from daso_tf.balance import LogitAdjustedLoss, SupervisedLoss
 from daso_tf.data import SemiSupervisedData
 from daso_tf.learners import FixMatch
-from daso_tf.pseudo_labels import DASOPseudoLabeler, LinearPseudoLabeler
+from daso_tf.pseudo_labels import AlignedPseudoLabeler, DASOPseudoLabeler, LinearPseudoLabeler
 
 LEARNERS = {"fixmatch": FixMatch}
 
 PSEUDO_LABELERS = {
-    "linear": lambda flags: LinearPseudoLabeler(),
-    "daso": lambda flags: DASOPseudoLabeler(
+    "linear": lambda flags, data: LinearPseudoLabeler(),
+    "daso": lambda flags, data: DASOPseudoLabeler(
         queue_size=flags.queue_size,
         prototype_temperature=flags.prototype_temperature,
         distribution_temperature=flags.distribution_temperature,
@@ -23,6 +23,7 @@ PSEUDO_LABELERS = {
         pretrain_steps=flags.pretrain_steps,
         distribution_period=flags.distribution_period,
     ),
+    "distribution_alignment": lambda flags, data: AlignedPseudoLabeler(data.labeled_counts),
 }
 
 
@@ -49,7 +50,7 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
     learner = LEARNERS[flags.learner](
         encoder,
         data.num_classes,
-        pseudo_labeler=PSEUDO_LABELERS[flags.pseudo_labeler](flags),
+        pseudo_labeler=PSEUDO_LABELERS[flags.pseudo_labeler](flags, data),
         weak=augment.Weak(horizontal_flip=flags.horizontal_flip),
         strong=augment.RandAugment(cutout=flags.cutout_size),
         resolution=flags.resolution,

@@ -3,12 +3,18 @@
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels
 from daso_tf.pseudo_labels.daso import DASOPseudoLabeler
 from daso_tf.pseudo_labels.distribution import PseudoLabelDistribution
+from daso_tf.pseudo_labels.distribution_alignment import (
+    AlignedPseudoLabeler,
+    DistributionAlignment,
+)
 from daso_tf.pseudo_labels.linear import LinearPseudoLabeler
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.pseudo_labels.template_matching import TemplateMatchingPseudoLabeler
 
 __all__ = [
+    "AlignedPseudoLabeler",
     "DASOPseudoLabeler",
+    "DistributionAlignment",
     "LinearPseudoLabeler",
     "PrototypeClassifier",
     "PseudoLabelDistribution",

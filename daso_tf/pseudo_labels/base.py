@@ -37,6 +37,9 @@ class PseudoLabeler(keras.layers.Layer):
 
     # Whether the learner must map the labeled views with the EMA encoder and call `observe`.
     observes_labeled_features = False
+    # Whether `call` remembers the predictions that it gets, so that only those of one classifier,
+    # once a step, may be given to it.
+    remembers_predictions = False
     # Names of the losses that `auxiliary_losses` gives back.
     auxiliary_loss_names: tuple[str, ...] = ()
 
