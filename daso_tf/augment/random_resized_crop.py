@@ -91,7 +91,7 @@ class RandomResizedCrop(keras.layers.Layer):
         # As in Pillow the width comes first (but where the height is over 100 times the width) and
         # whole grey levels are kept between: uint8 [N, H, size, 3], 33 MB for 192 images from 256
         # to 224 pixels. XLA keeps nothing else; without it each step of the sum is an int32 tensor
-        # of that shape, 132 MB.
+        # of that shape, 132 MB, and three of them live at a time.
         images = _resample(images, 2, left, right - left, columns, self.size)
         return _resample(images, 1, upper, lower - upper, place[tf.newaxis], self.size)
 
