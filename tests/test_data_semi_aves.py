@@ -216,13 +216,13 @@ def test_a_list_that_is_empty_or_no_text_is_refused(own, content, message):
 def test_missing_lists_are_named_together(own):
     (own / "val.txt").unlink()
     (own / "u_train_in.txt").unlink()
-    with pytest.raises(data.DataError, match=r"lacks val\.txt, u_train_in\.txt\. Expected"):
+    with pytest.raises(data.DataError, match=r"no val\.txt, no u_train_in\.txt that .* Expected"):
         open_source("semi_aves", own)
-    with pytest.raises(data.DataError, match=r"lacks u_train_in\.txt\. "):
+    with pytest.raises(data.DataError, match=r"has no u_train_in\.txt that"):
         open_source("semi_aves", own, labeled="l_train_val")
     with pytest.raises(data.DataError, match="needs data_dir"):
         data.load("semi_aves")
-    with pytest.raises(data.DataError, match=r"lacks l_train\.txt, val\.txt, test\.txt"):
+    with pytest.raises(data.DataError, match=r"no l_train\.txt, no val\.txt, no test\.txt"):
         data.load("semi_aves", data_dir="/nowhere/at/all")
 
 

@@ -39,8 +39,8 @@ def image_folder(data_dir: str | os.PathLike | None) -> Source:
         raise DataError(f"image_folder needs data_dir, the folder of the images. {_LAYOUT}")
     root = Path(data_dir)
     for folder in (root, root / "train", root / "test"):
-        if not folder.is_dir():
-            raise DataError(f"There is no folder {str(folder)!r}. {_LAYOUT}")
+        if not os.path.isdir(folder):  # unlike Path.is_dir, False where it may not be looked at
+            raise DataError(f"There is no folder {str(folder)!r} that may be read. {_LAYOUT}")
     class_names = tuple(folder.name for folder in _class_folders(root / "train"))
     if len(class_names) < 2:
         raise DataError(

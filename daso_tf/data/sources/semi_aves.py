@@ -1,6 +1,9 @@
 """Semi-Aves: photographs of 200 species of birds, and unlabeled ones of 800 further species.
 
-J.-C. Su, S. Maji, "The Semi-Supervised iNaturalist-Aves Challenge at FGVC7 Workshop", 2021.
+Images: J.-C. Su, S. Maji, "The Semi-Supervised iNaturalist-Aves Challenge at FGVC7 Workshop", 2021,
+https://github.com/cvl-umass/semi-inat-2020. Lists: J.-C. Su, Z. Cheng, S. Maji, "A Realistic
+Evaluation of Semi-Supervised Learning for Fine-Grained Classification", CVPR 2021,
+https://github.com/cvl-umass/ssl-evaluation.
 """
 
 import lzma
@@ -110,14 +113,14 @@ def read_lists(root: Path, names: Sequence[str]) -> dict[str, ImageList]:
     """
     files = {name: _find(root, name) for name in names}
     if missing := [f"{name}.txt" for name, file in files.items() if file is None]:
-        raise DataError(f"{str(root)!r} lacks {', '.join(missing)}. {_LAYOUT}")
+        raise DataError(f"{str(root)!r} has no {', no '.join(missing)} that may be read. {_LAYOUT}")
     listed: dict[str, str] = {}  # the list that each path is in
     return {name: _read_list(name, file, listed) for name, file in files.items()}
 
 
 def _find(root: Path, name: str) -> Path | None:
     files = (root / f"{name}.txt", root / f"{name}.txt.xz")
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def _read_list(name: str, file: Path, listed: dict[str, str]) -> ImageList:
