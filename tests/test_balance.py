@@ -1,4 +1,7 @@
-"""What counters imbalance, each formula against its plain statement in NumPy."""
+"""What counters imbalance in the supervised loss, each formula against its statement in NumPy."""
+
+import doctest
+import importlib
 
 import keras
 import numpy as np
@@ -8,10 +11,22 @@ import tensorflow as tf
 from daso_tf import balance
 
 COUNTS = [40, 20, 10, 5]
+WEIGHTS = (1 - 0.9) / (1 - 0.9 ** np.array(COUNTS))
+WEIGHTS *= 4 / np.sum(WEIGHTS)
+LOSSES = [
+    balance.SupervisedLoss(),
+    balance.LogitAdjustedLoss(COUNTS, 0.3),
+    balance.ClassBalancedLoss(COUNTS, beta=0.9),
+    balance.LDAMLoss(COUNTS, max_margin=0.4, scale=3.0, reweight_after=5, beta=0.9),
+]
 
 
 def log_softmax(logits):
     return logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+
+
+def cross_entropy(labels, logits):
+    return -log_softmax(logits)[np.arange(len(labels)), labels]
 
 
 @pytest.fixture
@@ -20,40 +35,124 @@ def batch():
     return np.array([0, 1, 2, 3, 0, 1]), rng.normal(size=(6, 4))
 
 
-def test_supervised_loss_is_the_mean_cross_entropy(batch):
+def assert_costs(loss, batch, expected, step=0):
     labels, logits = batch
-    expected = -np.mean(log_softmax(logits)[np.arange(6), labels])
-    loss = balance.SupervisedLoss()
-    assert float(loss(labels, tf.constant(logits), step=0)) == pytest.approx(expected, rel=1e-12)
-    soft = np.eye(4)[labels] * 0.75 + 0.25 / 4
-    expected = -np.mean(np.sum(soft * log_softmax(logits), axis=1))
-    assert float(loss(soft, tf.constant(logits), step=0)) == pytest.approx(expected, rel=1e-12)
+    assert float(loss(labels, tf.constant(logits), step)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_supervised_loss_is_the_mean_cross_entropy(batch):
+    assert_costs(balance.SupervisedLoss(), batch, np.mean(cross_entropy(*batch)))
 
 
 def test_logit_adjustment_adds_the_prior(batch):
     labels, logits = batch
     adjusted = logits + 0.5 * np.log(np.array(COUNTS) / np.sum(COUNTS))
-    expected = -np.mean(log_softmax(adjusted)[np.arange(6), labels])
-    loss = balance.LogitAdjustedLoss(COUNTS, tau=0.5)
-    assert float(loss(labels, tf.constant(logits), step=0)) == pytest.approx(expected, rel=1e-12)
+    expected = np.mean(cross_entropy(labels, adjusted))
+    assert_costs(balance.LogitAdjustedLoss(COUNTS, tau=0.5), batch, expected)
 
 
-@pytest.mark.parametrize("loss", [balance.SupervisedLoss(), balance.LogitAdjustedLoss(COUNTS, 0.3)])
-def test_losses_are_made_again_from_their_config(loss, batch):
-    labels, logits = batch
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
-    logits = tf.constant(logits)
-    assert float(again(labels, logits, 0)) == float(loss(labels, logits, 0))
+def test_class_balanced_weights_what_each_image_costs(batch):
+    """Equation 3 of the paper, in a plain mean over the batch."""
+    expected = np.mean(WEIGHTS[batch[0]] * cross_entropy(*batch))
+    assert_costs(balance.ClassBalancedLoss(COUNTS, beta=0.9), batch, expected)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("beta", "weights"), [(0.0, np.ones(4)), (1 - 1e-9, (1 / np.array(COUNTS)) * 4 / 0.375)]
+)
+def test_beta_leads_from_equal_weights_to_inverse_frequencies(beta, weights, batch):
+    expected = np.mean(weights[batch[0]] * cross_entropy(*batch))
+    loss = balance.ClassBalancedLoss(COUNTS, beta)
+    assert float(loss(batch[0], tf.constant(batch[1]), 0)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_ldam_takes_the_margin_from_the_own_class_and_weighs_late(batch):
+    labels, logits = batch
+    loss = balance.LDAMLoss(COUNTS, max_margin=0.4, scale=3.0, reweight_after=5, beta=0.9)
+    margins = 0.4 * (5 / np.array(COUNTS)) ** 0.25
+    np.testing.assert_allclose(loss.margins, margins, rtol=1e-12)
+    own = np.eye(4)[labels]
+    costs = cross_entropy(labels, 3 * (logits - own * margins))
+    assert_costs(loss, batch, np.mean(costs), step=4)
+    expected = np.sum(WEIGHTS[labels] * costs) / np.sum(WEIGHTS[labels])
+    assert_costs(loss, batch, expected, step=5)
+
+
+def test_ldam_is_exact_where_an_image_is_told_apart_for_sure():
+    logits = np.array([[3.0, -3.0, -3.0, -3.0]], np.float32)
+    loss = balance.LDAMLoss([5, 5, 5, 5])  # every margin 0.5, scale 30
+    expected = np.log1p(3 * np.exp(-30 * 5.5))
+    assert float(loss(np.array([0]), tf.constant(logits), 0)) == pytest.approx(expected, abs=1e-30)
+    expected = 30 * 6.5  # all is lost to class 0
+    assert float(loss(np.array([1]), tf.constant(logits), 0)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("step", [0, 5])
+def test_shares_of_classes_cost_their_part_of_each(loss, batch, step):
+    """Mixed images: linear in the shares, before the mean divides by what they count."""
+    hard, logits = batch
+    soft = np.random.default_rng(1).dirichlet(np.ones(4), 6)
+    of_class = np.stack(
+        [[float(loss([k], tf.constant(row[None]), step)) for k in range(4)] for row in logits]
+    )
+    late_ldam = isinstance(loss, balance.LDAMLoss) and step >= loss.reweight_after
+    weights = soft * (WEIGHTS if late_ldam else 1)
+    assert_costs(loss, (soft, logits), np.sum(weights * of_class) / np.sum(weights), step)
+    assert_costs(
+        loss, (np.eye(4)[hard], logits), float(loss(hard, tf.constant(logits), step)), step
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("step", [0, 5])
+def test_gradients(loss, batch, step):
+    labels, logits = batch
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        cost = loss(labels, logits, step)
+    gradient = tape.gradient(cost, logits).numpy()
+    for index in np.ndindex(gradient.shape):
+        nudge = np.zeros(gradient.shape)
+        nudge[index] = 1e-5
+        ahead, behind = (float(loss(labels, logits + sign * nudge, step)) for sign in (1, -1))
+        assert gradient[index] == pytest.approx((ahead - behind) / 2e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_made_again_from_their_config(loss, batch):
+    labels, logits = batch
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert again.get_config() == loss.get_config()
+    logits = tf.constant(logits)
+    assert float(again(labels, logits, 5)) == float(loss(labels, logits, 5))
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments", "message"),
     [
-        (([3, 2, 1, 0],), "at least 1 for every class, not"),
-        (([3],), "two classes or more"),
-        (([3, 2], 0.0), "tau must be above 0, not 0.0"),
+        ("LogitAdjustedLoss", {"labeled_counts": [3, 2, 1, 0]}, "at least 1 for every class, not"),
+        ("ClassBalancedLoss", {"labeled_counts": [3, 0]}, "at least 1 for every class, not"),
+        ("LDAMLoss", {"labeled_counts": [3]}, "two classes or more"),
+        ("LogitAdjustedLoss", {"tau": 0.0}, "tau must be above 0, not 0.0"),
+        ("ClassBalancedLoss", {"beta": 1.0}, r"beta must be in \[0, 1\), not 1.0"),
+        ("LDAMLoss", {"beta": -0.1}, r"beta must be in \[0, 1\), not -0.1"),
+        ("LDAMLoss", {"max_margin": 0.0}, "max_margin must be above 0, not 0.0"),
+        ("LDAMLoss", {"scale": float("nan")}, "scale must be above 0, not nan"),
+        ("LDAMLoss", {"reweight_after": -1}, "reweight_after must be at least 0, not -1"),
     ],
 )
-def test_logit_adjustment_refuses(arguments, message):
+def test_arguments_outside_their_range_are_refused(loss, arguments, message):
     with pytest.raises(ValueError, match=message):
-        balance.LogitAdjustedLoss(*arguments)
+        getattr(balance, loss)(**{"labeled_counts": [3, 2], **arguments})
+
+
+@pytest.mark.parametrize(
+    "module", ["class_balanced", "ldam", "logit_adjustment", "supervised_loss"]
+)
+def test_docstring_examples(module):
+    module = importlib.import_module(f"daso_tf.balance.{module}")
+    outcome = doctest.testmod(module, extraglobs={"tf": tf, "np": np})
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

@@ -10,9 +10,10 @@ import tensorflow as tf
 class SupervisedLoss:
     """Mean cross-entropy of the labeled images, each class as it comes.
 
-    What counters imbalance in the supervised loss is a subclass with another `of_every_class`:
-    what an image would cost if it were of each class. Learners that mix images (MixMatch) have
-    several classes an image, so one statement serves hard and soft labels alike.
+    What counters imbalance in the supervised loss is a subclass with another `of_every_class`
+    (what an image would cost if it were of each class) or `weight_of_every_class` (what it would
+    count in the mean). Learners that mix images (MixMatch) have several classes an image, so one
+    statement serves hard and soft labels alike.
 
     Example:
 
@@ -33,8 +34,19 @@ class SupervisedLoss:
         """
         return -tf.nn.log_softmax(logits)
 
+    def weight_of_every_class(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns what an image of each class counts in the mean over the batch.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            float `(K,)`, or a scalar where all classes count the same.
+        """
+        return tf.constant(1.0)
+
     def __call__(self, labels: tf.Tensor, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Computes the mean loss of a batch.
+        """Computes the weighted mean loss of a batch.
 
         Args:
             labels: int `(batch,)`, classes in 0..K-1; or float `(batch, K)`, shares that sum to 1.
@@ -47,7 +59,8 @@ class SupervisedLoss:
         labels = tf.convert_to_tensor(labels)
         if labels.dtype.is_integer:
             labels = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-        return tf.reduce_mean(tf.reduce_sum(labels * self.of_every_class(logits, step), axis=-1))
+        weights = labels * tf.cast(self.weight_of_every_class(step), labels.dtype)
+        return tf.reduce_sum(weights * self.of_every_class(logits, step)) / tf.reduce_sum(weights)
 
     def get_config(self) -> dict:
         """Returns the arguments that make this loss again."""
