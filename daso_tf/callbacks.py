@@ -83,7 +83,12 @@ class Evaluation(keras.callbacks.Callback):
         evaluation = {"step": int(self.model.step.numpy())}
         for name, (images, labels) in self.parts.items():
             probabilities = self.model.predict(images, verbose=0)[: len(labels)]
-            evaluation[name] = evaluate(labels, probabilities, self.results.labeled_counts)
+            evaluation[name] = evaluate(
+                labels,
+                probabilities,
+                self.results.labeled_counts,
+                self.model.test_logit_adjustment,
+            )
             print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
         statistics = self.model.pseudo_label_statistics.items()
         evaluation["pseudo_labels"] = {

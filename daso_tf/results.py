@@ -39,25 +39,31 @@ def scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dic
     }
 
 
-def evaluate(labels: np.ndarray, probabilities: np.ndarray, labeled_counts: np.ndarray) -> dict:
-    """Scores probabilities as they are and with logit adjustment at test time.
+def evaluate(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    labeled_counts: np.ndarray,
+    test_logit_adjustment: float = 0.0,
+) -> dict:
+    """Scores a network's probabilities without and with logit adjustment at test time.
 
     Args:
         labels: int array of shape (N,), true classes in 0..K-1.
         probabilities: float array of shape (N, K).
         labeled_counts: labeled training images of each class, shape (K,), all at least 1.
+        test_logit_adjustment: strength of the adjustment that the probabilities have already.
 
     Returns:
         The `scores`, and as `logit_adjusted` those with the log of the labeled class shares
-        subtracted (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 9).
+        subtracted once (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 9).
     """
     num_classes = len(labeled_counts)
     log_prior = np.log(labeled_counts / np.sum(labeled_counts))
     log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    adjusted = np.argmax(log_probabilities - log_prior, axis=1)
+    plain = log_probabilities + test_logit_adjustment * log_prior
     return {
-        **scores(labels, np.argmax(probabilities, axis=1), num_classes),
-        "logit_adjusted": scores(labels, adjusted, num_classes),
+        **scores(labels, np.argmax(plain, axis=1), num_classes),
+        "logit_adjusted": scores(labels, np.argmax(plain - log_prior, axis=1), num_classes),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -39,10 +41,27 @@ class LogitAdjustedLoss(SupervisedLoss):
 
     def of_every_class(self, logits, step):
         """Computes what each image costs if its class is k; see `SupervisedLoss`."""
-        counts = np.array(self.labeled_counts, np.float64)
-        prior = tf.constant(np.log(counts / counts.sum()), logits.dtype)
+        prior = tf.constant(log_prior(self.labeled_counts), logits.dtype)
         return super().of_every_class(logits + self.tau * prior, step)
 
     def get_config(self):
         """Returns the arguments that make this loss again."""
         return {"labeled_counts": self.labeled_counts, "tau": self.tau}
+
+
+def log_prior(labeled_counts: Sequence[int]) -> np.ndarray:
+    """Returns the logarithm of each class's share of the labeled images, float64 `(K,)`.
+
+    Subtracted from the logits of a classifier that was trained as the classes come, it makes them
+    those of balanced classes (Menon et al., ICLR 2021, equation 9).
+
+    Args:
+        labeled_counts: Labeled images of each class, K numbers, each at least 1.
+
+    Example:
+
+    >>> np.exp(log_prior([3, 1])).round(6).tolist()
+    [0.75, 0.25]
+    """
+    counts = np.asarray(labeled_counts, np.float64)
+    return np.log(counts / counts.sum())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.augment import normalise, resize
+from daso_tf.balance.logit_adjustment import log_prior
+from daso_tf.balance.supervised_loss import checked_counts
 from daso_tf.export import write_saved_model
+from daso_tf.learners.networks import copy_of, input_size, linear_classifier, weights_of
 from daso_tf.metrics import BalancedAccuracy
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -30,6 +35,10 @@ class AveragedClassifier(keras.Model):
         mean: Mean of each colour channel, in [0, 1].
         std: Standard deviation of each colour channel, above 0.
         class_names: K names, which the export gives back.
+        test_logit_adjustment: Strength (tau, at least 0) of logit adjustment at test time: what
+            evaluation, prediction and export answer by is the logits minus tau times the logarithm
+            of the labeled classes' shares. It has no part in training.
+        labeled_counts: Labeled images of each class, which that needs.
         **kwargs: As for `keras.Model`.
 
     Raises:
@@ -45,14 +54,18 @@ class AveragedClassifier(keras.Model):
         mean: tuple[float, float, float] = CIFAR10_MEAN,
         std: tuple[float, float, float] = CIFAR10_STD,
         class_names: list[str] | None = None,
+        test_logit_adjustment: float = 0.0,
+        labeled_counts: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_classes = int(num_classes)
-        self.resolution = int(resolution or _input_size(encoder))
+        self.resolution = int(resolution or input_size(encoder))
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.class_names = None if class_names is None else tuple(map(str, class_names))
+        self.test_logit_adjustment = float(test_logit_adjustment)
+        self.labeled_counts = None if labeled_counts is None else checked_counts(labeled_counts)
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, not {self.num_classes}.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -60,12 +73,21 @@ class AveragedClassifier(keras.Model):
                 "mean and std must be three numbers each, those of std above 0, not "
                 f"mean={self.mean}, std={self.std}."
             )
+        if not self.test_logit_adjustment >= 0:
+            raise ValueError(
+                f"test_logit_adjustment must be at least 0, not {self.test_logit_adjustment}."
+            )
+        if self.test_logit_adjustment and self.labeled_counts is None:
+            raise ValueError(
+                "test_logit_adjustment needs labeled_counts, the labeled images of each class."
+            )
         self._check_one_for_each_class("class_names", self.class_names)
+        self._check_one_for_each_class("labeled_counts", self.labeled_counts)
 
         self.encoder = encoder
-        self.classifier = _classifier(self.num_classes, "classifier")
-        self.ema_encoder = _copy(encoder, f"ema_{encoder.name}")
-        self.ema_classifier = _classifier(self.num_classes, "ema_classifier")
+        self.classifier = linear_classifier(self.num_classes, "classifier")
+        self.ema_encoder = copy_of(encoder, f"ema_{encoder.name}")
+        self.ema_classifier = linear_classifier(self.num_classes, "ema_classifier")
         self.num_features = self._build_networks()
         self._heads: list[keras.layers.Layer] = []
         self._ema_heads: list[keras.layers.Layer] = []
@@ -88,7 +110,7 @@ class AveragedClassifier(keras.Model):
         Returns:
             The trained layer and its average.
         """
-        head, ema_head = _classifier(units, name), _classifier(units, f"ema_{name}")
+        head, ema_head = linear_classifier(units, name), linear_classifier(units, f"ema_{name}")
         for layer in (head, ema_head):
             layer.build((None, self.num_features))
         ema_head.set_weights(head.get_weights())
@@ -114,7 +136,7 @@ class AveragedClassifier(keras.Model):
         return tf.nn.softmax(self.ema_logits(inputs))
 
     def ema_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Computes the logits of the EMA network, BatchNorm in inference mode.
+        """Computes the logits of the EMA network, BatchNorm in inference mode, adjusted if asked.
 
         Args:
             images: uint8 `(batch, height, width, 3)` of any size.
@@ -123,7 +145,11 @@ class AveragedClassifier(keras.Model):
             float32 `(batch, K)`.
         """
         features = self.ema_encoder(self.as_input(images), training=False)
-        return tf.cast(self.ema_classifier(features), tf.float32)
+        logits = tf.cast(self.ema_classifier(features), tf.float32)
+        if not self.test_logit_adjustment:
+            return logits
+        prior = tf.constant(log_prior(self.labeled_counts), logits.dtype)
+        return logits - self.test_logit_adjustment * prior
 
     def test_step(self, data):
         """Measures the EMA network on raw images and their classes."""
@@ -177,12 +203,12 @@ class AveragedClassifier(keras.Model):
     @property
     def network_weights(self):
         """All weights and statistics of the trained network."""
-        return _weights(self.encoder, self.classifier, *self._heads)
+        return weights_of(self.encoder, self.classifier, *self._heads)
 
     @property
     def ema_network_weights(self):
         """Those of its average, in the same order."""
-        return _weights(self.ema_encoder, self.ema_classifier, *self._ema_heads)
+        return weights_of(self.ema_encoder, self.ema_classifier, *self._ema_heads)
 
     @property
     def trainable_weights(self):
@@ -233,6 +259,8 @@ class AveragedClassifier(keras.Model):
             "mean": self.mean,
             "std": self.std,
             "class_names": self.class_names,
+            "test_logit_adjustment": self.test_logit_adjustment,
+            "labeled_counts": self.labeled_counts,
         }
 
     @classmethod
@@ -281,33 +309,3 @@ def unpack(data) -> tuple:
             f"{'no labels' if labels is None else 'sample weights'}."
         )
     return inputs, labels
-
-
-def _weights(*layers: keras.layers.Layer) -> list[keras.Variable]:
-    return [weight for layer in layers for weight in layer.weights]
-
-
-def _classifier(num_classes: int, name: str) -> keras.layers.Dense:
-    glorot_normal = keras.initializers.VarianceScaling(
-        scale=1.0, mode="fan_avg", distribution="untruncated_normal"
-    )
-    return keras.layers.Dense(num_classes, kernel_initializer=glorot_normal, name=name)
-
-
-def _copy(encoder: keras.Model, name: str) -> keras.Model:
-    """Makes the same architecture again; by way of the config, as every kind of model has one."""
-    config = encoder.get_config()
-    if "name" in config:
-        config["name"] = name
-    return type(encoder).from_config(config)
-
-
-def _input_size(encoder: keras.Model) -> int:
-    """Returns the side in pixels of the images that the encoder was made for."""
-    shape = getattr(encoder, "input_shape", None)
-    if not shape or len(shape) != 4 or shape[1] is None or shape[1] != shape[2]:
-        raise ValueError(
-            f"The encoder's input shape {shape} does not say one side for square images: give "
-            "the learner resolution=, the side in pixels."
-        )
-    return shape[1]
