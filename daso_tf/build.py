@@ -1,15 +1,100 @@
 """From the flags to a compiled learner: adding a method is adding an entry here."""
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
 from daso_tf import augment, encoders
 from daso_tf.balance import LogitAdjustedLoss, SupervisedLoss
 from daso_tf.data import SemiSupervisedData
-from daso_tf.learners import FixMatch
-from daso_tf.pseudo_labels import AlignedPseudoLabeler, DASOPseudoLabeler, LinearPseudoLabeler
+from daso_tf.learners import (
+    USADTM,
+    FixMatch,
+    Learner,
+    MeanTeacher,
+    MixMatch,
+    PseudoLabel,
+    ReMixMatch,
+    Supervised,
+)
+from daso_tf.learning_rate import learning_rate
+from daso_tf.pseudo_labels import (
+    AlignedPseudoLabeler,
+    DASOPseudoLabeler,
+    DistributionAlignment,
+    LinearPseudoLabeler,
+)
 
-LEARNERS = {"fixmatch": FixMatch}
+
+class Method(NamedTuple):
+    """A learner as the command knows it.
+
+    Attributes:
+        learner: Its class.
+        arguments: Its arguments beside those that every learner has, each a flag's name or one of
+            those that `_argument` makes.
+        defaults: Flags whose value, unless it is given, is another one under this learner.
+    """
+
+    learner: type[Learner]
+    arguments: tuple[str, ...]
+    defaults: dict[str, str | float | bool]
+
+
+_UNLABELED = ("unlabeled_weight", "ramp_steps")
+_PSEUDO_LABELED = ("pseudo_labeler", *_UNLABELED)
+_MIXED = ("sharpening_temperature", "mixup_beta")
+
+# The defaults are those of DASO's comparison of methods.
+LEARNERS = {
+    "supervised": Method(Supervised, (), {"pseudo_labeler": "linear"}),
+    "pseudo_label": Method(
+        PseudoLabel,
+        (*_PSEUDO_LABELED, "confidence_threshold"),
+        {"pseudo_labeler": "linear", "ramp_fraction": 0.4, "alignment_weight": 0.0},
+    ),
+    "mean_teacher": Method(
+        MeanTeacher,
+        _PSEUDO_LABELED,
+        {"unlabeled_weight": 50.0, "ramp_fraction": 0.4, "alignment_weight": 0.0},
+    ),
+    "mixmatch": Method(
+        MixMatch,
+        (*_PSEUDO_LABELED, *_MIXED),
+        {"unlabeled_weight": 100.0, "ramp_fraction": 0.016, "alignment_weight": 0.0},
+    ),
+    "remixmatch": Method(
+        ReMixMatch,
+        (
+            *_PSEUDO_LABELED,
+            *_MIXED,
+            "strong",
+            "distribution_alignment",
+            "premixup_weight",
+            "rotation_weight",
+        ),
+        {
+            "unlabeled_weight": 1.5,
+            "ramp_fraction": 0.016,
+            "mixup_beta": 0.75,
+            "distribution_alignment": True,
+        },
+    ),
+    "fixmatch": Method(FixMatch, (*_PSEUDO_LABELED, "strong", "confidence_threshold"), {}),
+    "usadtm": Method(
+        USADTM,
+        (
+            *_UNLABELED,
+            "strong",
+            "confidence_threshold",
+            "mutual_information_weight",
+            "queue_size",
+            "pretrain_steps",
+        ),
+        {"pseudo_labeler": "linear", "confidence_threshold": 0.85, "pretrain_steps": 500},
+    ),
+}
 
 PSEUDO_LABELERS = {
     "linear": lambda flags, data: LinearPseudoLabeler(),
@@ -43,21 +128,28 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
 
     Returns:
         A compiled `daso_tf.learners` model.
+
+    Raises:
+        ValueError: the flags do not go together.
     """
+    refusal = LEARNERS[flags.learner].learner.refuses_pseudo_labeler
+    if refusal and flags.pseudo_labeler != "linear":
+        raise ValueError(
+            f"--pseudo_labeler={flags.pseudo_labeler} does not go with --learner={flags.learner}: "
+            f"{refusal}. Leave it out, or choose another learner."
+        )
     encoder = encoders.build(
         flags.encoder, flags.resolution, data.mean, data.std, weights=flags.encoder_weights
     )
-    learner = LEARNERS[flags.learner](
+    learner_class, arguments, _ = LEARNERS[flags.learner]
+    learner = learner_class(
         encoder,
         data.num_classes,
-        pseudo_labeler=PSEUDO_LABELERS[flags.pseudo_labeler](flags, data),
+        **{name: _argument(name, flags, data) for name in arguments},
         weak=augment.Weak(horizontal_flip=flags.horizontal_flip),
-        strong=augment.RandAugment(cutout=flags.cutout_size),
         resolution=flags.resolution,
         mean=data.mean,
         std=data.std,
-        confidence_threshold=flags.confidence_threshold,
-        unlabeled_weight=flags.unlabeled_weight,
         weight_decay=flags.weight_decay,
         ema_decay=flags.ema_decay,
         supervised_loss=supervised_loss(flags, data),
@@ -67,6 +159,25 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
     # Measured on 2 CPU cores, WRN-10-1 on 16 x 16 pixels: 164 ms a step without XLA, 218 ms with.
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     jit_compile = {"auto": on_gpu, "true": True, "false": False}[flags.jit_compile]
-    optimizer = keras.optimizers.SGD(flags.learning_rate, momentum=flags.momentum, nesterov=True)
+    rate = learning_rate(
+        flags.learning_rate,
+        flags.warmup_steps,
+        [int(step) for step in flags.learning_rate_drops],
+        flags.learning_rate_drop,
+    )
+    optimizer = keras.optimizers.SGD(rate, momentum=flags.momentum, nesterov=True)
     learner.compile(optimizer=optimizer, jit_compile=jit_compile)
     return learner
+
+
+def _argument(name: str, flags, data: SemiSupervisedData):
+    """Returns a learner's argument as the flags say."""
+    if name == "pseudo_labeler":
+        return PSEUDO_LABELERS[flags.pseudo_labeler](flags, data)
+    if name == "distribution_alignment":
+        return DistributionAlignment(data.labeled_counts) if flags.distribution_alignment else None
+    if name == "strong":
+        return augment.RandAugment(cutout=flags.cutout_size)
+    if name == "ramp_steps":
+        return round(flags.ramp_fraction * flags.steps)
+    return getattr(flags, name)

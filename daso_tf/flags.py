@@ -78,22 +78,63 @@ _integer("cutout_size", 16, "[0, 1024]", "Side of the square cut out of strong v
 
 # ---- Learner
 flags.DEFINE_enum("learner", "fixmatch", list(LEARNERS), "Which views, which losses.")
-flags.DEFINE_enum("pseudo_labeler", "daso", list(PSEUDO_LABELERS), "What unlabeled images learn.")
+flags.DEFINE_enum(
+    "pseudo_labeler",
+    "daso",
+    list(PSEUDO_LABELERS),
+    "What unlabeled images learn; supervised, pseudo_label, usadtm: linear.",
+)
 flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH or applications:NAME.")
 flags.DEFINE_string("encoder_weights", None, "File to begin from, by the encoder's save_weights.")
-_float("confidence_threshold", 0.95, "[0, 1]", "Pseudo-labels less confident are not learnt.")
-_float("unlabeled_weight", 1.0, "[0, inf)", "Weight of the consistency loss (lambda_u).")
+_float(
+    "confidence_threshold",
+    0.95,
+    "[0, 1]",
+    "Pseudo-labels less confident are not learnt; usadtm: 0.85.",
+)
+_float(
+    "unlabeled_weight",
+    1.0,
+    "[0, inf)",
+    "Weight of the consistency loss (lambda_u); mean_teacher: 50, mixmatch: 100, remixmatch: 1.5.",
+)
+_float(
+    "ramp_fraction",
+    0.0,
+    "[0, 1]",
+    "Part of the run over which that weight grows from 0; pseudo_label, mean_teacher: 0.4, "
+    "mixmatch, remixmatch: 0.016.",
+)
+_float(
+    "sharpening_temperature", 0.5, "(0, inf)", "Temperature of mixmatch's and remixmatch's guess."
+)
+_float("mixup_beta", 0.5, "(0, inf)", "How evenly mixmatch mixes; remixmatch: 0.75.")
+flags.DEFINE_bool(
+    "distribution_alignment",
+    False,
+    "Scale remixmatch's guesses to the labeled images' classes; remixmatch: true.",
+)
+_float("premixup_weight", 0.5, "[0, inf)", "Weight of remixmatch's loss of unmixed strong views.")
+_float("rotation_weight", 0.5, "[0, inf)", "Weight of remixmatch's rotation loss.")
+_float("mutual_information_weight", 0.1, "[0, inf)", "Weight of usadtm's mutual information.")
 _float("logit_adjustment", 0.0, "[0, inf)", "Strength (tau) of logit adjustment while training.")
 
 # ---- DASO
-_float("alignment_weight", 1.0, "[0, inf)", "Weight of the alignment loss (lambda_align).")
+_float(
+    "alignment_weight",
+    1.0,
+    "[0, inf)",
+    "Weight of the alignment loss (lambda_align); pseudo_label, mean_teacher, mixmatch: 0.",
+)
 _float("prototype_temperature", 0.05, "(0, inf)", "Temperature of semantic pseudo-labels.")
 _float("distribution_temperature", 1.5, "(0, inf)", "Temperature of blend weights (T_dist).")
 flags.DEFINE_bool(
     "distribution_aware", True, "Blend by class, after the pseudo-labels' own shares."
 )
 _float("blend_weight", 0.5, "[0, 1]", "Share of the semantic label if not distribution_aware.")
-_integer("pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels begin.")
+_integer(
+    "pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels begin; usadtm: 500."
+)
 _integer("distribution_period", 100, "[1, inf)", "Steps between updates of the blend weights.")
 _integer("queue_size", 256, "[1, inf)", "Labeled features remembered of each class (Q).")
 
@@ -101,7 +142,12 @@ _integer("queue_size", 256, "[1, inf)", "Labeled features remembered of each cla
 _integer("batch_size", 64, "[1, inf)", "Labeled images in a step (B).")
 _integer("unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image in a step (mu).")
 _integer("steps", 250_000, "[1, inf)", "Training steps in all.")
-_float("learning_rate", 0.03, "(0, inf)", "Constant learning rate.")
+_float("learning_rate", 0.03, "(0, inf)", "Learning rate; constant, but for the next three.")
+_integer("warmup_steps", 0, "[0, inf)", "First steps, over which the learning rate grows from 0.")
+flags.DEFINE_list(
+    "learning_rate_drops", [], "Steps, comma-separated, where the learning rate drops."
+)
+_float("learning_rate_drop", 0.01, "(0, 1]", "What the learning rate is multiplied by there.")
 _float("momentum", 0.9, "[0, 1)", "Nesterov momentum.")
 _float("weight_decay", 5e-4, "[0, inf)", "L2 decay, added to the gradient of every parameter.")
 _float("ema_decay", 0.999, "[0, 1)", "Decay of the averaged network, which is what is evaluated.")
@@ -117,6 +163,19 @@ _integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_i
 flags.DEFINE_enum(
     "jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA; auto: on a GPU."
 )
+
+
+flags.register_validator(
+    "learning_rate_drops",
+    lambda steps: all(step.isdecimal() for step in steps),
+    message="must be whole numbers, such as 200000,225000",
+)
+
+
+def adopt_learner_defaults() -> None:
+    """Gives the flags that were not given the values that the chosen learner's paper has."""
+    for name, value in LEARNERS[FLAGS.learner].defaults.items():
+        FLAGS.set_default(name, value)
 
 
 def settings() -> dict[str, str]:
@@ -158,4 +217,6 @@ def changes_since(path: Path) -> list[str]:
 def _text(value) -> str:
     if value is None:
         return "unset"
+    if isinstance(value, list):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

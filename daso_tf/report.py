@@ -22,14 +22,15 @@ def table(results: Results) -> str:
     """
     last = results.evaluations[-1]
     unknown = [None] * len(results.class_names)
-    pseudo_labels = last["pseudo_labels"]["final"]
     columns = {
         "class": results.class_names,
         "labeled": map(str, results.labeled_counts),
         "unlabeled": ["-" if n is None else str(n) for n in results.unlabeled_counts or unknown],
         "recall %": map(_percent, _evaluated(last).get("recall", unknown)),
-        "pseudo-label recall %": map(_percent, pseudo_labels["recall"]),
-        "pseudo-label precision %": map(_percent, pseudo_labels["precision"]),
+        **{
+            f"pseudo-label {score} %": map(_percent, shares)
+            for score, shares in _pseudo_labels(last).items()
+        },
     }
     rows = [tuple(columns), *zip(*columns.values(), strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -57,10 +58,12 @@ def draw(results: Results, path: Path) -> None:
         results: of a run with at least one evaluation.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    over_steps, by_class, pseudo_labels = figure.subplots(1, 3)
     last = results.evaluations[-1]
+    pseudo_labels = _pseudo_labels(last)
+    panels = 3 if pseudo_labels else 2
+    figure = Figure(figsize=(5 * panels, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    over_steps, by_class, *rest = figure.subplots(1, panels)
 
     steps = [entry["step"] for entry in results.evaluations]
     for part in results.medians():
@@ -75,11 +78,11 @@ def draw(results: Results, path: Path) -> None:
 
     _bars(by_class, results, {"recall": _evaluated(last).get("recall", [])})
     by_class.set(title="Recall by class (labeled images)")
-    final = last["pseudo_labels"]["final"]
-    _bars(pseudo_labels, results, {name: final[name] for name in ("recall", "precision")})
-    pseudo_labels.set(title="Pseudo-labels by class (labeled images)")
+    for axes in rest:
+        _bars(axes, results, pseudo_labels)
+        axes.set(title="Pseudo-labels by class (labeled images)")
 
-    for axes in (over_steps, pseudo_labels):
+    for axes in (over_steps, *rest):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
     figure.savefig(path, dpi=100)
@@ -88,6 +91,12 @@ def draw(results: Results, path: Path) -> None:
 def _evaluated(evaluation):
     """The scores on the test images, or else on the validation images."""
     return evaluation.get("test") or evaluation.get("validation") or {}
+
+
+def _pseudo_labels(evaluation):
+    """Recall and precision of the final pseudo-labels; nothing where a learner makes none."""
+    final = evaluation["pseudo_labels"].get("final", {})
+    return {score: final[score] for score in ("recall", "precision") if final}
 
 
 def _percent(share):

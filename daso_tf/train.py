@@ -30,7 +30,7 @@ from daso_tf.data import (
     reading,
     training_batches,
 )
-from daso_tf.flags import FLAGS, changes_since, write_flags_file
+from daso_tf.flags import FLAGS, adopt_learner_defaults, changes_since, write_flags_file
 from daso_tf.report import table
 from daso_tf.results import Results
 
@@ -105,6 +105,7 @@ def prepare(arguments: list[str]) -> Run:
     """
     if arguments:
         raise ValueError(f"{arguments[0]!r} is not a flag; settings are written --name=value")
+    adopt_learner_defaults()
     FLAGS.model_dir = FLAGS.model_dir or f"runs/{FLAGS.dataset}"
     FLAGS.export_dir = FLAGS.export_dir or f"{FLAGS.model_dir}/export"
     model_dir = Path(FLAGS.model_dir)

@@ -46,7 +46,7 @@ def test_number_outside_its_range_is_refused(name, value, allowed):
     ("argument", "said"),
     [
         ("--pseudo_labeler=darp", ("--pseudo_labeler=darp", "linear", "daso")),
-        ("--learner=mixmatch", ("--learner=mixmatch", "fixmatch")),
+        ("--learner=mixup", ("--learner=mixup", "mixmatch", "fixmatch")),
         ("--jit_compile=maybe", ("--jit_compile=maybe", "auto", "true", "false")),
         ("--steps=many", ("--steps=many",)),
     ],
