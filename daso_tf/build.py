@@ -96,6 +96,13 @@ LEARNERS = {
     ),
 }
 
+WEAK_VIEWS = {
+    "padded_crop": lambda flags: augment.Weak(horizontal_flip=flags.horizontal_flip),
+    "random_resized_crop": lambda flags: augment.RandomResizedCrop(
+        flags.resolution, horizontal_flip=flags.horizontal_flip
+    ),
+}
+
 PSEUDO_LABELERS = {
     "linear": lambda flags, data: LinearPseudoLabeler(),
     "daso": lambda flags, data: DASOPseudoLabeler(
@@ -146,7 +153,7 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
         encoder,
         data.num_classes,
         **{name: _argument(name, flags, data) for name in arguments},
-        weak=augment.Weak(horizontal_flip=flags.horizontal_flip),
+        weak=WEAK_VIEWS[flags.weak_view](flags),
         resolution=flags.resolution,
         mean=data.mean,
         std=data.std,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from daso_tf.build import LEARNERS, PSEUDO_LABELERS
+from daso_tf.build import LEARNERS, PSEUDO_LABELERS, WEAK_VIEWS
 from daso_tf.data import DATASETS
 from daso_tf.files import write_atomically
 
@@ -54,6 +54,8 @@ def _float(name, default, interval, text):
 # ---- Data
 flags.DEFINE_string("dataset", "", f"Needed: one of {', '.join(DATASETS)}.")
 flags.DEFINE_string("data_dir", None, "Where the data set lies, or may be downloaded to.")
+flags.DEFINE_enum("labeled", None, ["l_train", "l_train_val"], "semi_aves: its labeled images.")
+flags.DEFINE_enum("unlabeled", None, ["in", "in+out"], "semi_aves: its unlabeled images.")
 _integer("labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are.")
 _float("labeled_imbalance", 1.0, "[1, inf)", "Labeled images of the head class per tail image.")
 _integer(
@@ -73,6 +75,12 @@ flags.DEFINE_enum(
 _integer("max_bad_files", 10, "[0, inf)", "Unreadable training images to leave out at most.")
 
 # ---- Views
+flags.DEFINE_enum(
+    "weak_view",
+    "padded_crop",
+    list(WEAK_VIEWS),
+    "How weak views are cropped: shifted by up to an eighth, or a random part of any size.",
+)
 flags.DEFINE_bool("horizontal_flip", True, "Flip half of the views; off for digits and letters.")
 _integer("cutout_size", 16, "[0, 1024]", "Side of the square cut out of strong views, in pixels.")
 
@@ -84,8 +92,8 @@ flags.DEFINE_enum(
     list(PSEUDO_LABELERS),
     "What unlabeled images learn; supervised, pseudo_label, usadtm: linear.",
 )
-flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH or applications:NAME.")
-flags.DEFINE_string("encoder_weights", None, "File to begin from, by the encoder's save_weights.")
+flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH, resnet_DEPTH, applications:NAME.")
+flags.DEFINE_string("encoder_weights", None, "File to begin from: Keras weights, or torchvision .npz.")
 _float(
     "confidence_threshold",
     0.95,

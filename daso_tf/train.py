@@ -115,6 +115,8 @@ def prepare(arguments: list[str]) -> Run:
     data = load(
         FLAGS.dataset,
         data_dir=FLAGS.data_dir,
+        labeled=FLAGS.labeled,
+        unlabeled=FLAGS.unlabeled,
         labeled_head=FLAGS.labeled_head,
         labeled_imbalance=FLAGS.labeled_imbalance,
         unlabeled_head=FLAGS.unlabeled_head,

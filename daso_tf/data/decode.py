@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,15 @@ from daso_tf.data.memory import empty_images
 # EXIF orientations that turn the picture by a quarter, so that height and width change places.
 _ORIENTATION_TAG = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
+
+# Pillow goes by a file's content, whatever its name, and would start another program for some
+# kinds (EPS). These it reads by itself, each where it was built with it.
+Image.init()
+_FORMATS = tuple(
+    kind
+    for kind in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+    if kind in Image.ID
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +47,7 @@ def read_image(file: ImageFile) -> np.ndarray:
     animation the first frame counts.
 
     Args:
-        file: path, or content, of a file that Pillow reads (JPEG, PNG, BMP, GIF, TIFF, WebP, ...).
+        file: path, or content, of a JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000 or AVIF file.
 
     Returns:
         uint8 array of shape (height, width, 3).
@@ -114,7 +124,11 @@ class _opened:  # noqa: N801 - reads as the context manager it is
 
     def __enter__(self):
         try:
-            self.image = Image.open(self.file)
+            if not isinstance(self.file, io.BytesIO) and not stat.S_ISREG(
+                os.stat(self.file).st_mode
+            ):
+                raise ValueError("it is no regular file")  # reading a pipe might never end
+            self.image = Image.open(self.file, formats=_FORMATS)
         except Exception as error:
             raise self._refusal(error) from error
         return self.image

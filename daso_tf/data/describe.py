@@ -43,7 +43,14 @@ def main(argv: list[str]) -> int:
         return terminal.fail(f"{argv[1]!r} is not a flag; settings are written --name=value")
     wanted = LongTail(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(LongTail)})
     try:
-        selection = select(FLAGS.dataset, FLAGS.data_dir, wanted, FLAGS.seed)
+        selection = select(
+            FLAGS.dataset,
+            FLAGS.data_dir,
+            wanted,
+            FLAGS.seed,
+            labeled=FLAGS.labeled,
+            unlabeled=FLAGS.unlabeled,
+        )
         # Some images are shown and all are counted, so none but those shown is read.
         data = selection.read(FLAGS.source_size, FLAGS.resolution, True, FLAGS.max_bad_files)
     except DataError as error:
@@ -92,7 +99,7 @@ def table(data: SemiSupervisedData) -> str:
 
 
 def draw(data: SemiSupervisedData, path: str | Path) -> None:
-    """Draws the class distribution and images of some classes, head to tail, as a PNG.
+    """Draws the class distribution and images of some classes, as a PNG.
 
     Args:
         data: any data.

@@ -27,6 +27,8 @@ def load(
     dataset: str,
     *,
     data_dir: str | None = None,
+    labeled: str | None = None,
+    unlabeled: str | None = None,
     labeled_head: int = 0,
     labeled_imbalance: float = 1.0,
     unlabeled_head: int = 0,
@@ -52,6 +54,8 @@ def load(
         dataset: one of `daso_tf.data.DATASETS`; NAME in the last of them stands for any name that
             tensorflow-datasets knows.
         data_dir: folder that holds the data; None where the data set knows its place.
+        labeled: labeled images of `semi_aves`: "l_train", the default, or "l_train_val".
+        unlabeled: unlabeled images of `semi_aves`: "in", the default, or "in+out".
         labeled_head: labeled images of the largest class; 0 takes all there are, as they are.
         labeled_imbalance: labeled images of the largest class over those of the smallest, >= 1.
         unlabeled_head: unlabeled images of the largest class; needed where they are carved.
@@ -93,7 +97,7 @@ def load(
         reverse_unlabeled,
         validation_size,
     )
-    selection = select(dataset, data_dir, wanted, seed)
+    selection = select(dataset, data_dir, wanted, seed, labeled=labeled, unlabeled=unlabeled)
     return selection.read(source_size, resolution, stream, max_bad_files)
 
 
@@ -163,9 +167,17 @@ class Selection:
         return resolution, resolution
 
 
-def select(dataset: str, data_dir: str | None, wanted: LongTail, seed: int) -> Selection:
+def select(
+    dataset: str,
+    data_dir: str | None,
+    wanted: LongTail,
+    seed: int,
+    *,
+    labeled: str | None = None,
+    unlabeled: str | None = None,
+) -> Selection:
     """Finds a data set and chooses which of its images make which part; see `load`."""
-    source = open_source(dataset, data_dir)
+    source = open_source(dataset, data_dir, labeled=labeled, unlabeled=unlabeled)
     if source.validation is not None and wanted.validation_size:
         raise DataError(
             f"validation_size={wanted.validation_size}, but the data brings validation images of "

@@ -6,6 +6,7 @@ https://cs.stanford.edu/~acoates/stl10/ (binary files).
 
 import dataclasses
 import hashlib
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -60,9 +61,9 @@ def read_archive(archive: Archive, data_dir: Path) -> Source | None:
         DataError: it is damaged, incomplete or not in the published format.
     """
     folder, packed = data_dir / archive.folder, data_dir / archive.filename
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises where the folder may not be entered
         place, files = folder, _unpacked_files(folder)
-    elif packed.is_file():
+    elif os.path.isfile(packed):
         _check_sum(archive, packed)
         place, files = packed, _packed_files(packed, archive.folder)
     else:
