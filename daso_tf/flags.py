@@ -93,7 +93,9 @@ flags.DEFINE_enum(
     "What unlabeled images learn; supervised, pseudo_label, usadtm: linear.",
 )
 flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH, resnet_DEPTH, applications:NAME.")
-flags.DEFINE_string("encoder_weights", None, "File to begin from: Keras weights, or torchvision .npz.")
+flags.DEFINE_string(
+    "encoder_weights", None, "File to begin from: Keras weights, or torchvision .npz."
+)
 _float(
     "confidence_threshold",
     0.95,

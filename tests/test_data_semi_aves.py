@@ -1,5 +1,6 @@
 """Semi-Aves at a small scale, written by the test, and its official lists where they are."""
 
+import json
 import lzma
 import os
 import re
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import arguments, run_train
 from PIL import Image
 
 from daso_tf import data
@@ -297,3 +299,26 @@ def test_official_lists_without_images(official):
         "u_train_in: 26,640 of 26,640",
         "u_train_out: 122,208 of 122,208",
     ]
+
+
+def test_the_command_trains_from_the_files(tree, tmp_path):
+    settings = {
+        "dataset": "semi_aves",
+        "labeled_head": 0,
+        "labeled_imbalance": 1,
+        "unlabeled_head": 0,
+        "unlabeled_imbalance": 1,
+        "validation_size": 0,
+        "unlabeled": "in+out",
+        "weak_view": "random_resized_crop",
+        "source_size": 10,
+        "batch_size": 4,
+        "stream": "true",
+        "steps": 2,
+        "evaluate_every": 2,
+    }
+    assert run_train(*arguments(**settings, data_dir=tree, model_dir=tmp_path / "run")) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["labeled_counts"] == [1, 2] * 100
+    assert [entry["step"] for entry in results["evaluations"]] == [2]
+    assert len(results["evaluations"][0]["validation"]["recall"]) == 200

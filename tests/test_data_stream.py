@@ -4,9 +4,10 @@ import logging
 
 import numpy as np
 import pytest
+from command import arguments, run_train
 from PIL import Image
 
-from daso_tf import data
+from daso_tf import data, train
 
 CLASSES = ("cat", "dog", "elk")
 
@@ -142,3 +143,26 @@ def test_nothing_readable_is_an_error(folder):
         truncate(path)
     with pytest.raises(data.DataError, match=r"30 image files cannot be read|None of the image"):
         load(folder, stream=True, max_bad_files=29)
+
+
+def test_files_that_break_while_training_stop_the_run_in_words(
+    folder, tmp_path, monkeypatch, capsys
+):
+    def damage_then_build(*arguments):
+        for name in ("02.jpg", "06.jpg"):
+            truncate(folder / "unlabeled" / name)
+        return build_learner(*arguments)
+
+    build_learner = train.build_learner
+    monkeypatch.setattr(train, "build_learner", damage_then_build)
+    settings = {"labeled_head": 0, "labeled_imbalance": 1, "unlabeled_head": 0}
+    settings |= {"unlabeled_imbalance": 1, "validation_size": 0, "resolution": 16, "batch_size": 4}
+    settings |= {"stream": "true", "max_bad_files": 1, "steps": 8, "evaluate_every": 8}
+    model_dir = tmp_path / "run"
+    run = arguments(dataset="image_folder", data_dir=folder, model_dir=model_dir, **settings)
+    assert run_train(*run) == 1
+    said = capsys.readouterr().err
+    assert "2 image files cannot be read, and max_bad_files allows 1" in said
+    assert "06.jpg" in said
+    assert "goes on from the newest checkpoint" in said
+    assert "Traceback" not in said
