@@ -5,7 +5,7 @@ import tensorflow as tf
 from daso_tf.augment.checks import checked_seed
 
 # Streams of random numbers, one a layer: they keep layers apart that are given one seed.
-WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP = 1, 2, 3
+WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_HEAD = 1, 2, 3, 4
 
 
 def uniform(seed, stream: int, count: int | tf.Tensor, draws: int) -> tf.Tensor:

@@ -135,6 +135,11 @@ class AveragedClassifier(keras.Model):
         """
         return tf.nn.softmax(self.ema_logits(inputs))
 
+    @property
+    def answering_classifier(self) -> keras.layers.Layer:
+        """The averaged classifier by whose logits evaluation, prediction and export answer."""
+        return self.ema_classifier
+
     def ema_logits(self, images: tf.Tensor) -> tf.Tensor:
         """Computes the logits of the EMA network, BatchNorm in inference mode, adjusted if asked.
 
@@ -145,7 +150,7 @@ class AveragedClassifier(keras.Model):
             float32 `(batch, K)`.
         """
         features = self.ema_encoder(self.as_input(images), training=False)
-        logits = tf.cast(self.ema_classifier(features), tf.float32)
+        logits = tf.cast(self.answering_classifier(features), tf.float32)
         if not self.test_logit_adjustment:
             return logits
         prior = tf.constant(log_prior(self.labeled_counts), logits.dtype)

@@ -79,6 +79,10 @@ class Learner(AveragedClassifier):
 
     # Why a learner takes no pseudo-labeler; None where it takes one.
     refuses_pseudo_labeler: str | None = None
+    # Why it takes no balanced head; None where it takes one.
+    refuses_balanced_head: str | None = (
+        "it has no consistency loss between weak and strong views for the head to share"
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.augment import RandAugment
+from daso_tf.balance.abc import Features
 from daso_tf.learners.base import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
 from daso_tf.pseudo_labels import PseudoLabeler
@@ -41,8 +42,8 @@ class FixMatch(PseudoLabelingLearner):
         strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
         confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1].
         **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`, `ramp_steps`,
-            `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`, `mean`, `std`,
-            `class_names`, `seed`, `name`.
+            `balanced_head`, `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`,
+            `mean`, `std`, `class_names`, `seed`, `name`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -60,6 +61,8 @@ class FixMatch(PseudoLabelingLearner):
         Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and
         Confidence", NeurIPS 2020, algorithm 1.
     """
+
+    refuses_balanced_head = None
 
     def __init__(
         self,
@@ -108,6 +111,9 @@ class FixMatch(PseudoLabelingLearner):
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(weak.features, strong.features, step),
+            **self.balanced_losses(
+                Features(labeled.features, weak.features, strong.features), labels, step
+            ),
         }
         labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled.logits, pseudo_labels, mask)

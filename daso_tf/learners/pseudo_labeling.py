@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf.augment import draws
+from daso_tf.balance.abc import ABC, Features
 from daso_tf.learners.base import Learner, StepOutcome
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
@@ -25,6 +27,8 @@ class PseudoLabelingLearner(Learner):
         loss_names: Names of the loss terms beside those of the pseudo-labeler.
         unlabeled_weight: Weight of the unlabeled loss, at least 0.
         ramp_steps: Steps over which that weight grows linearly from 0; 0 for none.
+        balanced_head: A `daso_tf.balance.ABC`: a second classifier on the same features, which
+            learns beside the first and answers in its place; by default there is none.
         **kwargs: As for `Learner`.
 
     Raises:
@@ -40,6 +44,7 @@ class PseudoLabelingLearner(Learner):
         loss_names: tuple[str, ...],
         unlabeled_weight: float = 1.0,
         ramp_steps: int = 0,
+        balanced_head: ABC | None = None,
         **kwargs,
     ):
         if not unlabeled_weight >= 0:
@@ -48,12 +53,21 @@ class PseudoLabelingLearner(Learner):
             raise ValueError(f"ramp_steps must be at least 0, not {ramp_steps}.")
         pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
         loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
+        if balanced_head is not None:
+            self._check_balanced_head(balanced_head, num_classes, pseudo_labeler)
+            loss_names = (*loss_names, "abc_loss")
         super().__init__(encoder, num_classes, loss_names=loss_names, **kwargs)
         self.unlabeled_weight = float(unlabeled_weight)
         self.ramp_steps = int(ramp_steps)
         self.pseudo_labeler = pseudo_labeler
         if not pseudo_labeler.built:  # it is when it comes from a saved model
             pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+
+        self.balanced_head = balanced_head
+        if balanced_head is not None:
+            self.balanced_classifier, self.ema_balanced_classifier = self.add_head(
+                "balanced_classifier", self.num_classes
+            )
 
         self._mask_rate = keras.metrics.Mean("mask_rate")
         self.pseudo_label_statistics = {
@@ -94,6 +108,33 @@ class PseudoLabelingLearner(Learner):
         if self.pseudo_labeler.observes_labeled_features:
             self.pseudo_labeler.observe(self.ema_encoder(views, training=True), labels)
 
+    @property
+    def answering_classifier(self) -> keras.layers.Layer:
+        """The balanced head's average where there is one; see `AveragedClassifier`."""
+        return self.ema_classifier if self.balanced_head is None else self.ema_balanced_classifier
+
+    def balanced_losses(self, features: Features, labels, step) -> dict[str, tf.Tensor]:
+        """Computes what the balanced head learns, by name; nothing where there is none.
+
+        Args:
+            features: Those of the step's views, which carry the gradient.
+            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            step: int scalar, the number of steps done before this one.
+        """
+        if self.balanced_head is None:
+            return {}
+        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        count = tf.shape(features.labeled)[0] + tf.shape(features.weak)[0]
+        loss = self.balanced_head.loss(
+            self.balanced_classifier,
+            lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
+            features,
+            labels,
+            draws.uniform(seed, draws.BALANCED_HEAD, count, draws=1)[:, 0],
+            step,
+        )
+        return {"abc_loss": loss}
+
     def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
         """Updates the metrics of training, those of the pseudo-labels among them."""
         logs = super().track(outcome, labels, unlabeled_labels)
@@ -116,7 +157,28 @@ class PseudoLabelingLearner(Learner):
             "pseudo_labeler": keras.saving.serialize_keras_object(self.pseudo_labeler),
             "unlabeled_weight": self.unlabeled_weight,
             "ramp_steps": self.ramp_steps,
+            "balanced_head": self.balanced_head
+            and keras.saving.serialize_keras_object(self.balanced_head),
         }
+
+    def _check_balanced_head(
+        self, balanced_head: ABC, num_classes: int, pseudo_labeler: PseudoLabeler
+    ) -> None:
+        """Raises a ValueError where learner or pseudo-labeler cannot have a balanced head."""
+        if self.refuses_balanced_head:
+            raise ValueError(
+                f"{type(self).__name__} takes no balanced_head: {self.refuses_balanced_head}."
+            )
+        if pseudo_labeler.remembers_predictions:
+            raise ValueError(
+                f"{type(pseudo_labeler).__name__} goes with no balanced_head: it remembers the "
+                "predictions that it is given, and would mix those of two classifiers."
+            )
+        if len(balanced_head.labeled_counts) != num_classes:
+            raise ValueError(
+                f"{type(balanced_head).__name__} is for {len(balanced_head.labeled_counts)} "
+                f"classes, not {num_classes}."
+            )
 
 
 def check_confidence_threshold(confidence_threshold: float) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.augment import RandAugment
+from daso_tf.balance.abc import Features
 from daso_tf.learners import mixing
 from daso_tf.learners.base import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
@@ -56,8 +57,9 @@ class ReMixMatch(PseudoLabelingLearner):
         rotation_weight: Weight of the loss of the rotation head, at least 0.
         ramp_steps: Steps over which consistency and premixup loss grow linearly to their weights;
             0 for none. In DASO's comparison they are the first 1.6 % of the run.
-        **kwargs: As for `Learner`: `supervised_loss`, `weak`, `weight_decay`, `ema_decay`,
-            `resolution`, `mean`, `std`, `class_names`, `seed`, `name`.
+        **kwargs: As for `PseudoLabelingLearner` and `Learner`: `balanced_head`, `supervised_loss`,
+            `weak`, `weight_decay`, `ema_decay`, `resolution`, `mean`, `std`, `class_names`, `seed`,
+            `name`.
 
     Batches must have one size, and the unlabeled images be a multiple of the labeled ones.
 
@@ -74,6 +76,8 @@ class ReMixMatch(PseudoLabelingLearner):
         Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and
         Augmentation Anchoring", ICLR 2020, algorithm 1.
     """
+
+    refuses_balanced_head = None
 
     def __init__(
         self,
@@ -168,6 +172,11 @@ class ReMixMatch(PseudoLabelingLearner):
             "rotation_loss": self.rotation_weight * tf.reduce_mean(rotation_loss),
             **labeler.auxiliary_losses(weak.features, strong.features, step),
         }
+        if self.balanced_head is not None:
+            # It learns from images as they are, and the labeled ones are only mixed so far.
+            (labeled,) = self.forward(views.labeled)
+            features = Features(labeled.features, weak.features, strong.features)
+            terms.update(self.balanced_losses(features, labels, step))
         labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled_logits, pseudo_labels)
 

@@ -1,0 +1,51 @@
+"""Learners with a dense encoder, trained on random views: steps that take no time."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import daso_tf
+from daso_tf.learners import Views
+
+K, SIZE, D = 3, 8, 5
+COUNTS = [8, 4, 2]
+
+
+def dense_learner(learner=daso_tf.FixMatch, **arguments):
+    """A compiled learner of K classes, with the same initial weights every time."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIZE, SIZE, 3))
+    features = keras.layers.Dense(D, activation="tanh")(keras.layers.Flatten()(image))
+    model = learner(keras.Model(image, features), K, **arguments)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True), jit_compile=False)
+    return model
+
+
+def step_inputs(step, batch=6, unlabeled=12):
+    """FixMatch's views of a step, and the labels."""
+    rng = np.random.default_rng(step)
+
+    def images(count):
+        return tf.constant(rng.normal(size=(count, SIZE, SIZE, 3)), tf.float32)
+
+    views = Views(labeled=images(batch), weak=images(unlabeled), strong=images(unlabeled))
+    return views, tf.constant(rng.integers(0, K, batch))
+
+
+def train(model, first, last):
+    """Trains the steps from `first` to before `last`; returns what the last one computed."""
+    for step in range(first, last):
+        outcome = model.train_on_views(*step_inputs(step))
+    return outcome
+
+
+def assert_saved_and_resumed_exactly(model, path):
+    """Trains, saves, loads, and trains original and copy on, which must stay the same."""
+    train(model, 0, 3)
+    model.save(path)
+    again = keras.saving.load_model(path)
+    for twin in (model, again):
+        train(twin, 3, 6)
+    variables = [twin.weights + twin.optimizer.variables for twin in (model, again)]
+    for ours, theirs in zip(*variables, strict=True):
+        np.testing.assert_array_equal(np.array(ours), np.array(theirs))
