@@ -13,6 +13,12 @@ import numpy as np
 from absl import logging
 
 from daso_tf.files import write_atomically
+from daso_tf.keras_versions import (
+    build_optimizer,
+    model_variables,
+    optimizer_variables,
+    own_name,
+)
 
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -110,13 +116,23 @@ class Checkpoints:
 def _named_variables(model):
     """Pairs of a name that is the same in every process and a variable.
 
-    The name is a position: Keras numbers layers by process (`conv2d_7`).
+    A name is a part of the run and a position: Keras numbers layers by process (`conv2d_7`), and
+    its versions list a model's parts in different orders.
     """
-    model.optimizer.build(model.trainable_variables)
-    owners = {"model": model.variables, "optimizer": model.optimizer.variables}
-    for owner, variables in owners.items():
+    optimizer = model.optimizer
+    build_optimizer(optimizer, model.trainable_variables)
+    networks = {"network": model.network_weights, "average": model.ema_network_weights}
+    in_networks = {id(variable) for part in networks.values() for variable in part}
+    memory = [v for v in model_variables(model) if id(v) not in in_networks]
+    parts = networks | {
+        "memory": sorted(memory, key=own_name),
+        "optimizer": optimizer_variables(optimizer),
+    }
+    for part, variables in parts.items():
         for position, variable in enumerate(variables):
-            yield f"{owner}/{position:04d}", variable
+            yield f"{part}/{position:04d}", variable
+    if hasattr(optimizer.learning_rate, "assign"):  # a number, which callbacks may change
+        yield "optimizer/learning_rate", optimizer.learning_rate
 
 
 def _read(path, variables):

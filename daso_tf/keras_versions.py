@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
+import tensorflow as tf
 
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
@@ -16,3 +19,59 @@ def leaky_relu(slope: float, name: str | None = None) -> keras.layers.Layer:
 def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:
     """Writes an export without a word; Keras 3 prints its signatures unless told not to."""
     archive.write_out(directory, **({"verbose": False} if KERAS_3 else {}))
+
+
+def build_optimizer(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[tf.Variable]
+) -> None:
+    """Makes everything that an optimizer remembers of the variables that it will train.
+
+    Keras 2's legacy optimizers, which those of TensorFlow Addons are, have no public way to do so
+    before the first step.
+    """
+    if hasattr(optimizer, "build"):
+        optimizer.build(variables)
+    else:
+        optimizer._create_all_weights(variables)
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """Returns what an optimizer remembers, in one order, without its learning rate.
+
+    Keras 3 counts the learning rate among its variables where it is a number, Keras 2 does not; and
+    `variables` is a method of Keras 2's legacy optimizers.
+    """
+    variables = optimizer.variables
+    learning_rate = optimizer.learning_rate
+    return [
+        variable
+        for variable in (variables() if callable(variables) else variables)
+        if variable is not learning_rate
+    ]
+
+
+def model_variables(model: keras.Model) -> list[tf.Variable]:
+    """Returns what a model remembers, without its metrics, which Keras 2 counts among its layers.
+
+    The order is that of the layers within, but a model's own variables come first in Keras 3 and
+    last in Keras 2.
+    """
+    if KERAS_3:
+        return list(model.variables)
+    metrics = [part for part in model.submodules if isinstance(part, keras.metrics.Metric)]
+    of_metrics = {id(variable) for metric in metrics for variable in metric.variables}
+    return [variable for variable in model.variables if id(variable) not in of_metrics]
+
+
+def own_name(variable: tf.Variable) -> str:
+    """Returns a variable's name within its layer, which Keras 2 writes as `layer/name:0`."""
+    return variable.name.split("/")[-1].split(":")[0]
+
+
+def train_on_batch(model: keras.Model, x, y, return_dict: bool):
+    """Trains a step on arrays; Keras 2's own way refuses arrays of different lengths."""
+    if KERAS_3:
+        return keras.Model.train_on_batch(model, x, y, return_dict=return_dict)
+    history = model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history
+    logs = {name: values[-1] for name, values in history.items()}
+    return logs if return_dict else list(logs.values())

@@ -27,8 +27,19 @@ def small_learner(seed, queue_size=2):
     return learner
 
 
+def remembered(learner):
+    """Every variable that a run needs to go on: not the metrics, which every epoch resets."""
+    return [
+        *learner.network_weights,
+        *learner.ema_network_weights,
+        *learner.pseudo_labeler.weights,
+        learner.step,
+        *learner.optimizer.variables,
+    ]
+
+
 def state(learner):
-    return [np.array(variable) for variable in learner.variables + learner.optimizer.variables]
+    return [np.array(variable) for variable in remembered(learner)]
 
 
 def assert_equal(one, other):
@@ -38,7 +49,7 @@ def assert_equal(one, other):
 
 def set_everything(learner, value):
     """Gives every variable a value of its own, so that none is right by chance."""
-    for position, variable in enumerate(learner.variables + learner.optimizer.variables):
+    for position, variable in enumerate(remembered(learner)):
         variable.assign(np.full(variable.shape, value + position, np.array(variable).dtype))
 
 

@@ -12,6 +12,7 @@ from daso_tf.augment import normalise, resize
 from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.balance.supervised_loss import checked_counts
 from daso_tf.export import write_saved_model
+from daso_tf.keras_versions import build_optimizer
 from daso_tf.learners.networks import copy_of, input_size, linear_classifier, weights_of
 from daso_tf.metrics import BalancedAccuracy
 
@@ -182,7 +183,7 @@ class AveragedClassifier(keras.Model):
             )
         super().compile(*args, **kwargs)
         # Everything that training remembers exists from here on, so that it can be restored.
-        self.optimizer.build(self.trainable_variables)
+        build_optimizer(self.optimizer, self.trainable_variables)
         nothing = tf.fill([1, self.num_classes], 1.0 / self.num_classes)
         self.compute_metrics(None, tf.zeros([1], tf.int32), nothing, None)
         self.reset_metrics()

@@ -10,6 +10,7 @@ import tensorflow as tf
 from daso_tf import ema
 from daso_tf.augment import Weak
 from daso_tf.balance import SupervisedLoss
+from daso_tf.keras_versions import train_on_batch
 from daso_tf.learners.averaged import AveragedClassifier, unpack
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import PseudoLabels
@@ -164,6 +165,10 @@ class Learner(AveragedClassifier):
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels)
         return self.track(outcome, labels, unlabeled_labels)
+
+    def train_on_batch(self, x, y, return_dict: bool = False):
+        """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
+        return train_on_batch(self, x, y, return_dict)
 
     def train_on_views(self, views: Any, labels: tf.Tensor) -> StepOutcome:
         """Trains one step on views that are already made.
