@@ -8,6 +8,7 @@ import tensorflow as tf
 from daso_tf import augment, encoders
 from daso_tf.balance import LogitAdjustedLoss, SupervisedLoss
 from daso_tf.data import SemiSupervisedData
+from daso_tf.generations import Generation
 from daso_tf.learners import (
     USADTM,
     FixMatch,
@@ -25,6 +26,7 @@ from daso_tf.pseudo_labels import (
     DistributionAlignment,
     LinearPseudoLabeler,
 )
+from daso_tf.pseudo_labels.crest import alignment_temperature
 
 
 class Method(NamedTuple):
@@ -103,9 +105,19 @@ WEAK_VIEWS = {
     ),
 }
 
+# Generations of self-training differ in the labeled images that they begin with (train.py).
+SELF_TRAINING = ("crest", "crest_plus")
+
 PSEUDO_LABELERS = {
-    "linear": lambda flags, data: LinearPseudoLabeler(),
-    "daso": lambda flags, data: DASOPseudoLabeler(
+    "crest": lambda flags, data, generation: LinearPseudoLabeler(),
+    "crest_plus": lambda flags, data, generation: AlignedPseudoLabeler(
+        data.labeled_counts,
+        temperature=alignment_temperature(
+            generation.number, generation.count, flags.crest_temperature
+        ),
+    ),
+    "linear": lambda flags, data, generation: LinearPseudoLabeler(),
+    "daso": lambda flags, data, generation: DASOPseudoLabeler(
         queue_size=flags.queue_size,
         prototype_temperature=flags.prototype_temperature,
         distribution_temperature=flags.distribution_temperature,
@@ -115,7 +127,9 @@ PSEUDO_LABELERS = {
         pretrain_steps=flags.pretrain_steps,
         distribution_period=flags.distribution_period,
     ),
-    "distribution_alignment": lambda flags, data: AlignedPseudoLabeler(data.labeled_counts),
+    "distribution_alignment": lambda flags, data, generation: AlignedPseudoLabeler(
+        data.labeled_counts
+    ),
 }
 
 
@@ -126,12 +140,19 @@ def supervised_loss(flags, data: SemiSupervisedData) -> SupervisedLoss:
     return SupervisedLoss()
 
 
-def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
+def build_learner(
+    flags,
+    data: SemiSupervisedData,
+    generation: Generation | None = None,
+    generation_data: SemiSupervisedData | None = None,
+) -> keras.Model:
     """Makes the learner that the flags describe, compiled, ready for `fit`.
 
     Args:
         flags: an object with the settings of `daso_tf.flags` as attributes.
         data: what it will be trained on; gives classes, their counts and channel statistics.
+        generation: the generation of self-training that it is for; by default the only one.
+        generation_data: the data with what that generation takes for labeled images, too.
 
     Returns:
         A compiled `daso_tf.learners` model.
@@ -139,6 +160,7 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
     Raises:
         ValueError: the flags do not go together.
     """
+    generation = generation or Generation.at(0, flags.steps, flags.steps)
     refusal = LEARNERS[flags.learner].learner.refuses_pseudo_labeler
     if refusal and flags.pseudo_labeler != "linear":
         raise ValueError(
@@ -152,14 +174,15 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
     learner = learner_class(
         encoder,
         data.num_classes,
-        **{name: _argument(name, flags, data) for name in arguments},
+        **{name: _argument(name, flags, data, generation) for name in arguments},
         weak=WEAK_VIEWS[flags.weak_view](flags),
         resolution=flags.resolution,
         mean=data.mean,
         std=data.std,
         weight_decay=flags.weight_decay,
         ema_decay=flags.ema_decay,
-        supervised_loss=supervised_loss(flags, data),
+        supervised_loss=supervised_loss(flags, generation_data or data),
+        first_step=generation.first_step,
         class_names=data.class_names,
         seed=flags.seed,
     )
@@ -177,10 +200,10 @@ def build_learner(flags, data: SemiSupervisedData) -> keras.Model:
     return learner
 
 
-def _argument(name: str, flags, data: SemiSupervisedData):
+def _argument(name: str, flags, data: SemiSupervisedData, generation: Generation):
     """Returns a learner's argument as the flags say."""
     if name == "pseudo_labeler":
-        return PSEUDO_LABELERS[flags.pseudo_labeler](flags, data)
+        return PSEUDO_LABELERS[flags.pseudo_labeler](flags, data, generation)
     if name == "distribution_alignment":
         return DistributionAlignment(data.labeled_counts) if flags.distribution_alignment else None
     if name == "strong":

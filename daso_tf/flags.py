@@ -148,6 +148,11 @@ _integer(
 _integer("distribution_period", 100, "[1, inf)", "Steps between updates of the blend weights.")
 _integer("queue_size", 256, "[1, inf)", "Labeled features remembered of each class (Q).")
 
+# ---- CReST
+_integer("generation_steps", 50_000, "[1, inf)", "Steps of a generation of crest, crest_plus.")
+_float("crest_alpha", 3.0, "(0, inf)", "The larger, the more images of frequent classes are added.")
+_float("crest_temperature", 0.5, "[0, 1]", "Temperature of crest_plus in the last generation.")
+
 # ---- Optimization
 _integer("batch_size", 64, "[1, inf)", "Labeled images in a step (B).")
 _integer("unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image in a step (mu).")

@@ -17,7 +17,7 @@ from absl import flags, logging
 from PIL import Image
 
 from daso_tf import terminal
-from daso_tf.build import build_learner
+from daso_tf.build import SELF_TRAINING, build_learner
 from daso_tf.callbacks import Evaluation, SaveCheckpoint, ShortProgress, StopAtNonFiniteLoss
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.data import (
@@ -31,6 +31,7 @@ from daso_tf.data import (
     training_batches,
 )
 from daso_tf.flags import FLAGS, adopt_learner_defaults, changes_since, write_flags_file
+from daso_tf.generations import Generation, PseudoLabeledImages
 from daso_tf.report import table
 from daso_tf.results import Results
 
@@ -49,6 +50,7 @@ class Run(NamedTuple):
 
     model_dir: Path
     data: SemiSupervisedData
+    generation: Generation
     learner: keras.Model
     checkpoints: Checkpoints
     results: Results
@@ -72,6 +74,9 @@ def main(argv: list[str]) -> int:
         return terminal.fail(error)
     try:
         train(run)
+        while run.generation.last_step < FLAGS.steps:
+            run = begin(run.data, run.model_dir, run.checkpoints)
+            train(run)
     except NonFiniteError as error:
         return terminal.fail(
             f"stopped, {error}. The checkpoints in {run.model_dir} are from before.", 1
@@ -129,21 +134,51 @@ def prepare(arguments: list[str]) -> Run:
         max_bad_files=FLAGS.max_bad_files,
         seed=FLAGS.seed,
     )
-    keras.utils.set_random_seed(FLAGS.seed)  # of the initial weights
-    learner = build_learner(FLAGS, data)
-    checkpoints.restore(learner)
-    step = int(learner.step.numpy())
-    stretches = list(_stretches(data, step))
-
+    run = begin(data, model_dir, checkpoints)
     model_dir.mkdir(parents=True, exist_ok=True)
     write_flags_file(model_dir / "flags.cfg")
     if data.test is not None:
         _write_images(data.test, data.class_names, model_dir / "test_images", FLAGS.test_images)
+    return run
+
+
+def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -> Run:
+    """Makes the learner of the newest checkpoint, or of the generation that follows it.
+
+    Args:
+        data: the data of the run.
+        model_dir: where the run is kept.
+        checkpoints: those of the run so far.
+    """
+    learner = _learner(data, data, Generation.at(0, FLAGS.steps, FLAGS.steps))
+    checkpoints.restore(learner)
+    step = int(learner.step.numpy())
+    self_training = FLAGS.pseudo_labeler in SELF_TRAINING
+    length = FLAGS.generation_steps if self_training else FLAGS.steps
+    generation = Generation.at(step, length, FLAGS.steps)
+    trained_on = data
+    if self_training:
+        images = PseudoLabeledImages(model_dir / "generations")
+        if generation.number and step == generation.first_step:
+            with reading(data):
+                images.choose(
+                    generation, learner, data, FLAGS.crest_alpha, FLAGS.evaluation_batch_size
+                )
+        trained_on = images.added_to(data, generation)
+        learner = _learner(data, trained_on, generation)
+        if step > generation.first_step:
+            checkpoints.restore(learner)
+    stretches = list(_stretches(trained_on, step, generation.last_step))
     results = Results(
         model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
     )
     results.forget_after(step)
-    return Run(model_dir, data, learner, checkpoints, results, stretches)
+    return Run(model_dir, data, generation, learner, checkpoints, results, stretches)
+
+
+def _learner(data, trained_on, generation: Generation) -> keras.Model:
+    keras.utils.set_random_seed(FLAGS.seed + generation.number)  # of the initial weights
+    return build_learner(FLAGS, data, generation, trained_on)
 
 
 def train(run: Run) -> None:
@@ -207,8 +242,8 @@ def _check_unchanged(model_dir, checkpoints):
         )
 
 
-def _stretches(data: SemiSupervisedData, step: int) -> Iterator[Stretch]:
-    """Cuts the steps that are left so that an epoch ends at every multiple of `evaluate_every`.
+def _stretches(data: SemiSupervisedData, step: int, last: int) -> Iterator[Stretch]:
+    """Cuts the steps up to `last` so that an epoch ends at every multiple of `evaluate_every`.
 
     The first and the last epoch may be shorter, where the run was or will be cut between two.
     """
@@ -218,9 +253,9 @@ def _stretches(data: SemiSupervisedData, step: int) -> Iterator[Stretch]:
             f"{FLAGS.model_dir} has been trained for {step} steps already, past"
             f" --steps={FLAGS.steps}; give at least {step}, or another --model_dir."
         )
-    while step < FLAGS.steps:
-        length = min(every - step % every, FLAGS.steps - step)
-        epochs = (FLAGS.steps - step) // every if length == every else 1
+    while step < last:
+        length = min(every - step % every, last - step)
+        epochs = (last - step) // every if length == every else 1
         batches = training_batches(
             data,
             batch_size=FLAGS.batch_size,

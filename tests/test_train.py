@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from daso_tf import train
-from daso_tf.learners import FixMatch
+from daso_tf.balance import SupervisedLoss
 
 
 def results_of(model_dir):
@@ -161,12 +161,12 @@ def test_argument_that_is_no_flag_is_refused(tmp_path, capsys):
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path, capsys, monkeypatch):
-    loss = FixMatch.supervised_loss
+    loss = SupervisedLoss.of_every_class
 
-    def spoilt_at_step_4(self, *args):
-        return tf.where(tf.equal(self.step, 3), float("nan"), 1.0) * loss(self, *args)
+    def spoilt_at_step_4(self, logits, step):
+        return tf.where(tf.equal(step, 3), float("nan"), 1.0) * loss(self, logits, step)
 
-    monkeypatch.setattr(FixMatch, "supervised_loss", spoilt_at_step_4)
+    monkeypatch.setattr(SupervisedLoss, "of_every_class", spoilt_at_step_4)
     model_dir = tmp_path / "run"
     assert run_train(*arguments(model_dir=model_dir, steps=8, evaluate_every=2)) == 1
     message = capsys.readouterr().err

@@ -5,7 +5,12 @@ from daso_tf.data.decode import read_image, resize
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
 from daso_tf.data.loading import load
-from daso_tf.data.semi_supervised import SemiSupervisedData, from_arrays, reading
+from daso_tf.data.semi_supervised import (
+    SemiSupervisedData,
+    from_arrays,
+    reading,
+    with_pseudo_labeled,
+)
 from daso_tf.data.sources import DATASETS
 
 __all__ = [
@@ -22,4 +27,5 @@ __all__ = [
     "reading",
     "resize",
     "training_batches",
+    "with_pseudo_labeled",
 ]

@@ -115,6 +115,30 @@ def from_arrays(
     )
 
 
+def with_pseudo_labeled(
+    data: SemiSupervisedData, positions: np.ndarray, labels: np.ndarray
+) -> SemiSupervisedData:
+    """Adds unlabeled images to the labeled ones; they stay among the unlabeled ones, too.
+
+    Args:
+        data: any data.
+        positions: integer array of shape (S,), positions of unlabeled images.
+        labels: integer array of shape (S,), the classes that they are taken for.
+
+    Returns:
+        The data with S more labeled images.
+    """
+    labeled, unlabeled = data.labeled, data.unlabeled
+    labels = np.concatenate([labeled.labels, labels])
+    if isinstance(unlabeled, ImageFiles) and isinstance(labeled, ImageFiles):
+        files = [*labeled.files, *(unlabeled.files[position] for position in positions)]
+        extended = ImageFiles(files, labels, labeled.size, labeled.unreadable)
+    else:
+        own = labeled.take(np.arange(len(labeled)))
+        extended = Images(np.concatenate([own, unlabeled.take(positions)]), labels)
+    return dataclasses.replace(data, labeled=extended)
+
+
 @contextlib.contextmanager
 def reading(data: SemiSupervisedData) -> Iterator[None]:
     """Makes the error of a file that cannot be read, deep inside TensorFlow, the `DataError` it is.

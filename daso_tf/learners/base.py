@@ -72,6 +72,8 @@ class Learner(AveragedClassifier):
             default plain cross-entropy.
         weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
         seed: With the step it decides every random draw of the step.
+        first_step: Steps that are counted as done before the first one; a later generation of
+            self-training begins anew with them.
         **kwargs: As for `AveragedClassifier`: `resolution`, `mean`, `std`, `class_names`, `name`.
 
     Raises:
@@ -96,6 +98,7 @@ class Learner(AveragedClassifier):
         supervised_loss: SupervisedLoss | None = None,
         weak: keras.layers.Layer | None = None,
         seed: int = 0,
+        first_step: int = 0,
         **kwargs,
     ):
         super().__init__(encoder, num_classes, **kwargs)
@@ -104,11 +107,13 @@ class Learner(AveragedClassifier):
         self.supervised_loss = SupervisedLoss() if supervised_loss is None else supervised_loss
         self.weak = Weak() if weak is None else weak
         self.seed = int(seed)
+        self.first_step = int(first_step)
         self._check_arguments()
 
         self.step = self.add_weight(
             name="step", shape=(), initializer="zeros", trainable=False, dtype="int64"
         )
+        self.step.assign(self.first_step)
 
         self.weak.build((None, None, None, 3))
         self._means = {
@@ -192,7 +197,7 @@ class Learner(AveragedClassifier):
         ema.update(
             self.ema_network_weights,
             self.network_weights,
-            ema.decay_at(tf.convert_to_tensor(self.step), self.ema_decay),
+            ema.decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay),
         )
         self.step.assign_add(1)
         return outcome
@@ -208,6 +213,7 @@ class Learner(AveragedClassifier):
             "supervised_loss": keras.saving.serialize_keras_object(self.supervised_loss),
             "weak": keras.saving.serialize_keras_object(self.weak),
             "seed": self.seed,
+            "first_step": self.first_step,
         }
 
     def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
