@@ -1,0 +1,15 @@
+"""Which pseudo-labels are taught, and how much? One answer a file."""
+
+from daso_tf.thresholds.fixed import FixedThreshold
+from daso_tf.thresholds.flexmatch import FlexMatchThreshold
+from daso_tf.thresholds.freematch import FreeMatchThreshold
+from daso_tf.thresholds.softmatch import SoftMatchWeight
+from daso_tf.thresholds.threshold import Threshold
+
+__all__ = [
+    "FixedThreshold",
+    "FlexMatchThreshold",
+    "FreeMatchThreshold",
+    "SoftMatchWeight",
+    "Threshold",
+]

@@ -1,0 +1,114 @@
+"""How much pseudo-labels are taught, each rule against its plain statement in NumPy."""
+
+import doctest
+import importlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from daso_tf import thresholds
+
+K, IMAGES = 4, 50
+
+
+def batches(count, size=20):
+    """Predictions that grow more confident, for random images."""
+    rng = np.random.default_rng(3)
+    for step in range(count):
+        target = rng.dirichlet(np.full(K, 0.9 / (1 + step)), size).astype(np.float32)
+        yield target, rng.choice(IMAGES, size, replace=False)
+
+
+def test_fixed():
+    for target, _ in batches(3):
+        mask = thresholds.FixedThreshold(0.8)(tf.constant(target))
+        np.testing.assert_array_equal(mask, target.max(axis=1) >= np.float32(0.8))
+
+
+def test_flexmatch():
+    threshold = thresholds.FlexMatchThreshold(IMAGES, confidence=0.8)
+    learnt = np.full(IMAGES, -1)
+    masks = []
+    for target, positions in batches(12):
+        counts = np.array([(learnt == k).sum() for k in range(-1, K)])
+        status = counts[1:] / counts.max()
+        least = 0.8 * status / (2 - status)
+        labels, confidence = target.argmax(axis=1), target.max(axis=1)
+        mask = threshold(tf.constant(target), positions=tf.constant(positions)).numpy()
+        np.testing.assert_array_equal(mask, confidence >= least[labels].astype(np.float32))
+        sure = confidence >= np.float32(0.8)
+        learnt[positions[sure]] = labels[sure]
+        masks.append(mask.mean())
+    assert masks[0] == 1  # nothing is learnt yet, so nothing is asked
+    assert min(masks) < 1
+
+
+def test_freematch():
+    threshold = thresholds.FreeMatchThreshold(momentum=0.7)
+    mean_confidence, mean_target = 1 / K, np.full(K, 1 / K)
+    for target, _ in batches(8):
+        mean_confidence = 0.7 * mean_confidence + 0.3 * target.max(axis=1).mean()
+        mean_target = 0.7 * mean_target + 0.3 * target.mean(axis=0)
+        least = mean_target / mean_target.max() * mean_confidence
+        mask = threshold(tf.constant(target))
+        np.testing.assert_allclose(threshold.class_thresholds(), least, rtol=1e-5)
+        np.testing.assert_array_equal(mask, target.max(axis=1) >= least[target.argmax(axis=1)])
+
+
+def test_softmatch():
+    weight = thresholds.SoftMatchWeight(momentum=0.7, deviations=2)
+    mean, variance = 1 / K, 1.0
+    for target, _ in batches(8):
+        confidence = target.max(axis=1)
+        mean = 0.7 * mean + 0.3 * confidence.mean()
+        variance = 0.7 * variance + 0.3 * confidence.var(ddof=1)
+        expected = np.where(
+            confidence >= mean, 1, np.exp(-((confidence - mean) ** 2) / (2 * variance / 4))
+        )
+        np.testing.assert_allclose(weight(tf.constant(target)), expected, rtol=1e-4)
+
+
+ALL = [
+    thresholds.FixedThreshold(0.7),
+    thresholds.FlexMatchThreshold(IMAGES, 0.7),
+    thresholds.FreeMatchThreshold(0.9),
+    thresholds.SoftMatchWeight(0.9, 1.5),
+]
+
+
+@pytest.mark.parametrize("threshold", ALL, ids=lambda layer: type(layer).__name__)
+def test_made_again_and_compiled_it_weighs_the_same(threshold):
+    config = keras.saving.serialize_keras_object(threshold)
+    ours, theirs = (keras.saving.deserialize_keras_object(config) for _ in range(2))
+    for layer in (ours, theirs):
+        layer.build((None, K))
+    compiled = tf.function(lambda *args: theirs(*args), jit_compile=True)
+    for target, positions in batches(3):
+        target, positions = tf.constant(target), tf.constant(positions, tf.int64)
+        np.testing.assert_allclose(ours(target, positions), compiled(target, positions), rtol=1e-5)
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: thresholds.FixedThreshold(1.1), r"confidence must be in \[0, 1\], not 1.1"),
+        (lambda: thresholds.FlexMatchThreshold(0), "unlabeled_images must be at least 1, not 0"),
+        (lambda: thresholds.FreeMatchThreshold(1.0), r"momentum must be in \[0, 1\), not 1.0"),
+        (lambda: thresholds.SoftMatchWeight(0.9, 0.0), "deviations must be above 0, not 0.0"),
+    ],
+)
+def test_refuses(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", ["fixed", "flexmatch", "freematch", "softmatch"])
+def test_examples(name):
+    module = importlib.import_module(f"daso_tf.thresholds.{name}")
+    outcome = doctest.testmod(module, extraglobs={"tf": tf})
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
