@@ -11,6 +11,7 @@ from absl import flags
 from daso_tf.build import LEARNERS, PSEUDO_LABELERS, WEAK_VIEWS
 from daso_tf.data import DATASETS
 from daso_tf.files import write_atomically
+from daso_tf.optimizers import OPTIMIZERS
 
 FLAGS = flags.FLAGS
 
@@ -157,14 +158,25 @@ _float("crest_temperature", 0.5, "[0, 1]", "Temperature of crest_plus in the las
 _integer("batch_size", 64, "[1, inf)", "Labeled images in a step (B).")
 _integer("unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image in a step (mu).")
 _integer("steps", 250_000, "[1, inf)", "Training steps in all.")
+flags.DEFINE_enum(
+    "optimizer",
+    "sgd",
+    list(OPTIMIZERS),
+    "What turns gradients into steps; adam, adamw, lamb: with a smaller --learning_rate.",
+)
 _float("learning_rate", 0.03, "(0, inf)", "Learning rate; constant, but for the next three.")
 _integer("warmup_steps", 0, "[0, inf)", "First steps, over which the learning rate grows from 0.")
 flags.DEFINE_list(
     "learning_rate_drops", [], "Steps, comma-separated, where the learning rate drops."
 )
 _float("learning_rate_drop", 0.01, "(0, 1]", "What the learning rate is multiplied by there.")
-_float("momentum", 0.9, "[0, 1)", "Nesterov momentum.")
-_float("weight_decay", 5e-4, "[0, inf)", "L2 decay, added to the gradient of every parameter.")
+_float("momentum", 0.9, "[0, 1)", "Nesterov momentum; adam, adamw, lamb: beta 1.")
+_float(
+    "weight_decay",
+    5e-4,
+    "[0, inf)",
+    "L2 decay, added to the gradient of every parameter; adamw, sgdw: taken off the parameter.",
+)
 _float("ema_decay", 0.999, "[0, 1)", "Decay of the averaged network, which is what is evaluated.")
 _integer("seed", 0, "[0, 2147483647]", "Seed of split, initial weights, batches and views.")
 

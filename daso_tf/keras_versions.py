@@ -29,25 +29,25 @@ def build_optimizer(
     Keras 2's legacy optimizers, which those of TensorFlow Addons are, have no public way to do so
     before the first step.
     """
-    if hasattr(optimizer, "build"):
-        optimizer.build(variables)
-    else:
+    if _is_legacy(optimizer):
         optimizer._create_all_weights(variables)
+    else:
+        optimizer.build(variables)
 
 
 def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
     """Returns what an optimizer remembers, in one order, without its learning rate.
 
-    Keras 3 counts the learning rate among its variables where it is a number, Keras 2 does not; and
-    `variables` is a method of Keras 2's legacy optimizers.
+    Keras 3 counts the learning rate among its variables where it is a number, Keras 2 does not. Of
+    a legacy optimizer that wraps another one, only `weights` holds what both remember.
     """
-    variables = optimizer.variables
     learning_rate = optimizer.learning_rate
-    return [
-        variable
-        for variable in (variables() if callable(variables) else variables)
-        if variable is not learning_rate
-    ]
+    variables = optimizer.weights if _is_legacy(optimizer) else optimizer.variables
+    return [variable for variable in variables if variable is not learning_rate]
+
+
+def _is_legacy(optimizer: keras.optimizers.Optimizer) -> bool:
+    return not hasattr(optimizer, "build")
 
 
 def model_variables(model: keras.Model) -> list[tf.Variable]:

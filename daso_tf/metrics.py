@@ -110,3 +110,54 @@ class BalancedAccuracy(ClassStatistics):
     def result(self) -> tf.Tensor:
         """Returns the mean recall of the classes seen, in [0, 1]."""
         return self._mean_ratio(self.true)
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class OneHotLabels(keras.metrics.Metric):
+    """A metric that takes one-hot labels, for batches whose labels are class numbers, as ours are.
+
+    Args:
+        metric: The metric, such as `keras.metrics.F1Score` or one of TensorFlow Addons.
+        name: By default that metric's own.
+        **kwargs: As for `keras.metrics.Metric`.
+
+    Example:
+
+    >>> metric = OneHotLabels(keras.metrics.F1Score(average="macro"))
+    >>> metric.update_state(tf.constant([0, 1]), tf.constant([[0.9, 0.1], [0.2, 0.8]]))
+    >>> float(metric.result())
+    1.0
+    """
+
+    def __init__(self, metric: keras.metrics.Metric, name: str | None = None, **kwargs):
+        super().__init__(name=name or metric.name, **kwargs)
+        self.metric = metric
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Updates the metric.
+
+        Args:
+            y_true: int `(batch,)` or `(batch, 1)`, classes in 0..K-1.
+            y_pred: float `(batch, K)`.
+            sample_weight: float `(batch,)`, or None.
+        """
+        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
+        self.metric.update_state(tf.one_hot(labels, y_pred.shape[-1]), y_pred, sample_weight)
+
+    def reset_state(self):
+        """Begins from nothing again."""
+        self.metric.reset_state()
+
+    def result(self) -> tf.Tensor:
+        """Returns the metric's result."""
+        return self.metric.result()
+
+    def get_config(self):
+        """Returns the arguments that make this metric again."""
+        return {**super().get_config(), "metric": keras.saving.serialize_keras_object(self.metric)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the metric from what `get_config` gave back."""
+        config = dict(config, metric=keras.saving.deserialize_keras_object(config["metric"]))
+        return cls(**config)

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from daso_tf import ema, losses
-from daso_tf.metrics import BalancedAccuracy, ClassStatistics
+from daso_tf.metrics import BalancedAccuracy, ClassStatistics, OneHotLabels
 
 
 def log_softmax(x):
@@ -102,3 +102,17 @@ def test_balanced_accuracy_against_scikit_learn():
     assert float(metric.result()) == pytest.approx(expected)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert again.num_classes == 4
+
+
+def test_metrics_of_one_hot_labels_take_class_numbers():
+    rng = np.random.default_rng(5)
+    labels, probabilities = rng.integers(0, 4, 60), rng.dirichlet(np.ones(4), 60)
+    metric = OneHotLabels(keras.metrics.F1Score(average="macro"))
+    metric = OneHotLabels.from_config(metric.get_config())
+    metric.update_state(labels[:10], probabilities[:10])
+    metric.reset_state()
+    metric.update_state(labels[:30], probabilities[:30])
+    metric.update_state(labels[30:, None], probabilities[30:])
+    expected = f1_score(labels, probabilities.argmax(axis=1), average="macro")
+    assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
+    assert metric.name == "f1_score"
