@@ -1,12 +1,18 @@
 """From the flags to a compiled learner: adding a method is adding an entry here."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from daso_tf import augment, encoders, optimizers
-from daso_tf.balance import LogitAdjustedLoss, SupervisedLoss
+from daso_tf.balance import (
+    ABC,
+    ClassBalancedLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    SupervisedLoss,
+)
 from daso_tf.data import SemiSupervisedData
 from daso_tf.generations import Generation
 from daso_tf.learners import (
@@ -29,13 +35,25 @@ from daso_tf.pseudo_labels import (
 from daso_tf.pseudo_labels.crest import alignment_temperature
 
 
+class Part(NamedTuple):
+    """What a learner is given, as the command knows it.
+
+    Attributes:
+        made_by: Its class.
+        arguments: The arguments of that, each a flag's name or one of `_VALUES`.
+    """
+
+    made_by: type
+    arguments: tuple[str, ...] = ()
+
+
 class Method(NamedTuple):
     """A learner as the command knows it.
 
     Attributes:
         learner: Its class.
         arguments: Its arguments beside those that every learner has, each a flag's name or one of
-            those that `_argument` makes.
+            `_VALUES`.
         defaults: Flags whose value, unless it is given, is another one under this learner.
     """
 
@@ -72,6 +90,7 @@ LEARNERS = {
             *_PSEUDO_LABELED,
             *_MIXED,
             "strong",
+            "balanced_head",
             "distribution_alignment",
             "premixup_weight",
             "rotation_weight",
@@ -83,7 +102,9 @@ LEARNERS = {
             "distribution_alignment": True,
         },
     ),
-    "fixmatch": Method(FixMatch, (*_PSEUDO_LABELED, "strong", "confidence_threshold"), {}),
+    "fixmatch": Method(
+        FixMatch, (*_PSEUDO_LABELED, "strong", "balanced_head", "confidence_threshold"), {}
+    ),
     "usadtm": Method(
         USADTM,
         (
@@ -109,35 +130,80 @@ WEAK_VIEWS = {
 SELF_TRAINING = ("crest", "crest_plus")
 
 PSEUDO_LABELERS = {
-    "crest": lambda flags, data, generation: LinearPseudoLabeler(),
-    "crest_plus": lambda flags, data, generation: AlignedPseudoLabeler(
-        data.labeled_counts,
-        temperature=alignment_temperature(
-            generation.number, generation.count, flags.crest_temperature
+    "linear": Part(LinearPseudoLabeler),
+    "daso": Part(
+        DASOPseudoLabeler,
+        (
+            "queue_size",
+            "prototype_temperature",
+            "distribution_temperature",
+            "distribution_aware",
+            "blend_weight",
+            "alignment_weight",
+            "pretrain_steps",
+            "distribution_period",
         ),
     ),
-    "linear": lambda flags, data, generation: LinearPseudoLabeler(),
-    "daso": lambda flags, data, generation: DASOPseudoLabeler(
-        queue_size=flags.queue_size,
-        prototype_temperature=flags.prototype_temperature,
-        distribution_temperature=flags.distribution_temperature,
-        distribution_aware=flags.distribution_aware,
-        blend_weight=flags.blend_weight,
-        alignment_weight=flags.alignment_weight,
-        pretrain_steps=flags.pretrain_steps,
-        distribution_period=flags.distribution_period,
-    ),
-    "distribution_alignment": lambda flags, data, generation: AlignedPseudoLabeler(
-        data.labeled_counts
-    ),
+    "distribution_alignment": Part(AlignedPseudoLabeler, ("target_distribution",)),
+    "crest": Part(LinearPseudoLabeler),
+    "crest_plus": Part(AlignedPseudoLabeler, ("target_distribution", "temperature")),
 }
 
+SUPERVISED_LOSSES = {
+    "cross_entropy": Part(SupervisedLoss),
+    "class_balanced": Part(ClassBalancedLoss, ("labeled_counts", "beta")),
+    "ldam": Part(LDAMLoss, ("labeled_counts", "max_margin", "scale", "reweight_after", "beta")),
+}
 
-def supervised_loss(flags, data: SemiSupervisedData) -> SupervisedLoss:
-    """Returns what the labeled images cost, as the flags say; arguments as `build_learner`."""
-    if flags.logit_adjustment:
-        return LogitAdjustedLoss(data.labeled_counts.tolist(), flags.logit_adjustment)
-    return SupervisedLoss()
+BALANCED_HEADS = {"abc": Part(ABC, ("labeled_counts", "total_steps", "confidence_threshold"))}
+
+
+class _Setting(NamedTuple):
+    """All that arguments depend on; see `build_learner`."""
+
+    flags: Any
+    data: SemiSupervisedData
+    generation: Generation
+    trained_on: SemiSupervisedData
+
+    def values(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Returns arguments by name."""
+        return {
+            name: _VALUES[name](self) if name in _VALUES else getattr(self.flags, name)
+            for name in names
+        }
+
+    def make(self, part: Part) -> Any:
+        """Makes a part of the learner."""
+        return part.made_by(**self.values(part.arguments))
+
+
+# Arguments that are more than the flag of the same name.
+_VALUES = {
+    "balanced_head": lambda setting: (
+        None
+        if setting.flags.balanced_head == "none"
+        else setting.make(BALANCED_HEADS[setting.flags.balanced_head])
+    ),
+    "beta": lambda setting: setting.flags.class_balance_beta,
+    "distribution_alignment": lambda setting: (
+        DistributionAlignment(setting.data.labeled_counts)
+        if setting.flags.distribution_alignment
+        else None
+    ),
+    "labeled_counts": lambda setting: setting.trained_on.labeled_counts.tolist(),
+    "max_margin": lambda setting: setting.flags.ldam_max_margin,
+    "pseudo_labeler": lambda setting: setting.make(PSEUDO_LABELERS[setting.flags.pseudo_labeler]),
+    "ramp_steps": lambda setting: round(setting.flags.ramp_fraction * setting.flags.steps),
+    "reweight_after": lambda setting: setting.flags.ldam_reweight_after,
+    "scale": lambda setting: setting.flags.ldam_scale,
+    "strong": lambda setting: augment.RandAugment(cutout=setting.flags.cutout_size),
+    "target_distribution": lambda setting: setting.data.labeled_counts.tolist(),
+    "temperature": lambda setting: alignment_temperature(
+        setting.generation.number, setting.generation.count, setting.flags.crest_temperature
+    ),
+    "total_steps": lambda setting: setting.flags.steps,
+}
 
 
 def build_learner(
@@ -156,17 +222,9 @@ def build_learner(
 
     Returns:
         A compiled `daso_tf.learners` model.
-
-    Raises:
-        ValueError: the flags do not go together.
     """
     generation = generation or Generation.at(0, flags.steps, flags.steps)
-    refusal = LEARNERS[flags.learner].learner.refuses_pseudo_labeler
-    if refusal and flags.pseudo_labeler != "linear":
-        raise ValueError(
-            f"--pseudo_labeler={flags.pseudo_labeler} does not go with --learner={flags.learner}: "
-            f"{refusal}. Leave it out, or choose another learner."
-        )
+    setting = _Setting(flags, data, generation, generation_data or data)
     encoder = encoders.build(
         flags.encoder, flags.resolution, data.mean, data.std, weights=flags.encoder_weights
     )
@@ -183,14 +241,16 @@ def build_learner(
     learner = learner_class(
         encoder,
         data.num_classes,
-        **{name: _argument(name, flags, data, generation) for name in arguments},
+        **setting.values(arguments),
         weak=WEAK_VIEWS[flags.weak_view](flags),
         resolution=flags.resolution,
         mean=data.mean,
         std=data.std,
         weight_decay=learners_weight_decay,
         ema_decay=flags.ema_decay,
-        supervised_loss=supervised_loss(flags, generation_data or data),
+        supervised_loss=_supervised_loss(setting),
+        test_logit_adjustment=flags.test_logit_adjustment,
+        labeled_counts=setting.trained_on.labeled_counts.tolist(),
         first_step=generation.first_step,
         class_names=data.class_names,
         seed=flags.seed,
@@ -202,14 +262,9 @@ def build_learner(
     return learner
 
 
-def _argument(name: str, flags, data: SemiSupervisedData, generation: Generation):
-    """Returns a learner's argument as the flags say."""
-    if name == "pseudo_labeler":
-        return PSEUDO_LABELERS[flags.pseudo_labeler](flags, data, generation)
-    if name == "distribution_alignment":
-        return DistributionAlignment(data.labeled_counts) if flags.distribution_alignment else None
-    if name == "strong":
-        return augment.RandAugment(cutout=flags.cutout_size)
-    if name == "ramp_steps":
-        return round(flags.ramp_fraction * flags.steps)
-    return getattr(flags, name)
+def _supervised_loss(setting: _Setting) -> SupervisedLoss:
+    """Returns what the labeled images cost."""
+    if setting.flags.logit_adjustment:
+        counts = setting.trained_on.labeled_counts.tolist()
+        return LogitAdjustedLoss(counts, setting.flags.logit_adjustment)
+    return setting.make(SUPERVISED_LOSSES[setting.flags.supervised_loss])

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from absl import flags
 
-from daso_tf.build import LEARNERS, PSEUDO_LABELERS, WEAK_VIEWS
+from daso_tf.build import (
+    BALANCED_HEADS,
+    LEARNERS,
+    PSEUDO_LABELERS,
+    SUPERVISED_LOSSES,
+    WEAK_VIEWS,
+)
 from daso_tf.data import DATASETS
 from daso_tf.files import write_atomically
 from daso_tf.optimizers import OPTIMIZERS
@@ -16,7 +22,7 @@ from daso_tf.optimizers import OPTIMIZERS
 FLAGS = flags.FLAGS
 
 # What may differ between the beginning of a run and its continuation: where things lie, how long
-# it goes on, and how fast. Everything else would make it another run.
+# it goes on, how fast, and how its model answers. Everything else would make it another run.
 FREE_TO_CHANGE = {
     "data_dir",
     "evaluation_batch_size",
@@ -28,6 +34,7 @@ FREE_TO_CHANGE = {
     "steps",
     "stream",
     "test_images",
+    "test_logit_adjustment",
 }
 
 
@@ -128,7 +135,31 @@ flags.DEFINE_bool(
 _float("premixup_weight", 0.5, "[0, inf)", "Weight of remixmatch's loss of unmixed strong views.")
 _float("rotation_weight", 0.5, "[0, inf)", "Weight of remixmatch's rotation loss.")
 _float("mutual_information_weight", 0.1, "[0, inf)", "Weight of usadtm's mutual information.")
+
+# ---- Balance of the classes
 _float("logit_adjustment", 0.0, "[0, inf)", "Strength (tau) of logit adjustment while training.")
+_float(
+    "test_logit_adjustment",
+    0.0,
+    "[0, inf)",
+    "Strength (tau) of logit adjustment in what the trained model answers.",
+)
+flags.DEFINE_enum(
+    "supervised_loss",
+    "cross_entropy",
+    list(SUPERVISED_LOSSES),
+    "What labeled images cost; class_balanced and ldam (LDAM-DRW) by their class's size.",
+)
+_float("class_balance_beta", 0.999, "[0, 1)", "How unlike those weights are; 0: all the same.")
+_float("ldam_max_margin", 0.5, "(0, inf)", "Margin of the rarest class in ldam.")
+_float("ldam_scale", 30.0, "(0, inf)", "What ldam multiplies logits by.")
+_integer("ldam_reweight_after", 200_000, "[0, inf)", "Steps before ldam weighs the classes.")
+flags.DEFINE_enum(
+    "balanced_head",
+    "none",
+    ["none", *BALANCED_HEADS],
+    "A second classifier, balanced by masks, that answers in place of the first.",
+)
 
 # ---- DASO
 _float(

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import flags, logging
 from PIL import Image
 
-from daso_tf import terminal
+from daso_tf import combinations, terminal
 from daso_tf.build import SELF_TRAINING, build_learner
 from daso_tf.callbacks import Evaluation, SaveCheckpoint, ShortProgress, StopAtNonFiniteLoss
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
@@ -111,6 +111,7 @@ def prepare(arguments: list[str]) -> Run:
     if arguments:
         raise ValueError(f"{arguments[0]!r} is not a flag; settings are written --name=value")
     adopt_learner_defaults()
+    combinations.check(FLAGS)
     FLAGS.model_dir = FLAGS.model_dir or f"runs/{FLAGS.dataset}"
     FLAGS.export_dir = FLAGS.export_dir or f"{FLAGS.model_dir}/export"
     model_dir = Path(FLAGS.model_dir)

@@ -69,6 +69,7 @@ class USADTM(PseudoLabelingLearner):
     """
 
     refuses_pseudo_labeler = "its pseudo-labels are the nearest templates' classes"
+    refuses_balanced_head = "its pseudo-labels are the nearest templates' classes, not a head's"
 
     def __init__(
         self,

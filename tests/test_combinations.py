@@ -1,0 +1,129 @@
+"""Which methods go together: the rules, the table of them, and what the train command says."""
+
+import doctest
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from command import arguments, run_train
+
+from daso_tf import balance, combinations, data
+from daso_tf.build import build_learner
+from daso_tf.combinations import BALANCES, PAPER, refusals, table
+from daso_tf.flags import FLAGS, adopt_learner_defaults
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.parametrize(
+    ("combination", "reason"),
+    [
+        (("supervised", "daso"), "learns from the labeled images alone"),
+        (("usadtm", "daso"), "nearest templates"),
+        (("mixmatch", "linear", ["abc"]), "no consistency loss between weak and strong views"),
+        (("supervised", "linear", ["abc"]), "no consistency loss"),
+        (("fixmatch", "distribution_alignment", ["abc"]), "remembers the predictions"),
+        (("fixmatch", "daso", ["logit_adjustment", "abc"]), "both would counter it twice"),
+        (("fixmatch", "linear", ["logit_adjustment", "test_logit_adjustment"]), "twice"),
+        (("supervised", "linear", ["class_balanced", "ldam"]), "twice"),
+    ],
+)
+def test_senseless_combinations_are_refused(combination, reason):
+    (refusal,) = refusals(*combination)
+    assert reason in refusal.reason
+
+
+@pytest.mark.parametrize("learner", ["fixmatch", "remixmatch", "mixmatch", "mean_teacher"])
+@pytest.mark.parametrize("balances", [(), ("logit_adjustment",), ("test_logit_adjustment",)])
+def test_daso_goes_with_the_learners_of_its_paper(learner, balances):
+    assert not list(refusals(learner, "daso", balances))
+
+
+@pytest.mark.parametrize("learner", PAPER)
+def test_what_the_paper_has_is_not_refused(learner):
+    for name in PAPER[learner]:
+        pair = ("linear", [name]) if name in BALANCES else (name,)
+        assert not list(refusals(learner, *pair))
+
+
+def test_table_has_every_learner_and_every_refusal_its_reason():
+    lines = table().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| `")]
+    assert [row[0].strip("| `") for row in rows] == list(combinations.LEARNERS)
+    reasons = {line.split(". ")[0] for line in lines if re.match(r"\d+\. ", line)}
+    assert {
+        cell.strip("no() |") for row in rows for cell in row if cell.startswith("no")
+    } == reasons
+    assert "**yes**" in table() and "no (1)" in table()
+
+
+def test_readme_has_the_table():
+    section = re.search(
+        "<!-- combinations -->\n(.*)\n<!-- /combinations -->", README.read_text(), re.S
+    )
+    if section is not None:
+        assert section[1].strip() == table()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"balanced_head": "abc", "learner": "mean_teacher"}, "--balanced_head=abc does not go"),
+        ({"balanced_head": "abc", "test_logit_adjustment": 1}, "does not go with --balanced_head"),
+        ({"supervised_loss": "ldam", "logit_adjustment": 1}, "--supervised_loss=ldam: each"),
+        (
+            {"learner": "remixmatch", "pseudo_labeler": "distribution_alignment"},
+            "aligned twice; --nodistribution_alignment",
+        ),
+    ],
+)
+def test_command_refuses_before_anything_is_loaded(settings, message, tmp_path, capsys):
+    """The data directory is not there, and that does not come up."""
+    command = arguments(dataset="image_folder", data_dir=tmp_path / "none", **settings)
+    assert run_train(*command, f"--model_dir={tmp_path / 'run'}") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@flagsaver.flagsaver
+def built(**settings):
+    """The learner that the train command would make."""
+    FLAGS(["train", *arguments(**settings)])
+    adopt_learner_defaults()
+    images = np.zeros((9, 8, 8, 3), np.uint8)
+    return build_learner(FLAGS, data.from_arrays(images[:4], [0, 0, 0, 1], images[4:]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "made"),
+    [
+        (
+            {"supervised_loss": "class_balanced", "class_balance_beta": 0.5},
+            balance.ClassBalancedLoss([3, 1], 0.5),
+        ),
+        (
+            {"supervised_loss": "ldam", "ldam_reweight_after": 7, "ldam_scale": 2},
+            balance.LDAMLoss([3, 1], 0.5, 2.0, 7, 0.999),
+        ),
+        ({"logit_adjustment": 2}, balance.LogitAdjustedLoss([3, 1], 2.0)),
+    ],
+)
+def test_flags_make_the_supervised_loss(settings, made):
+    loss = built(learner="supervised", pseudo_labeler="linear", **settings).supervised_loss
+    assert type(loss) is type(made)
+    assert loss.get_config() == made.get_config()
+
+
+def test_flags_make_the_balanced_head_and_the_adjustment():
+    learner = built(balanced_head="abc", steps=70, test_logit_adjustment=0.5)
+    assert learner.balanced_head.get_config() == balance.ABC([3, 1], 70, 0.1).get_config()
+    assert learner.test_logit_adjustment == 0.5
+    assert built(learner="remixmatch").balanced_head is None
+
+
+def test_docstring_example():
+    outcome = doctest.testmod(combinations)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
