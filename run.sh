@@ -2,8 +2,10 @@
 # ./run.sh                           trains, exports and tries out the digits demo
 # ./run.sh flags/NAME.cfg [flags]    trains any other configuration
 # ./run.sh test                      checks style and runs the test suite
+# ./run.sh test-addons               runs it with TensorFlow 2.15 and TensorFlow Addons
 #
-# The first call makes .venv beside this file and installs daso_tf into it.
+# The first call makes .venv beside this file and installs daso_tf into it, in the versions that
+# requirements/newest.txt lists; that of test-addons makes .venv-addons after requirements/addons.txt.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -11,27 +13,44 @@ cd "$(dirname "$0")"
 command -v nvidia-smi >/dev/null || export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 
 fail() {
-  echo "run.sh: $1" >&2
+  echo "run.sh: $*" >&2
   exit 1
 }
 
+# install FOLDER VERSIONS EXTRAS PYTHON: makes FOLDER a virtual environment with daso_tf in it.
 install() {
-  local extras=test
-  if command -v nvidia-smi >/dev/null; then extras=cuda,test; fi
+  local folder=$1 versions=requirements/$2.txt extras=$3 python=$4
+  if command -v nvidia-smi >/dev/null; then extras=cuda,$extras; fi
   # Written last, so that an installation that was cut short is done again.
-  local installed=.venv/installed
+  local installed=$folder/installed
   local wanted
-  wanted="$extras $(cksum setup.py)"
+  wanted="$extras $(cat setup.py "$versions" | cksum)"
   if [[ -f $installed && $(<"$installed") == "$wanted" ]]; then return; fi
 
+  echo "Installing daso_tf[$extras] into $folder"
+  "$python" -m venv "$folder" ||
+    fail "$python -m venv failed; on Debian and Ubuntu, install the package python3-venv"
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$versions" --editable ".[$extras]"
+  echo "$wanted" >"$installed"
+}
+
+install_newest() {
   command -v python3 >/dev/null || fail "no python3 on the PATH; install Python 3.11 or newer"
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "Python 3.11 or newer is needed, but python3 is $(python3 --version 2>&1)"
-  echo "Installing daso_tf[$extras] into .venv"
-  python3 -m venv .venv ||
-    fail "python3 -m venv failed; on Debian and Ubuntu, install the package python3-venv"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
-  echo "$wanted" >"$installed"
+  install .venv newest test python3
+}
+
+install_addons() {
+  local python
+  for python in python3.11 python3; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      install .venv-addons addons addons,test "$python"
+      return
+    fi
+  done
+  fail "TensorFlow 2.15 with TensorFlow Addons needs Python 3.11: no python3.11 on the PATH"
 }
 
 run_tests() {
@@ -49,12 +68,17 @@ demo() {
 }
 
 case "${1:-}" in
-  "" | test | *.cfg) install ;;
-  *) fail "expected nothing, 'test' or a flag file such as flags/cifar10_lt.cfg, but found '$1'" ;;
+  "" | test | *.cfg) install_newest ;;
+  test-addons) install_addons ;;
+  *)
+    fail "expected nothing, 'test', 'test-addons' or a flag file such as flags/cifar10_lt.cfg," \
+      "but found '$1'"
+    ;;
 esac
 
 case "${1:-}" in
   "") demo ;;
   test) run_tests "${@:2}" ;;
+  test-addons) .venv-addons/bin/python -m pytest "${@:2}" ;;
   *.cfg) .venv/bin/python -m daso_tf.train --flagfile="$1" "${@:2}" ;;
 esac

@@ -30,6 +30,15 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # TensorFlow 2.15 is the last release that TensorFlow Addons works with; Python 3.11.
+        "addons": [
+            "keras==2.15.*",
+            "numpy<2",
+            "tensorflow==2.15.*",
+            "tensorflow-addons==0.23.*",
+            "tensorflow-metadata<1.16",  # later ones need protobuf 5, TensorFlow 2.15 needs 4
+        ],
+        "bench": ["torch==2.13.0"],  # for the authors' side of benchmarks/pytorch_reference.py
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "test": ["hypothesis", "pytest", "ruff>=0.17,<0.18"],
     },
