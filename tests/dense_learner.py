@@ -8,6 +8,7 @@ import daso_tf
 from daso_tf.learners import Views
 
 K, SIZE, D = 3, 8, 5
+UNLABELED = 20  # images in all
 COUNTS = [8, 4, 2]
 
 
@@ -22,14 +23,15 @@ def dense_learner(learner=daso_tf.FixMatch, **arguments):
 
 
 def step_inputs(step, batch=6, unlabeled=12):
-    """FixMatch's views of a step, and the labels."""
+    """FixMatch's views of a step, the labels, and which unlabeled images these are."""
     rng = np.random.default_rng(step)
 
     def images(count):
         return tf.constant(rng.normal(size=(count, SIZE, SIZE, 3)), tf.float32)
 
     views = Views(labeled=images(batch), weak=images(unlabeled), strong=images(unlabeled))
-    return views, tf.constant(rng.integers(0, K, batch))
+    positions = rng.permutation(UNLABELED)[:unlabeled]
+    return views, tf.constant(rng.integers(0, K, batch)), tf.constant(positions)
 
 
 def train(model, first, last):

@@ -76,6 +76,17 @@ def test_seeds_and_streams_have_orders_of_their_own(loaded):
     assert (stream(batches, 0) != stream(batches, 1)).any()
 
 
+def test_positions_are_those_of_the_unlabeled_images(loaded):
+    """The images carry their numbers; everything else is as without positions."""
+    with_positions = take(loaded, 10, with_positions=True, first_step=3)
+    for (batch, labels), (images, same) in zip(
+        with_positions, take(loaded, 10, first_step=3), strict=True
+    ):
+        np.testing.assert_array_equal(batch[2], numbers(batch[1]))
+        assert batch[2].dtype == np.int64 and batch[2].shape == (8,)
+        tf.nest.map_structure(np.testing.assert_array_equal, (batch[:2], labels), (images, same))
+
+
 def test_shapes_types_and_length(loaded):
     endless = data.training_batches(loaded, batch_size=4, unlabeled_ratio=2, seed=0)
     assert endless.element_spec == (

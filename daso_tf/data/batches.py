@@ -21,6 +21,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     steps: int | None = None,
+    with_positions: bool = False,
 ) -> tf.data.Dataset:
     """Makes the batches of training steps, labeled and unlabeled images side by side.
 
@@ -35,12 +36,15 @@ def training_batches(
         seed: integer >= 0 that fixes the orders.
         first_step: number of the step that the first batch is for.
         steps: number of batches; None for no end.
+        with_positions: whether batches say which unlabeled images they hold, for learners that
+            `needs_positions`.
 
     Returns:
         A dataset of `((labeled, unlabeled), (labels, unlabeled_labels))`: uint8 images of shapes
         (B, height, width, 3) and (mu*B, height, width, 3), and int32 labels of shapes (B,) and
         (mu*B,), the latter -1 where unknown. Where no unlabeled image's class is known, the labels
-        are those of shape (B,) alone.
+        are those of shape (B,) alone. With positions, the images are `(labeled, unlabeled,
+        positions)`, the latter int64 of shape (mu*B,): places among all unlabeled images.
 
     Raises:
         DataError: a batch is larger than the images it is drawn from.
@@ -54,22 +58,25 @@ def training_batches(
     >>> labeled.shape, unlabeled.shape
     (TensorShape([2, 8, 8, 3]), TensorShape([4, 8, 8, 3]))
     """
+    unlabeled_size = batch_size * unlabeled_ratio
     _check_batch("labeled", batch_size, len(data.labeled), "batch_size")
-    _check_batch(
-        "unlabeled",
-        batch_size * unlabeled_ratio,
-        len(data.unlabeled),
-        "batch_size * unlabeled_ratio",
+    _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), "batch_size * unlabeled_ratio")
+    labeled_members = _members(len(data.labeled), batch_size, first_step, seed=(seed, 0))
+    unlabeled_members = _members(len(data.unlabeled), unlabeled_size, first_step, seed=(seed, 1))
+    parts = (
+        data.labeled.dataset(labeled_members, batch_size, drop_remainder=True),
+        data.unlabeled.dataset(unlabeled_members, unlabeled_size, drop_remainder=True),
     )
-    labeled = _stream(data.labeled, batch_size, first_step, seed=(seed, 0))
-    unlabeled = _stream(data.unlabeled, batch_size * unlabeled_ratio, first_step, seed=(seed, 1))
+    if with_positions:
+        parts += (unlabeled_members.batch(unlabeled_size, drop_remainder=True),)
     truth_known = (data.unlabeled.labels != UNKNOWN).any()
 
-    def together(labeled, unlabeled):
+    def together(labeled, unlabeled, *positions):
         images, labels = zip(labeled, unlabeled, strict=True)
+        images += tuple(tf.cast(members, tf.int64) for members in positions)
         return images, labels if truth_known else labels[0]
 
-    batches = tf.data.Dataset.zip((labeled, unlabeled)).map(together)
+    batches = tf.data.Dataset.zip(parts).map(together)
     cardinality = tf.data.INFINITE_CARDINALITY if steps is None else steps
     batches = batches.take(cardinality)
     batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
@@ -94,11 +101,10 @@ def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.
     return _finished(images.dataset(tf.data.Dataset.range(len(images)), batch_size, False))
 
 
-def _stream(
-    images: Images | ImageFiles, batch_size: int, first_step: int, seed: tuple[int, int]
+def _members(
+    count: int, batch_size: int, first_step: int, seed: tuple[int, int]
 ) -> tf.data.Dataset:
-    """Returns batches of endless passes over images, from the one that `first_step` gets."""
-    count = len(images)
+    """Returns endless passes over positions 0..count-1, from what `first_step` gets."""
 
     def order_of_pass(number: tf.Tensor) -> tf.data.Dataset:
         pass_seed = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
@@ -107,8 +113,7 @@ def _stream(
 
     first_pass, skipped = divmod(first_step * batch_size, count)
     passes = tf.data.Dataset.range(first_pass, tf.int64.max)
-    members = passes.flat_map(order_of_pass).skip(skipped)
-    return images.dataset(members, batch_size, drop_remainder=True)
+    return passes.flat_map(order_of_pass).skip(skipped)
 
 
 def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:

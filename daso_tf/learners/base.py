@@ -59,7 +59,8 @@ class Learner(AveragedClassifier):
     `fit` takes batches `((labeled, unlabeled), labels)` of raw uint8 images
     `(batch, height, width, 3)`, or `((labeled, unlabeled), (labels, unlabeled_labels))` where the
     true classes of the unlabeled images are known (-1 where not): they are only used to measure
-    the pseudo-labels. `evaluate` takes `(images, labels)`.
+    the pseudo-labels. Where the learner `needs_positions`, the images are `(labeled, unlabeled,
+    positions)`. `evaluate` takes `(images, labels)`.
 
     Args:
         encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
@@ -135,12 +136,21 @@ class Learner(AveragedClassifier):
         """
         raise ValueError(f"{type(self).__name__} does not say which views it makes: `make_views`.")
 
-    def compute_losses(self, views: Any, labels: tf.Tensor) -> StepOutcome:
+    @property
+    def needs_positions(self) -> bool:
+        """Whether batches have to say which unlabeled images they hold."""
+        return False
+
+    def compute_losses(
+        self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the loss terms of a step from its views.
 
         Args:
             views: What `make_views` gave back.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            positions: int64 `(mu * batch,)`, which of all unlabeled images these are; None where
+                the batch does not say.
         """
         raise ValueError(f"{type(self).__name__} does not say what it minimises: `compute_losses`.")
 
@@ -165,29 +175,33 @@ class Learner(AveragedClassifier):
 
     def train_step(self, data):
         """Makes views of raw images and trains on them; one compiled function."""
-        (labeled, unlabeled), labels = unpack(data)
+        inputs, labels = unpack(data)
+        labeled, unlabeled, positions = inputs if len(inputs) == 3 else (*inputs, None)
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
-        outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels)
+        outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels, positions)
         return self.track(outcome, labels, unlabeled_labels)
 
     def train_on_batch(self, x, y, return_dict: bool = False):
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
         return train_on_batch(self, x, y, return_dict)
 
-    def train_on_views(self, views: Any, labels: tf.Tensor) -> StepOutcome:
+    def train_on_views(
+        self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Trains one step on views that are already made.
 
         Args:
             views: What `make_views` gives back.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            positions: As for `compute_losses`.
 
         Returns:
             The `StepOutcome`.
         """
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
-            outcome = self.compute_losses(views, labels)
+            outcome = self.compute_losses(views, labels, positions)
             total = tf.add_n(list(outcome.losses.values()))
         gradients = tape.gradient(total, variables, unconnected_gradients="zero")
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradients))

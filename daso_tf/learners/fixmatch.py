@@ -96,14 +96,16 @@ class FixMatch(PseudoLabelingLearner):
             strong=self.as_input(self.strong(strong_start, seed=seeds[3])),
         )
 
-    def compute_losses(self, views: Views, labels) -> StepOutcome:
+    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
         labeled, weak, strong = self.forward(*views)
-        pseudo_labels = labeler(tf.nn.softmax(weak.logits), weak.features, step=step)
+        pseudo_labels = labeler(
+            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
+        )
         consistency_loss, mask = losses.consistency(
             pseudo_labels.final, pseudo_labels.confidence, strong.logits, self.confidence_threshold
         )

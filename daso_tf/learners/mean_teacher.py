@@ -91,7 +91,7 @@ class MeanTeacher(PseudoLabelingLearner):
             teacher=self.as_input(self.weak(unlabeled, seed=seeds[2])),
         )
 
-    def compute_losses(self, views: Views, labels) -> StepOutcome:
+    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -99,7 +99,7 @@ class MeanTeacher(PseudoLabelingLearner):
 
         labeled, student = self.forward(views.labeled, views.student)
         target = tf.stop_gradient(tf.nn.softmax(teacher.logits))
-        pseudo_labels = labeler(target, teacher.features, step=step)
+        pseudo_labels = labeler(target, teacher.features, step=step, positions=positions)
         consistency_loss = losses.squared_error(pseudo_labels.target, student.logits)
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),

@@ -102,7 +102,7 @@ class MixMatch(PseudoLabelingLearner):
             mixup=mixing.draw_mixup(seeds[3], count, self.mixup_beta),
         )
 
-    def compute_losses(self, views: Views, labels) -> StepOutcome:
+    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -113,7 +113,7 @@ class MixMatch(PseudoLabelingLearner):
         (first,), (second,) = self.forward(views.first), self.forward(views.second)
         guess = (tf.nn.softmax(first.logits) + tf.nn.softmax(second.logits)) / 2
         guess = mixing.sharpen(tf.stop_gradient(guess), self.sharpening_temperature)
-        pseudo_labels = labeler(guess, first.features, step=step)
+        pseudo_labels = labeler(guess, first.features, step=step, positions=positions)
 
         logits, targets = mixing.mixed(
             lambda images: self.forward(images)[0].logits,

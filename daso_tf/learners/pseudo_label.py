@@ -87,7 +87,7 @@ class PseudoLabel(PseudoLabelingLearner):
             unlabeled=self.as_input(self.weak(unlabeled, seed=seeds[1])),
         )
 
-    def compute_losses(self, views: Views, labels) -> StepOutcome:
+    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -95,7 +95,7 @@ class PseudoLabel(PseudoLabelingLearner):
 
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
-        pseudo_labels = labeler(target, unlabeled.features, step=step)
+        pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
         consistency_loss, mask = losses.consistency(
             pseudo_labels.final,
             pseudo_labels.confidence,

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from daso_tf.augment import draws
 from daso_tf.balance.abc import ABC, Features
+from daso_tf.keras_versions import KERAS_3
 from daso_tf.learners.base import Learner, StepOutcome
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
@@ -79,6 +80,18 @@ class PseudoLabelingLearner(Learner):
             )
         }
         self._training_metrics += [self._mask_rate, *self.pseudo_label_statistics.values()]
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the pseudo-labeler has to know which unlabeled images a batch holds."""
+        return self.pseudo_labeler.needs_positions
+
+    def compile(self, *args, jit_compile="auto" if KERAS_3 else None, **kwargs):
+        """Configures training; see `AveragedClassifier.compile`."""
+        reason = self.pseudo_labeler.refuses_jit_compile
+        if reason and jit_compile is True:
+            raise ValueError(f"The step cannot be compiled with jit_compile=True: {reason}.")
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
 
     def weight_at(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the weight of the unlabeled loss in a step.

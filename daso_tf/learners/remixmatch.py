@@ -136,7 +136,7 @@ class ReMixMatch(PseudoLabelingLearner):
             ),
         )
 
-    def compute_losses(self, views: Views, labels) -> StepOutcome:
+    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -149,7 +149,7 @@ class ReMixMatch(PseudoLabelingLearner):
         if self.distribution_alignment is not None:
             guess = self.distribution_alignment(guess)
         guess = mixing.sharpen(guess, self.sharpening_temperature)
-        pseudo_labels = labeler(guess, weak.features, step=step)
+        pseudo_labels = labeler(guess, weak.features, step=step, positions=positions)
         target = pseudo_labels.target
 
         logits, targets = mixing.mixed(

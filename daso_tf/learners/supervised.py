@@ -47,7 +47,7 @@ class Supervised(Learner):
         """Makes weak views of the labeled images, as the encoder takes them."""
         return self.as_input(self.weak(labeled, seed=seed))
 
-    def compute_losses(self, views: tf.Tensor, labels) -> StepOutcome:
+    def compute_losses(self, views: tf.Tensor, labels, positions=None) -> StepOutcome:
         """Computes the loss of one step."""
         (labeled,) = self.forward(views)
         loss = self.supervised_loss(labels, labeled.logits, tf.convert_to_tensor(self.step))

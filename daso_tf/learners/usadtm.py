@@ -112,7 +112,7 @@ class USADTM(PseudoLabelingLearner):
             strong=self.as_input(self.strong(strong_start, seed=seeds[3])),
         )
 
-    def compute_losses(self, views: Views, labels) -> StepOutcome:
+    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -120,7 +120,9 @@ class USADTM(PseudoLabelingLearner):
         # The templates are of the trained network, from the same joint batch.
         labeler.observe(tf.stop_gradient(labeled.features), labels)
 
-        pseudo_labels = labeler(tf.nn.softmax(weak.logits), weak.features, step=step)
+        pseudo_labels = labeler(
+            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
+        )
         consistency_loss, mask = losses.consistency(
             pseudo_labels.final, pseudo_labels.confidence, strong.logits, self.confidence_threshold
         )

@@ -1,6 +1,7 @@
 """What should an unlabeled image be taught? One file for each answer."""
 
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels
+from daso_tf.pseudo_labels.darp import DARPPseudoLabeler
 from daso_tf.pseudo_labels.daso import DASOPseudoLabeler
 from daso_tf.pseudo_labels.distribution import PseudoLabelDistribution
 from daso_tf.pseudo_labels.distribution_alignment import (
@@ -13,6 +14,7 @@ from daso_tf.pseudo_labels.template_matching import TemplateMatchingPseudoLabele
 
 __all__ = [
     "AlignedPseudoLabeler",
+    "DARPPseudoLabeler",
     "DASOPseudoLabeler",
     "DistributionAlignment",
     "LinearPseudoLabeler",

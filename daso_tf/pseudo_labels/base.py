@@ -40,6 +40,10 @@ class PseudoLabeler(keras.layers.Layer):
     # Whether `call` remembers the predictions that it gets, so that only those of one classifier,
     # once a step, may be given to it.
     remembers_predictions = False
+    # Whether `call` has to know which images these are.
+    needs_positions = False
+    # Why a step with it cannot be compiled by XLA; None where it can.
+    refuses_jit_compile: str | None = None
     # Names of the losses that `auxiliary_losses` gives back.
     auxiliary_loss_names: tuple[str, ...] = ()
 
@@ -51,7 +55,7 @@ class PseudoLabeler(keras.layers.Layer):
             labels: int `(batch,)`, classes in 0..K-1.
         """
 
-    def call(self, linear_target, features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
         """Makes the pseudo-labels of a batch; no gradient flows through them.
 
         Args:
@@ -59,6 +63,8 @@ class PseudoLabeler(keras.layers.Layer):
                 probabilities, possibly averaged over views and sharpened; rows sum to 1.
             features: float `(batch, D)` behind the prediction.
             step: int scalar, the number of steps done before this one.
+            positions: int64 `(batch,)`, which of all unlabeled images these are; given where
+                `needs_positions`, else None.
 
         Returns:
             A `PseudoLabels`.

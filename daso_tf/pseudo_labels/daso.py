@@ -95,7 +95,7 @@ class DASOPseudoLabeler(PseudoLabeler):
         """Appends the labeled features to the queues ("Balanced prototype generation")."""
         self.prototype_classifier.push(features, labels)
 
-    def call(self, linear_target, features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
         """Makes the pseudo-labels ("Distribution-aware blending"); see `PseudoLabeler.call`."""
         semantic_target = tf.nn.softmax(self.prototype_classifier(features))
         linear = tf.argmax(linear_target, axis=-1)

@@ -161,7 +161,7 @@ class AlignedPseudoLabeler(PseudoLabeler):
         self.alignment.build(logits_shape)
         self.built = True
 
-    def call(self, linear_target, features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         linear = tf.argmax(linear_target, axis=-1)
         return from_target(

@@ -22,7 +22,7 @@ class LinearPseudoLabeler(PseudoLabeler):
         Sohn et al., "FixMatch", NeurIPS 2020, section 2.
     """
 
-    def call(self, linear_target, features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         target = tf.stop_gradient(linear_target)
         linear = tf.argmax(target, axis=-1)

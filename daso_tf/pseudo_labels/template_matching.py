@@ -56,7 +56,7 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
         """Appends the labeled features to the queues."""
         self.templates.push(features, labels)
 
-    def call(self, linear_target, features, step) -> PseudoLabels:
+    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         features = tf.stop_gradient(tf.cast(features, tf.float32))
         similarity = self.templates(features)
