@@ -200,8 +200,9 @@ class Learner(AveragedClassifier):
             The `StepOutcome`.
         """
         variables = self.trainable_variables
+        given = {} if positions is None else {"positions": positions}
         with tf.GradientTape() as tape:
-            outcome = self.compute_losses(views, labels, positions)
+            outcome = self.compute_losses(views, labels, **given)
             total = tf.add_n(list(outcome.losses.values()))
         gradients = tape.gradient(total, variables, unconnected_gradients="zero")
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradients))
