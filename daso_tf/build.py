@@ -28,11 +28,13 @@ from daso_tf.learners import (
 from daso_tf.learning_rate import learning_rate
 from daso_tf.pseudo_labels import (
     AlignedPseudoLabeler,
+    DARPPseudoLabeler,
     DASOPseudoLabeler,
     DistributionAlignment,
     LinearPseudoLabeler,
 )
 from daso_tf.pseudo_labels.crest import alignment_temperature
+from daso_tf.unlabeled_distribution import unlabeled_distribution
 
 
 class Part(NamedTuple):
@@ -145,6 +147,10 @@ PSEUDO_LABELERS = {
         ),
     ),
     "distribution_alignment": Part(AlignedPseudoLabeler, ("target_distribution",)),
+    "darp": Part(
+        DARPPseudoLabeler,
+        ("class_distribution", "num_images", "start_step", "period", "alpha", "iterations"),
+    ),
     "crest": Part(LinearPseudoLabeler),
     "crest_plus": Part(AlignedPseudoLabeler, ("target_distribution", "temperature")),
 }
@@ -173,6 +179,10 @@ class _Setting(NamedTuple):
             for name in names
         }
 
+    def unlabeled_distribution(self) -> list[float]:
+        """Returns the unlabeled images of each class, known or supposed."""
+        return unlabeled_distribution(self.flags.unlabeled_distribution, self.data)
+
     def make(self, part: Part) -> Any:
         """Makes a part of the learner."""
         return part.made_by(**self.values(part.arguments))
@@ -180,25 +190,31 @@ class _Setting(NamedTuple):
 
 # Arguments that are more than the flag of the same name.
 _VALUES = {
+    "alpha": lambda setting: setting.flags.darp_alpha,
     "balanced_head": lambda setting: (
         None
         if setting.flags.balanced_head == "none"
         else setting.make(BALANCED_HEADS[setting.flags.balanced_head])
     ),
+    "class_distribution": lambda setting: setting.unlabeled_distribution(),
     "beta": lambda setting: setting.flags.class_balance_beta,
     "distribution_alignment": lambda setting: (
-        DistributionAlignment(setting.data.labeled_counts)
+        DistributionAlignment(setting.unlabeled_distribution())
         if setting.flags.distribution_alignment
         else None
     ),
+    "iterations": lambda setting: setting.flags.darp_iterations,
     "labeled_counts": lambda setting: setting.trained_on.labeled_counts.tolist(),
     "max_margin": lambda setting: setting.flags.ldam_max_margin,
+    "num_images": lambda setting: len(setting.data.unlabeled),
+    "period": lambda setting: setting.flags.darp_period,
     "pseudo_labeler": lambda setting: setting.make(PSEUDO_LABELERS[setting.flags.pseudo_labeler]),
     "ramp_steps": lambda setting: round(setting.flags.ramp_fraction * setting.flags.steps),
     "reweight_after": lambda setting: setting.flags.ldam_reweight_after,
     "scale": lambda setting: setting.flags.ldam_scale,
+    "start_step": lambda setting: round(setting.flags.darp_start * setting.flags.steps),
     "strong": lambda setting: augment.RandAugment(cutout=setting.flags.cutout_size),
-    "target_distribution": lambda setting: setting.data.labeled_counts.tolist(),
+    "target_distribution": lambda setting: setting.unlabeled_distribution(),
     "temperature": lambda setting: alignment_temperature(
         setting.generation.number, setting.generation.count, setting.flags.crest_temperature
     ),
@@ -257,7 +273,8 @@ def build_learner(
     )
     # Measured on 2 CPU cores, WRN-10-1 on 16 x 16 pixels: 164 ms a step without XLA, 218 ms with.
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    jit_compile = {"auto": on_gpu, "true": True, "false": False}[flags.jit_compile]
+    compilable = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
+    jit_compile = {"auto": on_gpu and compilable, "true": True, "false": False}[flags.jit_compile]
     learner.compile(optimizer=optimizer, jit_compile=jit_compile)
     return learner
 

@@ -28,8 +28,8 @@ PAPER = {
     "pseudo_label": {"linear"},
     "mean_teacher": {"linear", "daso", "logit_adjustment"},
     "mixmatch": {"linear", "daso", "logit_adjustment"},
-    "remixmatch": {"linear", "daso", "crest", "crest_plus", "logit_adjustment"},
-    "fixmatch": {"linear", "daso", "crest", "crest_plus", "logit_adjustment", "abc"},
+    "remixmatch": {"linear", "daso", "darp", "crest", "crest_plus", "logit_adjustment"},
+    "fixmatch": {"linear", "daso", "darp", "crest", "crest_plus", "logit_adjustment", "abc"},
     "usadtm": {"linear"},
 }
 
@@ -89,6 +89,9 @@ def check(flags) -> None:
         labeler_flag = f"--pseudo_labeler={flags.pseudo_labeler}"
         reason = "the guesses would be aligned twice; --nodistribution_alignment leaves it to one"
         found.append(Refusal(labeler_flag, "--distribution_alignment", reason))
+    if flags.jit_compile == "true" and labeler.refuses_jit_compile:
+        labeler_flag = f"--pseudo_labeler={flags.pseudo_labeler}"
+        found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses_jit_compile))
     if found:
         raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
 

@@ -180,6 +180,17 @@ _integer(
 _integer("distribution_period", 100, "[1, inf)", "Steps between updates of the blend weights.")
 _integer("queue_size", 256, "[1, inf)", "Labeled features remembered of each class (Q).")
 
+# ---- Distribution alignment and DARP
+flags.DEFINE_string(
+    "unlabeled_distribution",
+    "labeled",
+    "Classes' shares of the unlabeled images: labeled (like those), known, or a JSON file.",
+)
+_float("darp_start", 0.4, "[0, 1]", "Part of the run after which darp refines pseudo-labels.")
+_integer("darp_period", 10, "[1, inf)", "Steps between two refinements of darp.")
+_float("darp_alpha", 2.0, "(0, inf)", "How many times its images may be taken for a class in darp.")
+_integer("darp_iterations", 10, "[1, inf)", "Rounds of a refinement of darp.")
+
 # ---- CReST
 _integer("generation_steps", 50_000, "[1, inf)", "Steps of a generation of crest, crest_plus.")
 _float("crest_alpha", 3.0, "(0, inf)", "The larger, the more images of frequent classes are added.")

@@ -169,7 +169,7 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
         learner = _learner(data, trained_on, generation)
         if step > generation.first_step:
             checkpoints.restore(learner)
-    stretches = list(_stretches(trained_on, step, generation.last_step))
+    stretches = list(_stretches(trained_on, step, generation.last_step, learner.needs_positions))
     results = Results(
         model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
     )
@@ -243,7 +243,9 @@ def _check_unchanged(model_dir, checkpoints):
         )
 
 
-def _stretches(data: SemiSupervisedData, step: int, last: int) -> Iterator[Stretch]:
+def _stretches(
+    data: SemiSupervisedData, step: int, last: int, with_positions: bool
+) -> Iterator[Stretch]:
     """Cuts the steps up to `last` so that an epoch ends at every multiple of `evaluate_every`.
 
     The first and the last epoch may be shorter, where the run was or will be cut between two.
@@ -263,6 +265,7 @@ def _stretches(data: SemiSupervisedData, step: int, last: int) -> Iterator[Stret
             unlabeled_ratio=FLAGS.unlabeled_ratio,
             seed=FLAGS.seed,
             first_step=step,
+            with_positions=with_positions,
         )
         yield Stretch(batches, length, step // every, step // every + epochs)
         step += epochs * length

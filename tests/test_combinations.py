@@ -25,6 +25,7 @@ README = Path(__file__).parents[1] / "README.md"
         (("mixmatch", "linear", ["abc"]), "no consistency loss between weak and strong views"),
         (("supervised", "linear", ["abc"]), "no consistency loss"),
         (("fixmatch", "distribution_alignment", ["abc"]), "remembers the predictions"),
+        (("fixmatch", "darp", ["abc"]), "remembers the predictions"),
         (("fixmatch", "daso", ["logit_adjustment", "abc"]), "both would counter it twice"),
         (("fixmatch", "linear", ["logit_adjustment", "test_logit_adjustment"]), "twice"),
         (("supervised", "linear", ["class_balanced", "ldam"]), "twice"),
@@ -77,6 +78,7 @@ def test_readme_has_the_table():
             {"learner": "remixmatch", "pseudo_labeler": "distribution_alignment"},
             "aligned twice; --nodistribution_alignment",
         ),
+        ({"pseudo_labeler": "darp", "jit_compile": "true"}, "which XLA cannot compile"),
     ],
 )
 def test_command_refuses_before_anything_is_loaded(settings, message, tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_number_outside_its_range_is_refused(name, value, allowed):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("--pseudo_labeler=darp", ("--pseudo_labeler=darp", "linear", "daso")),
+        ("--pseudo_labeler=saw", ("--pseudo_labeler=saw", "linear", "daso")),
         ("--learner=mixup", ("--learner=mixup", "mixmatch", "fixmatch")),
         ("--jit_compile=maybe", ("--jit_compile=maybe", "auto", "true", "false")),
         ("--steps=many", ("--steps=many",)),

@@ -1,0 +1,146 @@
+"""How many unlabeled images of each class there are: taken, read, and estimated by a run."""
+
+import doctest
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from command import arguments, run_train
+
+import daso_tf
+from daso_tf import build, unlabeled_distribution
+from daso_tf.estimate_distribution import estimate, table
+from daso_tf.flags import FLAGS, adopt_learner_defaults
+from daso_tf.unlabeled_distribution import read, write
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("cat", "dog", "owl")
+
+
+def three_classes(unlabeled_labels=(0,) * 4 + (1,) * 4 + (2,) * 2, **options):
+    images = np.zeros((16, 8, 8, 3), np.uint8)
+    return daso_tf.data.from_arrays(
+        images[:6],
+        [0, 0, 0, 1, 1, 2],
+        images[6:],
+        unlabeled_labels=unlabeled_labels,
+        class_names=NAMES,
+        **options,
+    )
+
+
+def test_written_file_is_read_back_in_the_order_of_the_classes(tmp_path):
+    write(tmp_path / "estimate.json", NAMES, np.array([5.5, 0.0, 2.0]))
+    assert read(tmp_path / "estimate.json", ("owl", "cat", "dog")) == [2.0, 5.5, 0.0]
+    resolved = unlabeled_distribution.unlabeled_distribution(
+        str(tmp_path / "estimate.json"), three_classes()
+    )
+    assert resolved == [5.5, 0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("cat: 3", "is no JSON file"),
+        ("[3, 2, 1]", "one number of at least 0 for each class"),
+        ('{"cat": 3, "dog": -1, "owl": 2}', "one number of at least 0 for each class"),
+        ('{"cat": 3, "dog": NaN, "owl": 2}', "one number of at least 0 for each class"),
+        ('{"cat": 3, "dog": 1, "eel": 2}', "they differ in: eel, owl"),
+    ],
+)
+def test_file_with_something_else_is_refused(content, message, tmp_path):
+    (tmp_path / "estimate.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "estimate.json", NAMES)
+
+
+def test_unknown_truth_is_not_known():
+    with pytest.raises(ValueError, match="of 1 of the 10 unlabeled images the class is not known"):
+        unlabeled_distribution.unlabeled_distribution("known", three_classes((-1, *(0,) * 9)))
+
+
+class Confused:
+    """A classifier that takes some images of each class for another one."""
+
+    confusion = np.array([[0.8, 0.1, 0.0], [0.2, 0.7, 0.3], [0.0, 0.2, 0.7]])
+
+    def predict(self, batches, verbose):
+        labels = np.concatenate([labels for _, labels in batches.as_numpy_iterator()])
+        return self.confusion.T[labels].astype(np.float32)
+
+
+def test_estimate_inverts_what_the_network_takes_classes_for():
+    validation = np.zeros((9, 8, 8, 3), np.uint8), [0, 1, 2] * 3
+    data = three_classes(validation=validation)
+    run = SimpleNamespace(data=data, learner=Confused(), model_dir="run")
+    counts = estimate(run, batch_size=4)
+    np.testing.assert_allclose(counts, [4, 4, 2], rtol=1e-5)
+    lines = table(data, counts).splitlines()
+    assert lines[0].split() == ["class", "labeled", "%", "estimated", "%", "true", "%"]
+    assert lines[1].split() == ["cat", "50.0", "40.0", "40.0"]
+    assert "true" not in table(three_classes((-1,) * 10), counts)
+
+
+@pytest.mark.parametrize("validation", [None, (np.zeros((2, 8, 8, 3), np.uint8), [0, 2])])
+def test_estimate_needs_validation_images_of_every_class(validation):
+    data = three_classes(validation=validation)
+    run = SimpleNamespace(data=data, learner=Confused(), model_dir="run")
+    with pytest.raises(ValueError, match=r"run has no validation images of .*dog.*validation_size"):
+        estimate(run, batch_size=4)
+
+
+def test_command_estimates_by_a_finished_run(finished_run, tmp_path):
+    """What it writes is what training takes."""
+    output = tmp_path / "estimate.json"
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "daso_tf.estimate_distribution"),
+            f"--flagfile={finished_run.model_dir / 'flags.cfg'}",
+            f"--output={output}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-11].startswith("class")
+    counts = json.loads(output.read_text())
+    assert list(counts) == [str(digit) for digit in range(10)]
+    assert sum(counts.values()) == pytest.approx(70)  # the unlabeled images
+    settings = {"pseudo_labeler": "darp", "darp_start": 0, "darp_period": 1, "steps": 2}
+    command = arguments(unlabeled_distribution=output, evaluate_every=2, **settings)
+    assert run_train(*command, f"--model_dir={tmp_path / 'run'}") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert sum(results["evaluations"][0]["pseudo_labels"]["final"]["assigned"]) == 2 * 16
+
+
+@flagsaver.flagsaver
+def labeler_of(data, **settings):
+    FLAGS(["train", *arguments(**settings)])
+    adopt_learner_defaults()
+    return build.build_learner(FLAGS, data)
+
+
+def test_flags_make_the_pseudo_labeler():
+    settings = {"unlabeled_distribution": "known", "steps": 50, "jit_compile": "auto"}
+    learner = labeler_of(three_classes(), pseudo_labeler="darp", darp_start=0.5, **settings)
+    labeler = learner.pseudo_labeler
+    assert labeler.class_distribution == (4.0, 4.0, 2.0)
+    assert (labeler.num_images, labeler.start_step, labeler.period) == (10, 25, 10)
+    assert learner.jit_compile is False
+    learner = labeler_of(three_classes(), pseudo_labeler="distribution_alignment")
+    assert learner.pseudo_labeler.alignment.target_distribution == (3.0, 2.0, 1.0)
+
+
+def test_docstring_example():
+    names = {"np": np, "daso_tf": daso_tf}
+    outcome = doctest.testmod(unlabeled_distribution, extraglobs=names)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
