@@ -1,6 +1,6 @@
 """Semi-supervised learning on imbalanced data, for TensorFlow and Keras."""
 
-from daso_tf import augment, balance, data, encoders, pseudo_labels
+from daso_tf import augment, balance, data, encoders, pseudo_labels, thresholds
 from daso_tf.learners import (
     DASO,
     USADTM,
@@ -28,5 +28,6 @@ __all__ = [
     "data",
     "encoders",
     "pseudo_labels",
+    "thresholds",
 ]
 __version__ = "0.1.0"

@@ -23,35 +23,31 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def consistency(
-    pseudo_labels: tf.Tensor, confidence: tf.Tensor, strong_logits: tf.Tensor, threshold: float
-) -> tuple[tf.Tensor, tf.Tensor]:
+def consistency(pseudo_labels: tf.Tensor, mask: tf.Tensor, strong_logits: tf.Tensor) -> tf.Tensor:
     """Computes FixMatch's consistency loss.
 
-    The cross-entropy of the strong view against the pseudo-label, over the images whose
-    confidence reaches the threshold, divided by the number of *all* unlabeled images.
+    The cross-entropy of the strong view against the pseudo-label, over the images that are taught,
+    divided by the number of *all* unlabeled images.
 
     Args:
         pseudo_labels: int `(batch,)`.
-        confidence: float `(batch,)` in [0, 1].
+        mask: float `(batch,)` in [0, 1], how much each is taught.
         strong_logits: float `(batch, K)` of the strong views.
-        threshold: Least confidence, in [0, 1].
 
     Returns:
-        The scalar loss, and the mask, float `(batch,)` of 0 and 1.
+        A scalar.
 
     Example:
 
-    >>> loss, mask = consistency(
-    ...     tf.constant([0, 1]), tf.constant([0.99, 0.5]), tf.zeros((2, 2)), threshold=0.95)
-    >>> round(float(loss), 4), mask.numpy().tolist()
-    (0.3466, [1.0, 0.0])
+    >>> loss = consistency(tf.constant([0, 1]), tf.constant([1.0, 0.0]), tf.zeros((2, 2)))
+    >>> round(float(loss), 4)
+    0.3466
 
     Reference:
         Sohn et al., "FixMatch", NeurIPS 2020, equation 4.
     """
-    mask = tf.cast(confidence >= threshold, strong_logits.dtype)
-    return tf.reduce_mean(mask * cross_entropy(pseudo_labels, strong_logits)), mask
+    mask = tf.cast(mask, strong_logits.dtype)
+    return tf.reduce_mean(mask * cross_entropy(pseudo_labels, strong_logits))
 
 
 def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

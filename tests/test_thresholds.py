@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import daso_tf
 from daso_tf import thresholds
 
 K, IMAGES = 4, 50
@@ -112,3 +113,32 @@ def test_examples(name):
     outcome = doctest.testmod(module, extraglobs={"tf": tf})
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("threshold", ALL[1:], ids=lambda layer: type(layer).__name__)
+def test_fixmatch_takes_it_and_saves_it(threshold, tmp_path):
+    config = keras.saving.serialize_keras_object(threshold)
+    keras.utils.set_random_seed(0)
+    model = daso_tf.FixMatch(
+        daso_tf.encoders.wide_resnet(10, 1, (8, 8, 3)),
+        K,
+        confidence_threshold=keras.saving.deserialize_keras_object(config),
+        strong=daso_tf.augment.RandAugment(num_ops=0, cutout=2),
+    )
+    model.compile(keras.optimizers.SGD(0.03), jit_compile=False)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8) for count in (4, 8)]
+    if model.needs_positions:
+        images.append(np.arange(8))
+    before = [np.array(weight) for weight in model.threshold.weights]
+    logs = model.train_on_batch(tuple(images), np.arange(4), return_dict=True)
+    assert np.isfinite(float(logs["loss"]))
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    again = keras.models.load_model(path)
+    assert type(again.threshold) is type(threshold)
+    for a, b in zip(again.threshold.weights, model.threshold.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    after = [np.array(weight) for weight in model.threshold.weights]
+    moved = any((a != b).any() for a, b in zip(before, after, strict=True))
+    assert moved == (not isinstance(threshold, thresholds.FlexMatchThreshold))  # nothing confident

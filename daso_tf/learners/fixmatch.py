@@ -11,8 +11,9 @@ from daso_tf import losses
 from daso_tf.augment import RandAugment
 from daso_tf.balance.abc import Features
 from daso_tf.learners.base import StepOutcome
-from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
+from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.thresholds import Threshold
 
 
 class Views(NamedTuple):
@@ -40,7 +41,8 @@ class FixMatch(PseudoLabelingLearner):
         pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which makes this
             plain FixMatch.
         strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
-        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1].
+        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1]; or a
+            `daso_tf.thresholds.Threshold`, which says how much each one is.
         **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`, `ramp_steps`,
             `balanced_head`, `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`,
             `mean`, `std`, `class_names`, `seed`, `name`.
@@ -71,10 +73,9 @@ class FixMatch(PseudoLabelingLearner):
         pseudo_labeler: PseudoLabeler | None = None,
         *,
         strong: keras.layers.Layer | None = None,
-        confidence_threshold: float = 0.95,
+        confidence_threshold: float | Threshold = 0.95,
         **kwargs,
     ):
-        check_confidence_threshold(confidence_threshold)
         super().__init__(
             encoder,
             num_classes,
@@ -82,7 +83,7 @@ class FixMatch(PseudoLabelingLearner):
             loss_names=("supervised_loss", "consistency_loss"),
             **kwargs,
         )
-        self.confidence_threshold = confidence_threshold
+        self.threshold = self.built_threshold(confidence_threshold)
         self.strong = RandAugment() if strong is None else strong
         self.strong.build((None, None, None, 3))
 
@@ -106,9 +107,8 @@ class FixMatch(PseudoLabelingLearner):
         pseudo_labels = labeler(
             tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
         )
-        consistency_loss, mask = losses.consistency(
-            pseudo_labels.final, pseudo_labels.confidence, strong.logits, self.confidence_threshold
-        )
+        mask = self.threshold(pseudo_labels.target, positions=positions)
+        consistency_loss = losses.consistency(pseudo_labels.final, mask, strong.logits)
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
@@ -125,5 +125,5 @@ class FixMatch(PseudoLabelingLearner):
         return {
             **super().get_config(),
             "strong": keras.saving.serialize_keras_object(self.strong),
-            "confidence_threshold": self.confidence_threshold,
+            "confidence_threshold": keras.saving.serialize_keras_object(self.threshold),
         }

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.learners.base import StepOutcome
-from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
+from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.thresholds import Threshold
 
 
 class Views(NamedTuple):
@@ -36,7 +37,8 @@ class PseudoLabel(PseudoLabelingLearner):
             features `(batch, D)`.
         num_classes: K, at least 2.
         pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which is the paper's.
-        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1].
+        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1]; or a
+            `daso_tf.thresholds.Threshold`, which says how much each one is.
         ramp_steps: Steps over which the unlabeled loss grows linearly to its weight; 0 for none.
             In DASO's comparison they are the first 40 % of the run.
         **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`,
@@ -66,10 +68,9 @@ class PseudoLabel(PseudoLabelingLearner):
         num_classes: int,
         pseudo_labeler: PseudoLabeler | None = None,
         *,
-        confidence_threshold: float = 0.95,
+        confidence_threshold: float | Threshold = 0.95,
         **kwargs,
     ):
-        check_confidence_threshold(confidence_threshold)
         super().__init__(
             encoder,
             num_classes,
@@ -77,7 +78,7 @@ class PseudoLabel(PseudoLabelingLearner):
             loss_names=("supervised_loss", "consistency_loss"),
             **kwargs,
         )
-        self.confidence_threshold = confidence_threshold
+        self.threshold = self.built_threshold(confidence_threshold)
 
     def make_views(self, labeled, unlabeled, seed) -> Views:
         """Makes a weak view of every image."""
@@ -96,12 +97,8 @@ class PseudoLabel(PseudoLabelingLearner):
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
         pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
-        consistency_loss, mask = losses.consistency(
-            pseudo_labels.final,
-            pseudo_labels.confidence,
-            unlabeled.logits,
-            self.confidence_threshold,
-        )
+        mask = self.threshold(pseudo_labels.target, positions=positions)
+        consistency_loss = losses.consistency(pseudo_labels.final, mask, unlabeled.logits)
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
@@ -113,4 +110,7 @@ class PseudoLabel(PseudoLabelingLearner):
 
     def get_config(self):
         """Returns the arguments that make this model again."""
-        return {**super().get_config(), "confidence_threshold": self.confidence_threshold}
+        return {
+            **super().get_config(),
+            "confidence_threshold": keras.saving.serialize_keras_object(self.threshold),
+        }

@@ -11,6 +11,7 @@ from daso_tf.keras_versions import KERAS_3
 from daso_tf.learners.base import Learner, StepOutcome
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+from daso_tf.thresholds import FixedThreshold, Threshold
 
 
 class PseudoLabelingLearner(Learner):
@@ -83,8 +84,9 @@ class PseudoLabelingLearner(Learner):
 
     @property
     def needs_positions(self) -> bool:
-        """Whether the pseudo-labeler has to know which unlabeled images a batch holds."""
-        return self.pseudo_labeler.needs_positions
+        """Whether pseudo-labeler or threshold must know which unlabeled images a batch holds."""
+        threshold = getattr(self, "threshold", None)  # only some learners have one
+        return self.pseudo_labeler.needs_positions or bool(threshold and threshold.needs_positions)
 
     def compile(self, *args, jit_compile="auto" if KERAS_3 else None, **kwargs):
         """Configures training; see `AveragedClassifier.compile`."""
@@ -92,6 +94,20 @@ class PseudoLabelingLearner(Learner):
         if reason and jit_compile is True:
             raise ValueError(f"The step cannot be compiled with jit_compile=True: {reason}.")
         super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    def built_threshold(self, confidence_threshold: float | Threshold) -> Threshold:
+        """Makes a threshold of a number, and the memory of one that is given.
+
+        Raises:
+            ValueError: If the number is outside [0, 1].
+        """
+        threshold = confidence_threshold
+        if not isinstance(threshold, Threshold):
+            check_confidence_threshold(confidence_threshold)
+            threshold = FixedThreshold(confidence_threshold)
+        if not threshold.built:  # it is when it comes from a saved model
+            threshold.build((None, self.num_classes))
+        return threshold
 
     def weight_at(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the weight of the unlabeled loss in a step.

@@ -123,9 +123,8 @@ class USADTM(PseudoLabelingLearner):
         pseudo_labels = labeler(
             tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
         )
-        consistency_loss, mask = losses.consistency(
-            pseudo_labels.final, pseudo_labels.confidence, strong.logits, self.confidence_threshold
-        )
+        mask = tf.cast(pseudo_labels.confidence >= self.confidence_threshold, tf.float32)
+        consistency_loss = losses.consistency(pseudo_labels.final, mask, strong.logits)
         pairs = [(identity, weak), (identity, strong), (weak, strong)]
         information = [losses.mutual_information(a.logits, b.logits) for a, b in pairs]
         terms = {
