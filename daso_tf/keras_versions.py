@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import keras
@@ -14,6 +15,22 @@ def leaky_relu(slope: float, name: str | None = None) -> keras.layers.Layer:
     """Makes a LeakyReLU layer; Keras 3 renamed the argument for its slope."""
     argument = "negative_slope" if KERAS_3 else "alpha"
     return keras.layers.LeakyReLU(name=name, **{argument: slope})
+
+
+def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
+    """Makes an initializer that draws weights from a normal distribution; one a layer.
+
+    From the same `keras.utils.set_random_seed`, Keras 2 and Keras 3 draw other seeds for
+    initializers that have none, but the same weights from a seed that is given. This one is drawn
+    as Keras 3 does it.
+
+    Args:
+        scale: Variance times the number that `mode` names; 2 is He's, 1 is Glorot's.
+        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
+    """
+    return keras.initializers.VarianceScaling(
+        scale, mode, "untruncated_normal", seed=random.randint(1, 10**9)
+    )
 
 
 def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import keras
 import numpy as np
+
+from daso_tf.keras_versions import own_name
 
 _STATISTICS = {
     "gamma": "weight",
@@ -92,20 +94,37 @@ def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> N
 
     >>> load_torchvision_weights(resnet(34), "resnet34.npz")  # doctest: +SKIP
     """
-    weights = torchvision_weights(encoder)
     with np.load(path, allow_pickle=False) as archive:
-        names = {n for n in archive.files if not re.match(r"fc\.|.*\.num_batches_tracked$", n)}
-        problems = [
-            f"{what} {_listed(those)}"
-            for what, those in (
-                ("it lacks", weights.keys() - names),
-                (f"{encoder.name} does not have", names - weights.keys()),
-            )
-            if those
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
-        values = {name: from_pytorch(archive[name]) for name in weights}
+        arrays = {name: archive[name] for name in archive.files if not name.startswith("fc.")}
+    assign(torchvision_weights(encoder), arrays, encoder.name)
+
+
+def assign(
+    weights: dict[str, keras.Variable], arrays: Mapping[str, np.ndarray], owner: str
+) -> None:
+    """Gives weights the values of a state dict; nothing is changed if anything is wrong.
+
+    Args:
+        weights: Our variables by PyTorch's names.
+        arrays: As many arrays by the same names, in PyTorch's layout. The counters
+            `num_batches_tracked` are not used.
+        owner: What the weights belong to, for messages.
+
+    Raises:
+        ValueError: If names are missing, unknown or have an array of another shape.
+    """
+    names = {name for name in arrays if not name.endswith(".num_batches_tracked")}
+    problems = [
+        f"{what} {_listed(those)}"
+        for what, those in (
+            ("it lacks", weights.keys() - names),
+            (f"{owner} does not have", names - weights.keys()),
+        )
+        if those
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    values = {name: from_pytorch(arrays[name]) for name in weights}
     reshaped = [
         f"{name} {to_pytorch(value).shape} instead of {to_pytorch(np.asarray(weights[name])).shape}"
         for name, value in values.items()
@@ -129,7 +148,7 @@ def from_pytorch(value: np.ndarray) -> np.ndarray:
 
 def _kind(variable: keras.Variable) -> str:
     """Returns PyTorch's name for the part that a variable has in its layer."""
-    return _STATISTICS.get(variable.name.split("/")[-1].split(":")[0], "weight")
+    return _STATISTICS.get(own_name(variable), "weight")
 
 
 def _listed(names: Collection[str], most: int = 4) -> str:

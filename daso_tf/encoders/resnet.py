@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.keras_versions import scaled_normal
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _BOTTLENECK_DEPTHS = (50, 101)
@@ -93,10 +94,7 @@ def _convolved_norm(x, channels: int, size: int, stride: int, convolution_name: 
         strides=stride,
         padding="same" if stride == 1 else "valid",
         use_bias=False,
-        # He-normal over the fan-out. One object a layer: Keras draws its seed when it is made.
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
+        kernel_initializer=scaled_normal(2.0, "fan_out"),  # He-normal over the fan-out
         name=convolution_name,
     )(x)
     return BatchNormalization(name=norm)(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
-from daso_tf.keras_versions import leaky_relu
+from daso_tf.keras_versions import leaky_relu, scaled_normal
 
 
 def wide_resnet(
@@ -80,10 +80,7 @@ def _convolution(channels: int, size: int = 3, stride: int = 1, name: str | None
         strides=stride,
         padding="same" if stride == 1 else "valid",
         use_bias=False,
-        # He-normal over the fan-out. One object a layer: Keras draws its seed when it is made.
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
+        kernel_initializer=scaled_normal(2.0, "fan_out"),  # He-normal over the fan-out
         name=name,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from daso_tf.keras_versions import scaled_normal
+
 
 def linear_classifier(units: int, name: str) -> keras.layers.Dense:
     """Makes a linear layer with the paper's initial weights, Glorot-normal.
@@ -12,9 +14,7 @@ def linear_classifier(units: int, name: str) -> keras.layers.Dense:
         units: Its number of outputs.
         name: Its name.
     """
-    glorot_normal = keras.initializers.VarianceScaling(
-        scale=1.0, mode="fan_avg", distribution="untruncated_normal"
-    )
+    glorot_normal = scaled_normal(1.0, "fan_avg")
     return keras.layers.Dense(units, kernel_initializer=glorot_normal, name=name)
 
 
