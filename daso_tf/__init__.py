@@ -4,6 +4,7 @@ from daso_tf import augment, balance, data, encoders, pseudo_labels, thresholds
 from daso_tf.learners import (
     DASO,
     USADTM,
+    ClassifierRetraining,
     FixMatch,
     Learner,
     MeanTeacher,
@@ -16,6 +17,7 @@ from daso_tf.learners import (
 __all__ = [
     "DASO",
     "USADTM",
+    "ClassifierRetraining",
     "FixMatch",
     "Learner",
     "MeanTeacher",

@@ -1,5 +1,6 @@
 """From the flags to a compiled learner: adding a method is adding an entry here."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -13,10 +14,12 @@ from daso_tf.balance import (
     LogitAdjustedLoss,
     SupervisedLoss,
 )
+from daso_tf.checkpoints import CheckpointError, Checkpoints
 from daso_tf.data import SemiSupervisedData
 from daso_tf.generations import Generation
 from daso_tf.learners import (
     USADTM,
+    ClassifierRetraining,
     FixMatch,
     Learner,
     MeanTeacher,
@@ -119,6 +122,7 @@ LEARNERS = {
         ),
         {"pseudo_labeler": "linear", "confidence_threshold": 0.85, "pretrain_steps": 500},
     ),
+    "crt": Method(ClassifierRetraining, (), {"pseudo_labeler": "linear"}),
 }
 
 WEAK_VIEWS = {
@@ -253,6 +257,8 @@ def build_learner(
     optimizer, learners_weight_decay = optimizers.build(
         flags.optimizer, rate, flags.momentum, flags.weight_decay
     )
+    if flags.from_model_dir:
+        _take_encoder(Path(flags.from_model_dir), encoder)
     learner_class, arguments, _ = LEARNERS[flags.learner]
     learner = learner_class(
         encoder,
@@ -277,6 +283,19 @@ def build_learner(
     jit_compile = {"auto": on_gpu and compilable, "true": True, "false": False}[flags.jit_compile]
     learner.compile(optimizer=optimizer, jit_compile=jit_compile)
     return learner
+
+
+def _take_encoder(model_dir: Path, encoder: keras.Model) -> None:
+    """Sets an encoder to the averaged one of a training run."""
+    try:
+        restored = Checkpoints(model_dir / "checkpoints").restore_encoder(encoder)
+    except CheckpointError as error:
+        raise ValueError(
+            f"--from_model_dir={model_dir}: {error}. If they are whole, the run's --encoder or "
+            "--resolution is another one."
+        ) from error
+    if not restored:
+        raise ValueError(f"--from_model_dir={model_dir} holds no checkpoint of a training run.")
 
 
 def _supervised_loss(setting: _Setting) -> SupervisedLoss:

@@ -95,10 +95,27 @@ class Checkpoints:
         Raises:
             CheckpointError: if there are checkpoints but none can be read.
         """
-        variables = dict(_named_variables(model))
+        return self._restore(dict(_named_variables(model)), whole=True)
+
+    def restore_encoder(self, encoder: keras.Model) -> bool:
+        """Sets an encoder to the averaged one of the newest checkpoint that can be read.
+
+        Args:
+            encoder: of the same architecture as that of the model saved.
+
+        Returns:
+            False if there is no checkpoint, and the encoder is as it was.
+
+        Raises:
+            CheckpointError: if there are checkpoints but none can be read.
+        """
+        weights = enumerate(encoder.weights)
+        return self._restore({f"average/{i:04d}": weight for i, weight in weights}, whole=False)
+
+    def _restore(self, variables, whole):
         for path in self.paths():
             try:
-                arrays = _read(path, variables)
+                arrays = _read(path, variables, whole)
             except UNREADABLE as error:
                 logging.warning("%s cannot be read (%s); trying the one before", path, error)
                 continue
@@ -135,10 +152,10 @@ def _named_variables(model):
         yield "optimizer/learning_rate", optimizer.learning_rate
 
 
-def _read(path, variables):
-    """All arrays of a checkpoint, checked against the variables they are for."""
+def _read(path, variables, whole):
+    """Arrays of a checkpoint, checked against the variables they are for, all of it or a part."""
     with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files if whole or name in variables}
     if arrays.keys() != variables.keys():
         differing = sorted(arrays.keys() ^ variables.keys())
         raise ValueError(f"it holds other variables than this model: {', '.join(differing[:4])}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from daso_tf import terminal
 from daso_tf.build import LEARNERS, PSEUDO_LABELERS
+from daso_tf.learners import ClassifierRetraining
 from daso_tf.pseudo_labels import AlignedPseudoLabeler
 
 # What counters imbalance, by the flag that asks for it.
@@ -31,6 +32,7 @@ PAPER = {
     "remixmatch": {"linear", "daso", "darp", "crest", "crest_plus", "logit_adjustment"},
     "fixmatch": {"linear", "daso", "darp", "crest", "crest_plus", "logit_adjustment", "abc"},
     "usadtm": {"linear"},
+    "crt": {"linear"},
 }
 
 
@@ -69,6 +71,9 @@ def refusals(
     if "abc" in balances and labeling.remembers_predictions:
         reason = "it remembers the predictions of one classifier, and there are two"
         yield Refusal(labeler_flag, BALANCES["abc"], reason)
+    if balances and learning.class_balanced_batches:
+        reason = "its batches hold as many images of every class already"
+        yield Refusal(BALANCES[balances[0]], learner_flag, reason)
     for one, other in itertools.combinations(balances, 2):
         reason = "each counters the imbalance of the labeled images; both would counter it twice"
         yield Refusal(BALANCES[one], BALANCES[other], reason)
@@ -92,6 +97,15 @@ def check(flags) -> None:
     if flags.jit_compile == "true" and labeler.refuses_jit_compile:
         labeler_flag = f"--pseudo_labeler={flags.pseudo_labeler}"
         found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses_jit_compile))
+    retraining = LEARNERS[flags.learner].learner is ClassifierRetraining
+    if retraining and not flags.from_model_dir:
+        raise ValueError(
+            f"--learner={flags.learner} retrains the classifier of a finished run: say which, "
+            "--from_model_dir=RUN."
+        )
+    if flags.from_model_dir and not retraining:
+        reason = "it trains an encoder of its own; --encoder_weights gives it one to begin with"
+        found.append(Refusal("--from_model_dir", f"--learner={flags.learner}", reason))
     if found:
         raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
 

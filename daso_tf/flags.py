@@ -27,6 +27,7 @@ FREE_TO_CHANGE = {
     "data_dir",
     "evaluation_batch_size",
     "export_dir",
+    "from_model_dir",
     "jit_compile",
     "keep_checkpoints",
     "max_bad_files",
@@ -224,6 +225,7 @@ _integer("seed", 0, "[0, 2147483647]", "Seed of split, initial weights, batches 
 
 # ---- Running
 flags.DEFINE_string("model_dir", None, "Where the run is kept. [default: runs/DATASET]")
+flags.DEFINE_string("from_model_dir", None, "The finished run whose encoder crt takes.")
 flags.DEFINE_string("export_dir", None, "Where the SavedModel goes. [default: MODEL_DIR/export]")
 _integer("evaluate_every", 500, "[1, inf)", "Steps between evaluations, each with a checkpoint.")
 _integer("evaluation_batch_size", 256, "[1, inf)", "Images in a batch of an evaluation.")

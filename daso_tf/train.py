@@ -169,7 +169,7 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
         learner = _learner(data, trained_on, generation)
         if step > generation.first_step:
             checkpoints.restore(learner)
-    stretches = list(_stretches(trained_on, step, generation.last_step, learner.needs_positions))
+    stretches = list(_stretches(learner, trained_on, generation.last_step))
     results = Results(
         model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
     )
@@ -243,14 +243,13 @@ def _check_unchanged(model_dir, checkpoints):
         )
 
 
-def _stretches(
-    data: SemiSupervisedData, step: int, last: int, with_positions: bool
-) -> Iterator[Stretch]:
+def _stretches(learner: keras.Model, data: SemiSupervisedData, last: int) -> Iterator[Stretch]:
     """Cuts the steps up to `last` so that an epoch ends at every multiple of `evaluate_every`.
 
     The first and the last epoch may be shorter, where the run was or will be cut between two.
     """
     every = FLAGS.evaluate_every
+    step = int(learner.step.numpy())
     if step > FLAGS.steps:
         raise ValueError(
             f"{FLAGS.model_dir} has been trained for {step} steps already, past"
@@ -265,7 +264,8 @@ def _stretches(
             unlabeled_ratio=FLAGS.unlabeled_ratio,
             seed=FLAGS.seed,
             first_step=step,
-            with_positions=with_positions,
+            with_positions=learner.needs_positions,
+            class_balanced=learner.class_balanced_batches,
         )
         yield Stretch(batches, length, step // every, step // every + epochs)
         step += epochs * length

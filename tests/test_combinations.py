@@ -28,6 +28,8 @@ README = Path(__file__).parents[1] / "README.md"
         (("fixmatch", "darp", ["abc"]), "remembers the predictions"),
         (("fixmatch", "daso", ["logit_adjustment", "abc"]), "both would counter it twice"),
         (("fixmatch", "linear", ["logit_adjustment", "test_logit_adjustment"]), "twice"),
+        (("crt", "linear", ["logit_adjustment"]), "as many images of every class already"),
+        (("crt", "daso"), "learns from the labeled images alone"),
         (("supervised", "linear", ["class_balanced", "ldam"]), "twice"),
     ],
 )
@@ -78,6 +80,8 @@ def test_readme_has_the_table():
             {"learner": "remixmatch", "pseudo_labeler": "distribution_alignment"},
             "aligned twice; --nodistribution_alignment",
         ),
+        ({"learner": "crt"}, "retrains the classifier of a finished run: say which"),
+        ({"from_model_dir": "runs/x"}, "--from_model_dir does not go with --learner=fixmatch"),
         ({"pseudo_labeler": "darp", "jit_compile": "true"}, "which XLA cannot compile"),
     ],
 )

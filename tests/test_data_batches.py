@@ -76,6 +76,30 @@ def test_seeds_and_streams_have_orders_of_their_own(loaded):
     assert (stream(batches, 0) != stream(batches, 1)).any()
 
 
+def test_class_balanced_batches_draw_every_class_alike():
+    rare_last = data.from_arrays(numbered(100), np.repeat([2, 0, 1], [70, 25, 5]), numbered(8))
+    batches = take(rare_last, 500, batch_size=8, unlabeled_ratio=1, class_balanced=True)
+    drawn = stream(batches, 0)
+    of_class = np.repeat([2, 0, 1], [70, 25, 5])[drawn]
+    np.testing.assert_array_equal(of_class, np.concatenate([labels for _, labels in batches]))
+    np.testing.assert_allclose(np.bincount(of_class) / 4000, 1 / 3, atol=0.03)
+    for k, count in enumerate((25, 5, 70)):  # within a class, all images alike
+        times = np.bincount(drawn[of_class == k], minlength=100)
+        expected = np.sum(of_class == k) / count
+        assert np.sum(times > 0) == count
+        assert np.abs(times[times > 0] - expected).max() < 5 * np.sqrt(expected)
+    assert (
+        stream(batches, 1) == stream(take(rare_last, 500, batch_size=8, unlabeled_ratio=1), 1)
+    ).all()
+
+
+def test_class_balanced_batches_resume(loaded):
+    whole = take(loaded, 20, class_balanced=True)
+    resumed = take(loaded, 13, first_step=7, class_balanced=True)
+    tf.nest.map_structure(np.testing.assert_array_equal, whole[7:], resumed)
+    assert (stream(whole, 0) != stream(take(loaded, 20, class_balanced=True, seed=4), 0)).any()
+
+
 def test_positions_are_those_of_the_unlabeled_images(loaded):
     """The images carry their numbers; everything else is as without positions."""
     with_positions = take(loaded, 10, with_positions=True, first_step=3)

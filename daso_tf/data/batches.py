@@ -6,6 +6,7 @@ operations; a Python generator in their place would contend with the training lo
 lock, and keeps the interpreter from exiting while it is being asked for a batch.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.data.errors import DataError
@@ -22,6 +23,7 @@ def training_batches(
     first_step: int = 0,
     steps: int | None = None,
     with_positions: bool = False,
+    class_balanced: bool = False,
 ) -> tf.data.Dataset:
     """Makes the batches of training steps, labeled and unlabeled images side by side.
 
@@ -38,6 +40,8 @@ def training_batches(
         steps: number of batches; None for no end.
         with_positions: whether batches say which unlabeled images they hold, for learners that
             `needs_positions`.
+        class_balanced: whether labeled images are drawn instead, independently: first one of the
+            classes, all alike, then one of its images.
 
     Returns:
         A dataset of `((labeled, unlabeled), (labels, unlabeled_labels))`: uint8 images of shapes
@@ -61,7 +65,11 @@ def training_batches(
     unlabeled_size = batch_size * unlabeled_ratio
     _check_batch("labeled", batch_size, len(data.labeled), "batch_size")
     _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), "batch_size * unlabeled_ratio")
-    labeled_members = _members(len(data.labeled), batch_size, first_step, seed=(seed, 0))
+    labeled_members = (
+        _class_balanced_members(data.labeled.labels, batch_size, first_step, seed=(seed, 2))
+        if class_balanced
+        else _members(len(data.labeled), batch_size, first_step, seed=(seed, 0))
+    )
     unlabeled_members = _members(len(data.unlabeled), unlabeled_size, first_step, seed=(seed, 1))
     parts = (
         data.labeled.dataset(labeled_members, batch_size, drop_remainder=True),
@@ -114,6 +122,29 @@ def _members(
     first_pass, skipped = divmod(first_step * batch_size, count)
     passes = tf.data.Dataset.range(first_pass, tf.int64.max)
     return passes.flat_map(order_of_pass).skip(skipped)
+
+
+def _class_balanced_members(
+    labels: np.ndarray, batch_size: int, first_step: int, seed: tuple[int, int]
+) -> tf.data.Dataset:
+    """Returns endless positions, each of an image of a random class, from `first_step` on."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+
+    def draw(step: tf.Tensor) -> tf.data.Dataset:
+        step_seed = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), step)
+        bits = tf.random.stateless_uniform(
+            [2, batch_size], step_seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+        )
+        of_class, within = tf.unstack(tf.cast(bits, tf.float64) * 2.0**-32)
+        classes = tf.cast(of_class * len(counts), tf.int64)
+        within = tf.cast(within * tf.gather(counts.astype(np.float64), classes), tf.int64)
+        return tf.data.Dataset.from_tensor_slices(
+            tf.gather(by_class, tf.gather(starts, classes) + within)
+        )
+
+    return tf.data.Dataset.range(first_step, tf.int64.max).flat_map(draw)
 
 
 def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """Which views are made, which losses are summed? One file for each learner."""
 
 from daso_tf.learners.base import Learner, Outputs, StepOutcome
+from daso_tf.learners.classifier_retraining import ClassifierRetraining
 from daso_tf.learners.daso import DASO
 from daso_tf.learners.fixmatch import FixMatch, Views
 from daso_tf.learners.mean_teacher import MeanTeacher
@@ -14,6 +15,7 @@ from daso_tf.learners.usadtm import USADTM
 __all__ = [
     "DASO",
     "USADTM",
+    "ClassifierRetraining",
     "FixMatch",
     "Learner",
     "MeanTeacher",

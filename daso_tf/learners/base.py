@@ -83,6 +83,8 @@ class Learner(AveragedClassifier):
 
     # Why a learner takes no pseudo-labeler; None where it takes one.
     refuses_pseudo_labeler: str | None = None
+    # Whether its batches are to hold as many labeled images of every class.
+    class_balanced_batches = False
     # Why it takes no balanced head; None where it takes one.
     refuses_balanced_head: str | None = (
         "it has no consistency loss between weak and strong views for the head to share"
