@@ -116,6 +116,8 @@ class DASOPseudoLabeler(PseudoLabeler):
 
         The strong view's distribution over the prototypes shall be the weak view's.
         """
+        if not self.alignment_weight:
+            return {"alignment_loss": tf.zeros([])}  # and no gradient of nothing
         targets = tf.stop_gradient(tf.nn.softmax(self.prototype_classifier(weak_features)))
         loss = tf.nn.softmax_cross_entropy_with_logits(
             targets, self.prototype_classifier(strong_features)
