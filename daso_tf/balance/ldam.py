@@ -21,7 +21,9 @@ class LDAMLoss(SupervisedLoss):
     Args:
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
         max_margin: The margin of the rarest class, above 0.
-        scale: By what all logits are multiplied, above 0.
+        scale: By what all logits are multiplied, above 0. LDAM's authors choose it for the cosines
+            of a normalised classifier, DASO's comparison has it with a linear one, as here; there
+            a run wants a warm-up or a smaller scale.
         reweight_after: Steps before classes are weighted, at least 0. DASO's comparison weights
             the last fifth of its 250,000 steps.
         beta: Of the weights; as for `ClassBalancedLoss`.
