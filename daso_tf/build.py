@@ -37,6 +37,11 @@ from daso_tf.pseudo_labels import (
     LinearPseudoLabeler,
 )
 from daso_tf.pseudo_labels.crest import alignment_temperature
+from daso_tf.thresholds import (
+    FlexMatchThreshold,
+    FreeMatchThreshold,
+    SoftMatchWeight,
+)
 from daso_tf.unlabeled_distribution import unlabeled_distribution
 
 
@@ -159,6 +164,12 @@ PSEUDO_LABELERS = {
     "crest_plus": Part(AlignedPseudoLabeler, ("target_distribution", "temperature")),
 }
 
+THRESHOLDS = {
+    "flexmatch": Part(FlexMatchThreshold, ("num_images", "confidence")),
+    "freematch": Part(FreeMatchThreshold),
+    "softmatch": Part(SoftMatchWeight),
+}
+
 SUPERVISED_LOSSES = {
     "cross_entropy": Part(SupervisedLoss),
     "class_balanced": Part(ClassBalancedLoss, ("labeled_counts", "beta")),
@@ -202,6 +213,7 @@ _VALUES = {
     ),
     "class_distribution": lambda setting: setting.unlabeled_distribution(),
     "beta": lambda setting: setting.flags.class_balance_beta,
+    "confidence": lambda setting: setting.flags.confidence_threshold,
     "distribution_alignment": lambda setting: (
         DistributionAlignment(setting.unlabeled_distribution())
         if setting.flags.distribution_alignment
@@ -259,11 +271,14 @@ def build_learner(
     )
     if flags.from_model_dir:
         _take_encoder(Path(flags.from_model_dir), encoder)
-    learner_class, arguments, _ = LEARNERS[flags.learner]
+    learner_class, names, _ = LEARNERS[flags.learner]
+    arguments = setting.values(names)
+    if flags.threshold != "fixed":
+        arguments["confidence_threshold"] = setting.make(THRESHOLDS[flags.threshold])
     learner = learner_class(
         encoder,
         data.num_classes,
-        **setting.values(arguments),
+        **arguments,
         weak=WEAK_VIEWS[flags.weak_view](flags),
         resolution=flags.resolution,
         mean=data.mean,

@@ -106,6 +106,11 @@ def check(flags) -> None:
     if flags.from_model_dir and not retraining:
         reason = "it trains an encoder of its own; --encoder_weights gives it one to begin with"
         found.append(Refusal("--from_model_dir", f"--learner={flags.learner}", reason))
+    if flags.threshold != "fixed" and flags.learner not in ("fixmatch", "pseudo_label"):
+        reason = "it does not choose by confidence which pseudo-labels it teaches"
+        found.append(
+            Refusal(f"--threshold={flags.threshold}", f"--learner={flags.learner}", reason)
+        )
     if found:
         raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
 

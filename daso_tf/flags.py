@@ -13,6 +13,7 @@ from daso_tf.build import (
     LEARNERS,
     PSEUDO_LABELERS,
     SUPERVISED_LOSSES,
+    THRESHOLDS,
     WEAK_VIEWS,
 )
 from daso_tf.data import DATASETS
@@ -104,6 +105,13 @@ flags.DEFINE_enum(
 flags.DEFINE_string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH, resnet_DEPTH, applications:NAME.")
 flags.DEFINE_string(
     "encoder_weights", None, "File to begin from: Keras weights, or torchvision .npz."
+)
+flags.DEFINE_enum(
+    "threshold",
+    "fixed",
+    ["fixed", *THRESHOLDS],
+    "How much fixmatch and pseudo_label teach a pseudo-label: wholly if it is confident enough, or "
+    "as that paper has it.",
 )
 _float(
     "confidence_threshold",

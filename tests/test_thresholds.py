@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from command import arguments, run_train
 
 import daso_tf
 from daso_tf import thresholds
@@ -97,7 +98,7 @@ def test_made_again_and_compiled_it_weighs_the_same(threshold):
     ("make", "message"),
     [
         (lambda: thresholds.FixedThreshold(1.1), r"confidence must be in \[0, 1\], not 1.1"),
-        (lambda: thresholds.FlexMatchThreshold(0), "unlabeled_images must be at least 1, not 0"),
+        (lambda: thresholds.FlexMatchThreshold(0), "num_images must be at least 1, not 0"),
         (lambda: thresholds.FreeMatchThreshold(1.0), r"momentum must be in \[0, 1\), not 1.0"),
         (lambda: thresholds.SoftMatchWeight(0.9, 0.0), "deviations must be above 0, not 0.0"),
     ],
@@ -142,3 +143,14 @@ def test_fixmatch_takes_it_and_saves_it(threshold, tmp_path):
     after = [np.array(weight) for weight in model.threshold.weights]
     moved = any((a != b).any() for a, b in zip(before, after, strict=True))
     assert moved == (not isinstance(threshold, thresholds.FlexMatchThreshold))  # nothing confident
+
+
+def test_the_command_trains_with_the_positions_that_it_needs(tmp_path):
+    run = arguments(threshold="flexmatch", model_dir=tmp_path / "run", steps=2, evaluate_every=2)
+    assert run_train(*run) == 0
+
+
+def test_the_command_refuses_it_for_other_learners(tmp_path, capsys):
+    run = arguments(threshold="softmatch", learner="mixmatch", model_dir=tmp_path / "run")
+    assert run_train(*run) == 2
+    assert "--threshold=softmatch does not go with --learner=mixmatch" in capsys.readouterr().err

@@ -18,7 +18,7 @@ class FlexMatchThreshold(Threshold):
     the warm-up and the convex mapping x / (2 - x) of the paper).
 
     Args:
-        unlabeled_images: How many there are, at least 1.
+        num_images: How many there are, at least 1.
         confidence: The threshold in full, in [0, 1].
 
     Raises:
@@ -26,7 +26,7 @@ class FlexMatchThreshold(Threshold):
 
     Example:
 
-    >>> threshold = FlexMatchThreshold(unlabeled_images=2, confidence=0.9)
+    >>> threshold = FlexMatchThreshold(num_images=2, confidence=0.9)
     >>> target = tf.constant([[0.95, 0.05], [0.4, 0.6]])
     >>> threshold(target, positions=tf.constant([0, 1])).numpy().tolist()  # nothing learnt yet
     [1.0, 1.0]
@@ -42,11 +42,11 @@ class FlexMatchThreshold(Threshold):
 
     needs_positions = True
 
-    def __init__(self, unlabeled_images: int, confidence: float = 0.95, **kwargs):
+    def __init__(self, num_images: int, confidence: float = 0.95, **kwargs):
         super().__init__(**kwargs)
-        if unlabeled_images < 1:
-            raise ValueError(f"unlabeled_images must be at least 1, not {unlabeled_images}.")
-        self.unlabeled_images = int(unlabeled_images)
+        if num_images < 1:
+            raise ValueError(f"num_images must be at least 1, not {num_images}.")
+        self.num_images = int(num_images)
         self.confidence = checked_fraction("confidence", confidence)
 
     def build(self, input_shape):
@@ -55,7 +55,7 @@ class FlexMatchThreshold(Threshold):
         # One more than the class, so that 0 says that an image was never confident.
         self.learnt = self.add_weight(
             name="learnt",
-            shape=(self.unlabeled_images,),
+            shape=(self.num_images,),
             initializer="zeros",
             trainable=False,
             dtype="int32",
@@ -89,6 +89,6 @@ class FlexMatchThreshold(Threshold):
         """Returns the arguments that make this layer again."""
         return {
             **super().get_config(),
-            "unlabeled_images": self.unlabeled_images,
+            "num_images": self.num_images,
             "confidence": self.confidence,
         }
