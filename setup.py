@@ -40,6 +40,7 @@ setup(
         ],
         "bench": ["torch==2.13.0"],  # for the authors' side of benchmarks/pytorch_reference.py
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
-        "test": ["hypothesis", "pytest", "ruff>=0.17,<0.18"],
+        "safetensors": ["safetensors"],  # for daso_tf.convert to read such files
+        "test": ["hypothesis", "pytest", "ruff>=0.17,<0.18", "safetensors"],
     },
 )

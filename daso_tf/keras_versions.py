@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
 from collections.abc import Sequence
 
@@ -34,8 +36,12 @@ def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
 
 
 def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:
-    """Writes an export without a word; Keras 3 prints its signatures unless told not to."""
-    archive.write_out(directory, **({"verbose": False} if KERAS_3 else {}))
+    """Writes an export without a word; Keras prints its signatures, 3 unless told not to."""
+    if KERAS_3:
+        archive.write_out(directory, verbose=False)
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):
+            archive.write_out(directory)
 
 
 def build_optimizer(

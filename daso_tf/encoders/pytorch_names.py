@@ -24,13 +24,13 @@ _FIRST_BLOCK = {"norm1": "pre_act.0", "conv1": "layer.0", "norm2": "layer.1", "c
 
 
 def pytorch_weights(
-    encoder: keras.Model, classifier: keras.layers.Dense
+    encoder: keras.Model, classifier: keras.layers.Dense | None = None
 ) -> dict[str, keras.Variable]:
     """Pairs the authors' names with our variables.
 
     Args:
         encoder: A `wide_resnet`.
-        classifier: The layer behind it.
+        classifier: The layer behind it, if that is wanted too.
 
     Returns:
         Every weight and BatchNorm statistic by its PyTorch name, such as
@@ -47,8 +47,9 @@ def pytorch_weights(
     for layer in encoder.layers:
         for variable in layer.weights:
             weights[f"encoder.{_layer_name(layer.name)}.{_kind(variable)}"] = variable
-    weights["classifier.classifier.weight"] = classifier.kernel
-    weights["classifier.classifier.bias"] = classifier.bias
+    if classifier is not None:
+        weights["classifier.classifier.weight"] = classifier.kernel
+        weights["classifier.classifier.bias"] = classifier.bias
     return weights
 
 

@@ -1,0 +1,112 @@
+"""What one version of Keras writes for the other to read, and twenty steps that both must make.
+
+    python tests/keras_exchange.py
+
+writes tests/data/keras_2 under Keras 2.15, tests/data/keras_3 and tests/data/twenty_steps.json
+under Keras 3; to be done under both when what is saved changes.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import daso_tf
+from daso_tf.checkpoints import Checkpoints
+from daso_tf.encoders import BatchNormalization
+from daso_tf.keras_versions import leaky_relu
+
+DATA = Path(__file__).parent / "data"
+TWENTY_STEPS = DATA / "twenty_steps.json"
+MAJOR = int(keras.__version__.split(".")[0])
+K, SIZE = 3, 8
+
+
+def small_encoder():
+    images = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(images)
+    x = keras.layers.GlobalAveragePooling2D()(leaky_relu(0.1)(BatchNormalization()(x)))
+    return keras.Model(images, x, name="small")
+
+
+def small_learner():
+    """A compiled learner with something of everything that is saved."""
+    learner = daso_tf.DASO(
+        small_encoder(),
+        K,
+        queue_size=2,
+        pretrain_steps=1,
+        distribution_period=2,
+        class_names=["ant", "bee", "cicada"],
+    )
+    optimizer = keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True)
+    learner.compile(optimizer, jit_compile=False)
+    return learner
+
+
+def twenty_steps():
+    """Makes the views of twenty steps and trains on them; returns what a version must not change.
+
+    Returns:
+        Of each step the SHA-256 of its views' bytes and its losses by name.
+    """
+    keras.utils.set_random_seed(7)
+    encoder = daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3))
+    learner = daso_tf.DASO(
+        encoder, 4, queue_size=4, pretrain_steps=5, distribution_period=5, confidence_threshold=0.5
+    )
+    learner.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
+    make_views, train = tf.function(learner.make_views), tf.function(learner.train_on_views)
+    rng = np.random.default_rng(0)
+    steps = []
+    for step in range(20):
+        labels = np.arange(8, dtype=np.int32) % 4
+        classes = np.concatenate([labels, rng.integers(0, 4, 16)])
+        # Four hues, blurred by what is left of a random picture.
+        pictures = rng.integers(0, 128, (24, 16, 16, 3)) + 32 * classes[:, None, None, None]
+        labeled, unlabeled = np.split(pictures.astype(np.uint8), [8])
+        views = make_views(labeled, unlabeled, tf.constant([7, step]))
+        outcome = train(views, labels)
+        steps.append(
+            {
+                "views": hashlib.sha256(
+                    b"".join(np.asarray(v).tobytes() for v in views)
+                ).hexdigest(),
+                "losses": {name: float(loss) for name, loss in outcome.losses.items()},
+            }
+        )
+    return steps
+
+
+def main():
+    """Writes what the other version is to read."""
+    folder = DATA / f"keras_{MAJOR}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    keras.utils.set_random_seed(1)
+    learner = small_learner()
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        images = rng.integers(0, 256, (18, SIZE, SIZE, 3), dtype=np.uint8)
+        learner.train_on_batch((images[:6], images[6:]), rng.integers(0, K, 6))
+    images = rng.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    learner.save(folder / "learner.keras")
+    learner.ema_encoder.save_weights(folder / "encoder.weights.h5")
+    Checkpoints(folder / "checkpoints").save(learner)
+    learner.export(folder / "export")
+    np.savez(
+        folder / "answers.npz",
+        images=images,
+        features=learner.ema_encoder(learner.as_input(images), training=False),
+        probabilities=learner.predict(images, verbose=0),
+    )
+    if MAJOR >= 3:
+        TWENTY_STEPS.write_text(json.dumps(twenty_steps(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

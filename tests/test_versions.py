@@ -1,0 +1,82 @@
+"""Keras 2.15 and Keras 3 read what the other wrote, and compute the same."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras_exchange import DATA, MAJOR, TWENTY_STEPS, small_encoder, small_learner, twenty_steps
+
+from daso_tf.checkpoints import Checkpoints
+from daso_tf.keras_2_models import load_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # where Keras looks in vain
+
+
+@pytest.fixture(params=[2, 3], ids=["of Keras 2.15", "of Keras 3"])
+def written(request):
+    """The folder of what a version wrote, and what its learner answered."""
+    folder = DATA / f"keras_{request.param}"
+    with np.load(folder / "answers.npz") as answers:
+        return folder, dict(answers)
+
+
+def test_twenty_steps_are_the_same():
+    """The views bit for bit, and the losses as closely as float32 allows."""
+    steps, recorded = twenty_steps(), json.loads(TWENTY_STEPS.read_text())
+    assert [step["views"] for step in steps] == [step["views"] for step in recorded]
+    for step, there in zip(steps, recorded, strict=True):
+        assert step["losses"] == pytest.approx(there["losses"], rel=1e-4)
+
+
+def test_checkpoint_goes_on(written):
+    folder, answers = written
+    learner = small_learner()
+    assert Checkpoints(folder / "checkpoints").restore(learner)
+    assert int(learner.step) == int(learner.optimizer.iterations) == 3
+    assert np.sum(learner.pseudo_labeler.prototype_classifier.pushed) == 3 * 6
+    probabilities = learner.predict(answers["images"], verbose=0)
+    np.testing.assert_allclose(probabilities, answers["probabilities"], atol=1e-6)
+
+
+def test_encoder_weights_load(written):
+    folder, answers = written
+    encoder = small_encoder()
+    encoder.load_weights(folder / "encoder.weights.h5")
+    features = encoder(small_learner().as_input(answers["images"]), training=False)
+    np.testing.assert_allclose(features, answers["features"], atol=1e-5)
+
+
+def test_export_serves(written):
+    folder, answers = written
+    serve = tf.saved_model.load(str(folder / "export")).signatures["serving_default"]
+    answer = serve(images=tf.constant(answers["images"]))
+    np.testing.assert_allclose(answer["probabilities"], answers["probabilities"], atol=1e-6)
+    names = np.array([b"ant", b"bee", b"cicada"])[answers["probabilities"].argmax(axis=1)]
+    np.testing.assert_array_equal(answer["class_names"], names)
+
+
+def test_saved_learner_comes_back_whole(written, tmp_path):
+    folder, answers = written
+    if folder.name == "keras_3" and MAJOR == 2:
+        with pytest.raises(ValueError, match=r"of Keras 3\.\d.*cannot read. Convert it there"):
+            load_model(folder / "learner.keras")
+        return
+    learner = load_model(folder / "learner.keras")
+    restored = small_learner()
+    Checkpoints(folder / "checkpoints").restore(restored)
+    ours, theirs = (
+        np.load(Checkpoints(tmp_path / name).save(twin))
+        for name, twin in (("loaded", learner), ("restored", restored))
+    )
+    with ours, theirs:
+        assert ours.files == theirs.files
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert learner.class_names == ("ant", "bee", "cicada")
+    assert learner.optimizer.nesterov
+    learner.save(tmp_path / "again.keras")
+    again = keras.saving.load_model(tmp_path / "again.keras")
+    probabilities = again.predict(answers["images"], verbose=0)
+    np.testing.assert_allclose(probabilities, answers["probabilities"], atol=1e-6)
