@@ -2,6 +2,7 @@
 
     python benchmarks/augment.py
     python benchmarks/augment.py --batch 448 --rounds 10 --no-step
+    .venv-addons/bin/python benchmarks/augment.py --operations
 
 Prints a table in Markdown: milliseconds for a batch of views, images per second and, where the
 training step was timed too, the share of a step of FixMatch on WRN-28-2 with 64 labeled and 128
@@ -10,6 +11,9 @@ figures are medians.
 
 Pillow runs one image at a time on one core, as a data loader's worker does. Keras' RandAugment
 draws the same two operations for all images of a batch.
+
+With --operations, single operations that TensorFlow Addons has too are timed instead, at level 5 of
+10, and the share of images is told that come out as Pillow makes them.
 """
 
 import argparse
@@ -96,6 +100,58 @@ def contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[int], obje
     return timed
 
 
+def addons_operations() -> dict[str, Callable]:
+    """Lists TensorFlow Addons' operations, of a batch and one magnitude; none without it."""
+    try:
+        from tensorflow_addons import image
+    except ImportError:
+        return {}
+
+    def of_one(function):  # it takes one image, and the color of what comes in from outside
+        return lambda images, v: tf.map_fn(lambda one: function(one, v, 0), images)
+
+    return {
+        "equalize": lambda images, _: image.equalize(images),
+        "rotate": lambda images, degrees: image.rotate(images, np.radians(degrees)),
+        "sharpness": image.sharpness,
+        "shear_x": of_one(image.shear_x),
+        "shear_y": of_one(image.shear_y),
+        "translate_x": lambda images, v: image.translate(images, [-v, 0]),
+        "translate_y": lambda images, v: image.translate(images, [0, -v]),
+    }
+
+
+def operation_contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[int], object]]:
+    """Lists what carries out single operations on the images, as `contenders` lists views."""
+    batch, addons = tf.constant(images), addons_operations()
+    timed = {}
+    for name in addons or NAMES:
+        level = pillow_views.magnitude(name, 5, 1, images.shape[2:0:-1])
+        ours = functools.partial(daso_tf.augment.OPS[name], batch, [level] * len(images))
+        compiled = {
+            "daso_tf, XLA": tf.function(ours, jit_compile=True),
+            "daso_tf, graph": tf.function(ours),
+        }
+        if addons:
+            theirs = functools.partial(addons[name], batch, level)
+            compiled["TensorFlow Addons, graph"] = tf.function(theirs)
+        for how, function in compiled.items():
+            timed[name, how] = lambda _, function=function: function().numpy()
+        timed[name, "Pillow loop"] = lambda _, name=name, level=level: np.stack(
+            [pillow_views.apply(name, image, level) for image in images]
+        )
+    return timed
+
+
+def as_pillow(timed: dict[tuple[int, str, str], Callable]) -> dict[tuple, float]:
+    """Returns which share of the images comes out as of Pillow."""
+    results = {key: function(0) for key, function in timed.items()}
+    return {
+        (size, name, how): np.mean(np.all(images == results[size, name, "Pillow loop"], (1, 2, 3)))
+        for (size, name, how), images in results.items()
+    }
+
+
 def noise(count: int, size: int) -> np.ndarray:
     """Returns images of random values."""
     shape = [count, size, size, 3]
@@ -139,16 +195,28 @@ def measure(
     return medians, statistics.median(steps) if steps else None
 
 
-def print_table(medians: dict[tuple, float], step: float | None, batch: int) -> None:
-    """Prints one row for each way to make views."""
-    columns = ["pixels", "views", "made by", f"ms for {batch}", "images/s"]
+def print_table(
+    medians: dict[tuple, float], step: float | None, batch: int, equal: dict[tuple, float]
+) -> None:
+    """Prints one row for each way to make views, or to carry out an operation."""
+    columns = [
+        "pixels",
+        "operation" if equal else "views",
+        "made by",
+        f"ms for {batch}",
+        "images/s",
+    ]
     if step:
         columns.append(f"share of a step of {step:.2f} s")
+    if equal:
+        columns.append("as Pillow")
     print(f"| {' | '.join(columns)} |\n|{'|'.join(['---'] * len(columns))}|")
     for (size, view, how), median in medians.items():
         row = [f"{size}x{size}", view, how, f"{1000 * median:.1f}", f"{batch / median:,.0f}"]
         if step:
             row.append(f"{median / step:.2%}")
+        if equal:
+            row.append(f"{equal[size, view, how]:.0%}")
         print(f"| {' | '.join(row)} |")
 
 
@@ -159,17 +227,20 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96], help="of the images")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--no-step", action="store_true", help="time no training step")
+    parser.add_argument("--operations", action="store_true", help="time single operations")
     options = parser.parse_args()
+    listed = operation_contenders if options.operations else contenders
     timed = {
         (size, *key): function
         for size in options.sizes
-        for key, function in contenders(noise(options.batch, size)).items()
+        for key, function in listed(noise(options.batch, size)).items()
     }
-    step = None if options.no_step else training_step()
+    equal = as_pillow(timed) if options.operations else {}
+    step = None if options.no_step or options.operations else training_step()
     medians, step_median = measure(timed, step, options.rounds)
     device = tf.config.get_visible_devices()[-1].device_type
     print(f"{os.cpu_count()} CPU cores, {device}, TensorFlow {tf.__version__}\n")
-    print_table(medians, step_median, options.batch)
+    print_table(medians, step_median, options.batch, equal)
 
 
 if __name__ == "__main__":
