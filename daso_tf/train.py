@@ -113,8 +113,9 @@ def prepare(arguments: list[str]) -> Run:
     adopt_learner_defaults()
     combinations.check(FLAGS)
     FLAGS.model_dir = FLAGS.model_dir or f"runs/{FLAGS.dataset}"
-    FLAGS.export_dir = FLAGS.export_dir or f"{FLAGS.model_dir}/export"
     model_dir = Path(FLAGS.model_dir)
+    if not FLAGS.export_dir or _belongs_to_another_run(Path(FLAGS.export_dir), model_dir):
+        FLAGS.export_dir = f"{FLAGS.model_dir}/export"
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=FLAGS.keep_checkpoints)
     _check_unchanged(model_dir, checkpoints)
 
@@ -229,6 +230,12 @@ def finish(run: Run) -> None:
     if run.results.evaluations:
         print(table(run.results), end="\n\n")
     print(f"All evaluations: {run.results.path}\nExported model:  {FLAGS.export_dir}")
+
+
+def _belongs_to_another_run(export_dir: Path, model_dir: Path) -> bool:
+    """Whether an export would replace that of another run, whose flag file was given here."""
+    folder = export_dir.parent.resolve()
+    return (folder / "flags.cfg").exists() and folder != model_dir.resolve()
 
 
 def _check_unchanged(model_dir, checkpoints):

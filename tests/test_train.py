@@ -190,3 +190,12 @@ def test_missing_data_set_is_refused_with_those_that_are_known(tmp_path, capsys)
     message = capsys.readouterr().err
     assert "digits" in message and "image_folder" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_flags_of_another_run_do_not_replace_its_export(copied_run, tmp_path):
+    exported = (copied_run / "export" / "saved_model.pb").read_bytes()
+    # As the flag file of that run has it.
+    settings = arguments(model_dir=tmp_path / "new", export_dir=copied_run / "export")
+    assert run_train(*settings, "--steps=1", "--evaluate_every=1", "--logit_adjustment=1") == 0
+    assert (copied_run / "export" / "saved_model.pb").read_bytes() == exported
+    assert tf.saved_model.contains_saved_model(str(tmp_path / "new" / "export"))
