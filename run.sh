@@ -5,7 +5,7 @@
 # ./run.sh test-addons               runs it with TensorFlow 2.15 and TensorFlow Addons
 #
 # The first call makes .venv beside this file and installs daso_tf into it, in the versions that
-# requirements/newest.txt lists; that of test-addons makes .venv-addons after requirements/addons.txt.
+# requirements/newest.txt lists; test-addons has its own .venv-addons and requirements/addons.txt.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,5 +1,7 @@
 """Optimizers by name, against plain NumPy; TensorFlow Addons' by hand, through a whole run."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from command import arguments, run_train
 from dense_learner import COUNTS, SIZE, K
 
 import daso_tf
-from daso_tf import optimizers
+from daso_tf import metrics, optimizers
 from daso_tf.build import build_learner
 from daso_tf.checkpoints import Checkpoints
 from daso_tf.flags import FLAGS
@@ -121,6 +123,13 @@ def test_weights_decay_once(name, learners, optimizers):
     assert (model.weight_decay, model.optimizer.weight_decay) == (learners, optimizers)
 
 
+@pytest.mark.parametrize("module", [optimizers, metrics])
+def test_docstring_examples(module):
+    outcome = doctest.testmod(module, extraglobs={"keras": keras, "tf": tf})
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
 def learner(optimizer, metrics=()):
     """A compiled learner with the same initial weights every time."""
     keras.utils.set_random_seed(0)
@@ -206,13 +215,13 @@ def test_metrics_of_addons_follow_training_and_evaluation():
     """Against scikit-learn, on the images that are evaluated."""
     from sklearn.metrics import cohen_kappa_score, f1_score, matthews_corrcoef
 
-    metrics = [
+    of_addons = [
         addons.metrics.CohenKappa(K, sparse_labels=True),
-        daso_tf.metrics.OneHotLabels(addons.metrics.MatthewsCorrelationCoefficient(K)),
-        daso_tf.metrics.OneHotLabels(addons.metrics.F1Score(K, average="macro")),
+        metrics.OneHotLabels(addons.metrics.MatthewsCorrelationCoefficient(K)),
+        metrics.OneHotLabels(addons.metrics.F1Score(K, average="macro")),
     ]
     names = ["cohen_kappa", "MatthewsCorrelationCoefficient", "f1_score"]
-    model = learner(keras.optimizers.SGD(0.1), metrics)
+    model = learner(keras.optimizers.SGD(0.1), of_addons)
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (40, SIZE, SIZE, 3), dtype=np.uint8)
     labels = rng.choice(K, 40, p=np.array(COUNTS) / np.sum(COUNTS))
