@@ -1,6 +1,9 @@
 """Images that stay in files: the same batches as from memory, and bad files on the way."""
 
 import logging
+import re
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 from daso_tf import data, train
 
+CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 CLASSES = ("cat", "dog", "elk")
 
 
@@ -166,3 +170,23 @@ def test_files_that_break_while_training_stop_the_run_in_words(
     assert "06.jpg" in said
     assert "goes on from the newest checkpoint" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not CIFAR10.exists(), reason="the CIFAR-10 JPEG files are not here")
+def test_real_images_are_the_same_from_memory_and_from_files(tmp_path):
+    with tarfile.open(CIFAR10) as archive:
+        members = [m for m in archive if m.isfile() and re.search(r"/000\d\.jpg$", m.name)]
+        archive.extractall(tmp_path, members, filter="data")
+    (root,) = {path.parent for path in tmp_path.rglob("train")}
+    settings = {"labeled_head": 4, "labeled_imbalance": 2, "unlabeled_head": 5}
+    held, streamed = (
+        data.load("image_folder", data_dir=root, resolution=32, stream=stream, **settings)
+        for stream in (False, True)
+    )
+    assert len(held.class_names) == 10
+    np.testing.assert_array_equal(held.labeled_counts, [4, 3, 3, 3, 2, 2, 2, 2, 2, 2])
+    for ours, theirs in zip(batches(streamed, 9), batches(held, 9), strict=True):
+        for side in (0, 1):
+            np.testing.assert_array_equal(ours[0][side], theirs[0][side])
+    first = root / "test" / held.class_names[0] / "0000.jpg"
+    np.testing.assert_array_equal(held.test.images[0], np.asarray(Image.open(first)))
