@@ -159,9 +159,9 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
     length = FLAGS.generation_steps if self_training else FLAGS.steps
     generation = Generation.at(step, length, FLAGS.steps)
     trained_on = data
-    if self_training:
+    if generation.number:
         images = PseudoLabeledImages(model_dir / "generations")
-        if generation.number and step == generation.first_step:
+        if step == generation.first_step:
             with reading(data):
                 images.choose(
                     generation, learner, data, FLAGS.crest_alpha, FLAGS.evaluation_batch_size
