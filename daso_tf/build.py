@@ -38,6 +38,7 @@ from daso_tf.pseudo_labels import (
 )
 from daso_tf.pseudo_labels.crest import alignment_temperature
 from daso_tf.thresholds import (
+    ADSHThreshold,
     FlexMatchThreshold,
     FreeMatchThreshold,
     SoftMatchWeight,
@@ -168,6 +169,7 @@ THRESHOLDS = {
     "flexmatch": Part(FlexMatchThreshold, ("num_images", "confidence")),
     "freematch": Part(FreeMatchThreshold),
     "softmatch": Part(SoftMatchWeight),
+    "adsh": Part(ADSHThreshold, ("labeled_counts", "num_images", "confidence")),
 }
 
 SUPERVISED_LOSSES = {

@@ -1,4 +1,4 @@
-"""Which learner, pseudo-labeler and balance go together, and why others do not.
+"""Which learner, pseudo-labeler, balance and threshold go together, and why others do not.
 
 `python -m daso_tf.combinations` prints the table of them that README.md holds.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from daso_tf import terminal
-from daso_tf.build import LEARNERS, PSEUDO_LABELERS
+from daso_tf.build import LEARNERS, PSEUDO_LABELERS, THRESHOLDS
 from daso_tf.learners import ClassifierRetraining
 from daso_tf.pseudo_labels import AlignedPseudoLabeler
 
@@ -48,7 +48,10 @@ class Refusal(NamedTuple):
 
 
 def refusals(
-    learner: str, pseudo_labeler: str = "linear", balances: Sequence[str] = ()
+    learner: str,
+    pseudo_labeler: str = "linear",
+    balances: Sequence[str] = (),
+    threshold: str = "fixed",
 ) -> Iterator[Refusal]:
     """Yields what does not go together in a combination; nothing where it is a sensible one.
 
@@ -56,6 +59,7 @@ def refusals(
         learner: a key of `LEARNERS`.
         pseudo_labeler: a key of `PSEUDO_LABELERS`.
         balances: keys of `BALANCES`.
+        threshold: "fixed", which says nothing, or a key of `THRESHOLDS`.
 
     Example:
 
@@ -66,6 +70,8 @@ def refusals(
     learner_flag, labeler_flag = f"--learner={learner}", f"--pseudo_labeler={pseudo_labeler}"
     if learning.refuses_pseudo_labeler and pseudo_labeler != "linear":
         yield Refusal(labeler_flag, learner_flag, learning.refuses_pseudo_labeler)
+    if threshold != "fixed" and learning.refuses_threshold:
+        yield Refusal(f"--threshold={threshold}", learner_flag, learning.refuses_threshold)
     if "abc" in balances and learning.refuses_balanced_head:
         yield Refusal(BALANCES["abc"], learner_flag, learning.refuses_balanced_head)
     if "abc" in balances and labeling.remembers_predictions:
@@ -88,7 +94,8 @@ def check(flags) -> None:
     Raises:
         ValueError: with the two flags and the reason.
     """
-    found = list(refusals(flags.learner, flags.pseudo_labeler, _balances(flags)))
+    chosen = (flags.learner, flags.pseudo_labeler, _balances(flags), flags.threshold)
+    found = list(refusals(*chosen))
     labeler = PSEUDO_LABELERS[flags.pseudo_labeler].made_by
     if flags.distribution_alignment and issubclass(labeler, AlignedPseudoLabeler):
         labeler_flag = f"--pseudo_labeler={flags.pseudo_labeler}"
@@ -106,18 +113,13 @@ def check(flags) -> None:
     if flags.from_model_dir and not retraining:
         reason = "it trains an encoder of its own; --encoder_weights gives it one to begin with"
         found.append(Refusal("--from_model_dir", f"--learner={flags.learner}", reason))
-    if flags.threshold != "fixed" and flags.learner not in ("fixmatch", "pseudo_label"):
-        reason = "it does not choose by confidence which pseudo-labels it teaches"
-        found.append(
-            Refusal(f"--threshold={flags.threshold}", f"--learner={flags.learner}", reason)
-        )
     if found:
         raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
 
 
 def table() -> str:
     """Writes the combinations as Markdown: a row a learner, and the reasons below."""
-    columns = [*PSEUDO_LABELERS, *BALANCES]
+    columns = [*PSEUDO_LABELERS, *BALANCES, "threshold"]
     lines = [
         f"| learner | {' | '.join(f'`{column}`' for column in columns)} |",
         "|" + "---|" * (len(columns) + 1),
@@ -145,13 +147,21 @@ def _balances(flags) -> list[str]:
 
 def _cell(learner: str, column: str, reasons: list[str]) -> str:
     """One cell; appends the reason for its refusal to a list if it is not there yet."""
-    pair = (column,) if column in PSEUDO_LABELERS else ("linear", (column,))
-    for refusal in refusals(learner, *pair):
+    for refusal in refusals(learner, **_asked_by(column)):
         reason = f"{refusal.reason[0].upper()}{refusal.reason[1:]}."
         if reason not in reasons:
             reasons.append(reason)
         return f"no ({reasons.index(reason) + 1})"
     return "**yes**" if column in PAPER.get(learner, ()) else "yes"
+
+
+def _asked_by(column: str) -> dict:
+    """Returns what a column of the table is about, as arguments of `refusals`."""
+    if column == "threshold":  # what is true of one of them is true of all
+        return {"threshold": next(iter(THRESHOLDS))}
+    if column in BALANCES:
+        return {"balances": (column,)}
+    return {"pseudo_labeler": column}
 
 
 def _others() -> Iterator[str]:

@@ -2,17 +2,19 @@
 
 import doctest
 import importlib
+import math
+from fractions import Fraction
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from command import arguments, run_train
+from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner
 
-import daso_tf
 from daso_tf import thresholds
 
-K, IMAGES = 4, 50
+IMAGES = 50
 
 
 def batches(count, size=20):
@@ -72,11 +74,39 @@ def test_softmatch():
         np.testing.assert_allclose(weight(tf.constant(target)), expected, rtol=1e-4)
 
 
+def test_adsh():
+    threshold = thresholds.ADSHThreshold([3, 9, 1], IMAGES, confidence=0.8)
+    remembered = {}
+    masks = []
+    for target, positions in batches(12):
+        of_class = {
+            k: sorted((c for c, label in remembered.values() if label == k)) for k in range(K)
+        }
+        head = of_class[1]
+        sure = sum(c >= np.float32(0.8) for c in head)
+        least = np.full(K, np.float32(0.8))
+        for k in (0, 2):
+            taught = math.ceil(Fraction(sure, max(len(head), 1)) * len(of_class[k]))
+            if taught:
+                least[k] = of_class[k][-taught]
+        labels, confidence = target.argmax(axis=1), target.max(axis=1)
+        mask = threshold(tf.constant(target), positions=tf.constant(positions)).numpy()
+        np.testing.assert_array_equal(mask, confidence >= least[labels])
+        remembered.update(zip(positions, zip(confidence, labels, strict=True), strict=True))
+        np.testing.assert_array_equal(
+            sorted(threshold.confidences.numpy())[-len(remembered) :],
+            sorted(c for c, _ in remembered.values()),
+        )
+        masks.append((mask != (confidence >= np.float32(0.8))).any())
+    assert any(masks)  # it is not the fixed threshold
+
+
 ALL = [
     thresholds.FixedThreshold(0.7),
     thresholds.FlexMatchThreshold(IMAGES, 0.7),
     thresholds.FreeMatchThreshold(0.9),
     thresholds.SoftMatchWeight(0.9, 1.5),
+    thresholds.ADSHThreshold([3, 9, 1], IMAGES, 0.7),
 ]
 
 
@@ -101,6 +131,11 @@ def test_made_again_and_compiled_it_weighs_the_same(threshold):
         (lambda: thresholds.FlexMatchThreshold(0), "num_images must be at least 1, not 0"),
         (lambda: thresholds.FreeMatchThreshold(1.0), r"momentum must be in \[0, 1\), not 1.0"),
         (lambda: thresholds.SoftMatchWeight(0.9, 0.0), "deviations must be above 0, not 0.0"),
+        (lambda: thresholds.ADSHThreshold([2, 1], 0), "num_images must be at least 1, not 0"),
+        (
+            lambda: thresholds.ADSHThreshold([2, 1], 9).build((None, 3)),
+            "one number for each of the 3 classes, not 2",
+        ),
     ],
 )
 def test_refuses(make, message):
@@ -108,7 +143,7 @@ def test_refuses(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", ["fixed", "flexmatch", "freematch", "softmatch"])
+@pytest.mark.parametrize("name", ["fixed", "flexmatch", "freematch", "softmatch", "adsh"])
 def test_examples(name):
     module = importlib.import_module(f"daso_tf.thresholds.{name}")
     outcome = doctest.testmod(module, extraglobs={"tf": tf})
@@ -119,30 +154,12 @@ def test_examples(name):
 @pytest.mark.parametrize("threshold", ALL[1:], ids=lambda layer: type(layer).__name__)
 def test_fixmatch_takes_it_and_saves_it(threshold, tmp_path):
     config = keras.saving.serialize_keras_object(threshold)
-    keras.utils.set_random_seed(0)
-    model = daso_tf.FixMatch(
-        daso_tf.encoders.wide_resnet(10, 1, (8, 8, 3)),
-        K,
-        confidence_threshold=keras.saving.deserialize_keras_object(config),
-        strong=daso_tf.augment.RandAugment(num_ops=0, cutout=2),
-    )
-    model.compile(keras.optimizers.SGD(0.03), jit_compile=False)
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8) for count in (4, 8)]
-    if model.needs_positions:
-        images.append(np.arange(8))
-    before = [np.array(weight) for weight in model.threshold.weights]
-    logs = model.train_on_batch(tuple(images), np.arange(4), return_dict=True)
-    assert np.isfinite(float(logs["loss"]))
-    path = str(tmp_path / "model.keras")
-    model.save(path)
-    again = keras.models.load_model(path)
-    assert type(again.threshold) is type(threshold)
-    for a, b in zip(again.threshold.weights, model.threshold.weights, strict=True):
-        np.testing.assert_array_equal(a, b)
-    after = [np.array(weight) for weight in model.threshold.weights]
-    moved = any((a != b).any() for a, b in zip(before, after, strict=True))
-    assert moved == (not isinstance(threshold, thresholds.FlexMatchThreshold))  # nothing confident
+    made = keras.saving.deserialize_keras_object(config)
+    model = dense_learner(confidence_threshold=made)
+    before = [np.array(weight) for weight in made.weights]
+    assert_saved_and_resumed_exactly(model, tmp_path / "model.keras")
+    after = [np.array(weight) for weight in made.weights]
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
 
 
 def test_the_command_trains_with_the_positions_that_it_needs(tmp_path):

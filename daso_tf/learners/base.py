@@ -89,6 +89,10 @@ class Learner(AveragedClassifier):
     refuses_balanced_head: str | None = (
         "it has no consistency loss between weak and strong views for the head to share"
     )
+    # Why it takes no threshold; None where it takes one.
+    refuses_threshold: str | None = (
+        "it does not choose by confidence which pseudo-labels it teaches"
+    )
 
     def __init__(
         self,

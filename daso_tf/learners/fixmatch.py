@@ -65,6 +65,7 @@ class FixMatch(PseudoLabelingLearner):
     """
 
     refuses_balanced_head = None
+    refuses_threshold = None
 
     def __init__(
         self,

@@ -62,6 +62,8 @@ class PseudoLabel(PseudoLabelingLearner):
         Networks", ICML 2013 workshop on challenges in representation learning, section 2.2.
     """
 
+    refuses_threshold = None
+
     def __init__(
         self,
         encoder: keras.Model,

@@ -70,6 +70,7 @@ class USADTM(PseudoLabelingLearner):
 
     refuses_pseudo_labeler = "its pseudo-labels are the nearest templates' classes"
     refuses_balanced_head = "its pseudo-labels are the nearest templates' classes, not a head's"
+    refuses_threshold = "its confidence is the similarity to a template, which is no probability"
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """Which pseudo-labels are taught, and how much? One answer a file."""
 
+from daso_tf.thresholds.adsh import ADSHThreshold
 from daso_tf.thresholds.fixed import FixedThreshold
 from daso_tf.thresholds.flexmatch import FlexMatchThreshold
 from daso_tf.thresholds.freematch import FreeMatchThreshold
@@ -7,6 +8,7 @@ from daso_tf.thresholds.softmatch import SoftMatchWeight
 from daso_tf.thresholds.threshold import Threshold
 
 __all__ = [
+    "ADSHThreshold",
     "FixedThreshold",
     "FlexMatchThreshold",
     "FreeMatchThreshold",
