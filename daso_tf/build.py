@@ -41,6 +41,7 @@ from daso_tf.thresholds import (
     ADSHThreshold,
     FlexMatchThreshold,
     FreeMatchThreshold,
+    SAWWeight,
     SoftMatchWeight,
 )
 from daso_tf.unlabeled_distribution import unlabeled_distribution
@@ -170,6 +171,7 @@ THRESHOLDS = {
     "freematch": Part(FreeMatchThreshold),
     "softmatch": Part(SoftMatchWeight),
     "adsh": Part(ADSHThreshold, ("labeled_counts", "num_images", "confidence")),
+    "saw": Part(SAWWeight, ("num_images", "confidence")),
 }
 
 SUPERVISED_LOSSES = {

@@ -31,7 +31,7 @@ def consistency(pseudo_labels: tf.Tensor, mask: tf.Tensor, strong_logits: tf.Ten
 
     Args:
         pseudo_labels: int `(batch,)`.
-        mask: float `(batch,)` in [0, 1], how much each is taught.
+        mask: float `(batch,)` of at least 0, how much each is taught.
         strong_logits: float `(batch, K)` of the strong views.
 
     Returns:

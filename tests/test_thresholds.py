@@ -101,12 +101,31 @@ def test_adsh():
     assert any(masks)  # it is not the fixed threshold
 
 
+def test_saw():
+    weight = thresholds.SAWWeight(IMAGES, confidence=0.8)
+    remembered = np.full(IMAGES, -1)
+    for target, positions in batches(12):
+        target *= np.array([9, 1, 0.1], np.float32)  # imbalanced
+        target /= target.sum(axis=1, keepdims=True)
+        counts = np.maximum([(remembered == k).sum() for k in range(K)], 1)
+        beta = (IMAGES / K - 1) / (IMAGES / K)
+        weights = (1 - beta) / (1 - beta**counts)
+        weights *= K / weights.sum()
+        labels = target.argmax(axis=1)
+        expected = (target.max(axis=1) >= np.float32(0.8)) * weights[labels]
+        ours = weight(tf.constant(target), positions=tf.constant(positions))
+        np.testing.assert_allclose(ours, expected, rtol=1e-4)
+        remembered[positions] = labels
+    assert weights.max() > 1.5 * weights.min()
+
+
 ALL = [
     thresholds.FixedThreshold(0.7),
     thresholds.FlexMatchThreshold(IMAGES, 0.7),
     thresholds.FreeMatchThreshold(0.9),
     thresholds.SoftMatchWeight(0.9, 1.5),
     thresholds.ADSHThreshold([3, 9, 1], IMAGES, 0.7),
+    thresholds.SAWWeight(IMAGES, 0.7),
 ]
 
 
@@ -131,6 +150,7 @@ def test_made_again_and_compiled_it_weighs_the_same(threshold):
         (lambda: thresholds.FlexMatchThreshold(0), "num_images must be at least 1, not 0"),
         (lambda: thresholds.FreeMatchThreshold(1.0), r"momentum must be in \[0, 1\), not 1.0"),
         (lambda: thresholds.SoftMatchWeight(0.9, 0.0), "deviations must be above 0, not 0.0"),
+        (lambda: thresholds.SAWWeight(0), "num_images must be at least 1, not 0"),
         (lambda: thresholds.ADSHThreshold([2, 1], 0), "num_images must be at least 1, not 0"),
         (
             lambda: thresholds.ADSHThreshold([2, 1], 9).build((None, 3)),
@@ -143,7 +163,7 @@ def test_refuses(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", ["fixed", "flexmatch", "freematch", "softmatch", "adsh"])
+@pytest.mark.parametrize("name", ["fixed", "flexmatch", "freematch", "softmatch", "adsh", "saw"])
 def test_examples(name):
     module = importlib.import_module(f"daso_tf.thresholds.{name}")
     outcome = doctest.testmod(module, extraglobs={"tf": tf})

@@ -24,8 +24,8 @@ class StepOutcome(NamedTuple):
         labeled_logits: float `(batch, K)` of the trained network for the labeled views, or for
             the mixed images that are mostly theirs.
         pseudo_labels: The `PseudoLabels` of the unlabeled batch; None where none are made.
-        mask: float `(mu * batch,)`, how much each pseudo-label was taught: 1, or 0 where it was
-            not confident enough; None where all are.
+        mask: float `(mu * batch,)`, how much each pseudo-label was taught: 1, 0 where it was not
+            confident enough, or a weight; None where all are.
         gradient_norm: Global norm of the gradient of the losses' sum, before weight decay.
     """
 

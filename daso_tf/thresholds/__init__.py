@@ -4,6 +4,7 @@ from daso_tf.thresholds.adsh import ADSHThreshold
 from daso_tf.thresholds.fixed import FixedThreshold
 from daso_tf.thresholds.flexmatch import FlexMatchThreshold
 from daso_tf.thresholds.freematch import FreeMatchThreshold
+from daso_tf.thresholds.saw import SAWWeight
 from daso_tf.thresholds.softmatch import SoftMatchWeight
 from daso_tf.thresholds.threshold import Threshold
 
@@ -12,6 +13,7 @@ __all__ = [
     "FixedThreshold",
     "FlexMatchThreshold",
     "FreeMatchThreshold",
+    "SAWWeight",
     "SoftMatchWeight",
     "Threshold",
 ]

@@ -26,7 +26,7 @@ class Threshold(keras.layers.Layer):
                 `needs_positions`.
 
         Returns:
-            float32 `(batch,)` in [0, 1].
+            float32 `(batch,)`, at least 0; 1 teaches it in full.
         """
         raise ValueError(f"{type(self).__name__} does not say how pseudo-labels weigh: `call`.")
 
