@@ -33,6 +33,7 @@ from daso_tf.pseudo_labels import (
     AlignedPseudoLabeler,
     DARPPseudoLabeler,
     DASOPseudoLabeler,
+    DebiasedPseudoLabeler,
     DistributionAlignment,
     LinearPseudoLabeler,
 )
@@ -162,6 +163,7 @@ PSEUDO_LABELERS = {
         DARPPseudoLabeler,
         ("class_distribution", "num_images", "start_step", "period", "alpha", "iterations"),
     ),
+    "debiaspl": Part(DebiasedPseudoLabeler, ("strength",)),
     "crest": Part(LinearPseudoLabeler),
     "crest_plus": Part(AlignedPseudoLabeler, ("target_distribution", "temperature")),
 }
@@ -233,6 +235,7 @@ _VALUES = {
     "reweight_after": lambda setting: setting.flags.ldam_reweight_after,
     "scale": lambda setting: setting.flags.ldam_scale,
     "start_step": lambda setting: round(setting.flags.darp_start * setting.flags.steps),
+    "strength": lambda setting: setting.flags.debiaspl_strength,
     "strong": lambda setting: augment.RandAugment(cutout=setting.flags.cutout_size),
     "target_distribution": lambda setting: setting.unlabeled_distribution(),
     "temperature": lambda setting: alignment_temperature(

@@ -70,6 +70,8 @@ def refusals(
     learner_flag, labeler_flag = f"--learner={learner}", f"--pseudo_labeler={pseudo_labeler}"
     if learning.refuses_pseudo_labeler and pseudo_labeler != "linear":
         yield Refusal(labeler_flag, learner_flag, learning.refuses_pseudo_labeler)
+    elif labeling.needs_margins and learning.refuses_margins:
+        yield Refusal(labeler_flag, learner_flag, learning.refuses_margins)
     if threshold != "fixed" and learning.refuses_threshold:
         yield Refusal(f"--threshold={threshold}", learner_flag, learning.refuses_threshold)
     if "abc" in balances and learning.refuses_balanced_head:

@@ -189,12 +189,13 @@ _integer(
 _integer("distribution_period", 100, "[1, inf)", "Steps between updates of the blend weights.")
 _integer("queue_size", 256, "[1, inf)", "Labeled features remembered of each class (Q).")
 
-# ---- Distribution alignment and DARP
+# ---- Distribution alignment, DebiasPL and DARP
 flags.DEFINE_string(
     "unlabeled_distribution",
     "labeled",
     "Classes' shares of the unlabeled images: labeled (like those), known, or a JSON file.",
 )
+_float("debiaspl_strength", 0.4, "[0, inf)", "How much of the mean bias debiaspl takes off.")
 _float("darp_start", 0.4, "[0, 1]", "Part of the run after which darp refines pseudo-labels.")
 _integer("darp_period", 10, "[1, inf)", "Steps between two refinements of darp.")
 _float("darp_alpha", 2.0, "(0, inf)", "How many times its images may be taken for a class in darp.")

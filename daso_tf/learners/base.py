@@ -89,6 +89,10 @@ class Learner(AveragedClassifier):
     refuses_balanced_head: str | None = (
         "it has no consistency loss between weak and strong views for the head to share"
     )
+    # Why it has no place for a pseudo-labeler's margins; None where it has.
+    refuses_margins: str | None = (
+        "it teaches probabilities, not one class by cross-entropy, where margins have their place"
+    )
     # Why it takes no threshold; None where it takes one.
     refuses_threshold: str | None = (
         "it does not choose by confidence which pseudo-labels it teaches"

@@ -65,6 +65,7 @@ class FixMatch(PseudoLabelingLearner):
     """
 
     refuses_balanced_head = None
+    refuses_margins = None
     refuses_threshold = None
 
     def __init__(
@@ -109,7 +110,9 @@ class FixMatch(PseudoLabelingLearner):
             tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
         )
         mask = self.threshold(pseudo_labels.target, positions=positions)
-        consistency_loss = losses.consistency(pseudo_labels.final, mask, strong.logits)
+        consistency_loss = losses.consistency(
+            pseudo_labels.final, mask, labeler.with_margins(strong.logits)
+        )
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,

@@ -62,6 +62,7 @@ class PseudoLabel(PseudoLabelingLearner):
         Networks", ICML 2013 workshop on challenges in representation learning, section 2.2.
     """
 
+    refuses_margins = None
     refuses_threshold = None
 
     def __init__(
@@ -100,7 +101,9 @@ class PseudoLabel(PseudoLabelingLearner):
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
         pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
         mask = self.threshold(pseudo_labels.target, positions=positions)
-        consistency_loss = losses.consistency(pseudo_labels.final, mask, unlabeled.logits)
+        consistency_loss = losses.consistency(
+            pseudo_labels.final, mask, labeler.with_margins(unlabeled.logits)
+        )
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,

@@ -54,6 +54,11 @@ class PseudoLabelingLearner(Learner):
         if ramp_steps < 0:
             raise ValueError(f"ramp_steps must be at least 0, not {ramp_steps}.")
         pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
+        if pseudo_labeler.needs_margins and self.refuses_margins:
+            raise ValueError(
+                f"{type(self).__name__} does not go with {type(pseudo_labeler).__name__}: "
+                f"{self.refuses_margins}."
+            )
         loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
         if balanced_head is not None:
             self._check_balanced_head(balanced_head, num_classes, pseudo_labeler)

@@ -3,6 +3,7 @@
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels
 from daso_tf.pseudo_labels.darp import DARPPseudoLabeler
 from daso_tf.pseudo_labels.daso import DASOPseudoLabeler
+from daso_tf.pseudo_labels.debiaspl import DebiasedPseudoLabeler
 from daso_tf.pseudo_labels.distribution import PseudoLabelDistribution
 from daso_tf.pseudo_labels.distribution_alignment import (
     AlignedPseudoLabeler,
@@ -16,6 +17,7 @@ __all__ = [
     "AlignedPseudoLabeler",
     "DARPPseudoLabeler",
     "DASOPseudoLabeler",
+    "DebiasedPseudoLabeler",
     "DistributionAlignment",
     "LinearPseudoLabeler",
     "PrototypeClassifier",

@@ -30,9 +30,9 @@ class PseudoLabeler(keras.layers.Layer):
     """The component that turns predictions for unlabeled images into pseudo-labels.
 
     A learner takes one and calls it in this order in every step: `observe` (only if
-    `observes_labeled_features`), the layer itself, `auxiliary_losses`, `update`. Whatever a
-    pseudo-labeler must remember is a variable of this layer, made in `build`, so that every way
-    of saving the model saves it.
+    `observes_labeled_features`), the layer itself, `with_margins` (only if `needs_margins`),
+    `auxiliary_losses`, `update`. Whatever a pseudo-labeler must remember is a variable of this
+    layer, made in `build`, so that every way of saving the model saves it.
     """
 
     # Whether the learner must map the labeled views with the EMA encoder and call `observe`.
@@ -42,6 +42,8 @@ class PseudoLabeler(keras.layers.Layer):
     remembers_predictions = False
     # Whether `call` has to know which images these are.
     needs_positions = False
+    # Whether the logits that are taught have to be those of `with_margins`.
+    needs_margins = False
     # Why a step with it cannot be compiled by XLA; None where it can.
     refuses_jit_compile: str | None = None
     # Names of the losses that `auxiliary_losses` gives back.
@@ -70,6 +72,17 @@ class PseudoLabeler(keras.layers.Layer):
             A `PseudoLabels`.
         """
         raise ValueError(f"{type(self).__name__} does not say how pseudo-labels are made: `call`.")
+
+    def with_margins(self, logits: tf.Tensor) -> tf.Tensor:
+        """Changes the logits that are taught, so that the loss has margins between the classes.
+
+        Args:
+            logits: float `(batch, K)` of the view that is taught, which carry the gradient.
+
+        Returns:
+            float `(batch, K)`; the same where the pseudo-labeler wants no margins.
+        """
+        return logits
 
     def auxiliary_losses(
         self, weak_features: tf.Tensor, strong_features: tf.Tensor, step: tf.Tensor
