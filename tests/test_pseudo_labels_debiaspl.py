@@ -1,4 +1,4 @@
-"""DebiasPL against a plain NumPy statement of it, its loss and gradient, and its place in learners."""
+"""DebiasPL against a plain NumPy statement of it, its gradient, and its place in learners."""
 
 import doctest
 
