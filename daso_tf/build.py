@@ -10,6 +10,7 @@ from daso_tf import augment, encoders, optimizers
 from daso_tf.balance import (
     ABC,
     ClassBalancedLoss,
+    CoSSL,
     LDAMLoss,
     LogitAdjustedLoss,
     SupervisedLoss,
@@ -182,7 +183,10 @@ SUPERVISED_LOSSES = {
     "ldam": Part(LDAMLoss, ("labeled_counts", "max_margin", "scale", "reweight_after", "beta")),
 }
 
-BALANCED_HEADS = {"abc": Part(ABC, ("labeled_counts", "total_steps", "confidence_threshold"))}
+BALANCED_HEADS = {
+    "abc": Part(ABC, ("labeled_counts", "total_steps", "confidence_threshold")),
+    "cossl": Part(CoSSL, ("labeled_counts", "teach_after", "least_share")),
+}
 
 
 class _Setting(NamedTuple):
@@ -227,6 +231,7 @@ _VALUES = {
     ),
     "iterations": lambda setting: setting.flags.darp_iterations,
     "labeled_counts": lambda setting: setting.trained_on.labeled_counts.tolist(),
+    "least_share": lambda setting: setting.flags.cossl_least_share,
     "max_margin": lambda setting: setting.flags.ldam_max_margin,
     "num_images": lambda setting: len(setting.data.unlabeled),
     "period": lambda setting: setting.flags.darp_period,
@@ -238,6 +243,7 @@ _VALUES = {
     "strength": lambda setting: setting.flags.debiaspl_strength,
     "strong": lambda setting: augment.RandAugment(cutout=setting.flags.cutout_size),
     "target_distribution": lambda setting: setting.unlabeled_distribution(),
+    "teach_after": lambda setting: round(setting.flags.cossl_start * setting.flags.steps),
     "temperature": lambda setting: alignment_temperature(
         setting.generation.number, setting.generation.count, setting.flags.crest_temperature
     ),

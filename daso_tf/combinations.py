@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from daso_tf import terminal
-from daso_tf.build import LEARNERS, PSEUDO_LABELERS, THRESHOLDS
+from daso_tf.build import BALANCED_HEADS, LEARNERS, PSEUDO_LABELERS, THRESHOLDS
 from daso_tf.learners import ClassifierRetraining
 from daso_tf.pseudo_labels import AlignedPseudoLabeler
 
@@ -20,7 +20,7 @@ BALANCES = {
     "test_logit_adjustment": "--test_logit_adjustment",
     "class_balanced": "--supervised_loss=class_balanced",
     "ldam": "--supervised_loss=ldam",
-    "abc": "--balanced_head=abc",
+    **{name: f"--balanced_head={name}" for name in BALANCED_HEADS},
 }
 
 # What each learner is combined with in the tables of DASO's paper.
@@ -74,11 +74,12 @@ def refusals(
         yield Refusal(labeler_flag, learner_flag, learning.refuses_margins)
     if threshold != "fixed" and learning.refuses_threshold:
         yield Refusal(f"--threshold={threshold}", learner_flag, learning.refuses_threshold)
-    if "abc" in balances and learning.refuses_balanced_head:
-        yield Refusal(BALANCES["abc"], learner_flag, learning.refuses_balanced_head)
-    if "abc" in balances and labeling.remembers_predictions:
-        reason = "it remembers the predictions of one classifier, and there are two"
-        yield Refusal(labeler_flag, BALANCES["abc"], reason)
+    for head in filter(BALANCED_HEADS.get, balances):
+        if learning.refuses_balanced_head:
+            yield Refusal(BALANCES[head], learner_flag, learning.refuses_balanced_head)
+        if labeling.remembers_predictions and BALANCED_HEADS[head].made_by.asks_for_pseudo_labels:
+            reason = "it remembers the predictions of one classifier, and there are two"
+            yield Refusal(labeler_flag, BALANCES[head], reason)
     if balances and learning.class_balanced_batches:
         reason = "its batches hold as many images of every class already"
         yield Refusal(BALANCES[balances[0]], learner_flag, reason)

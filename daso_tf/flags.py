@@ -167,8 +167,10 @@ flags.DEFINE_enum(
     "balanced_head",
     "none",
     ["none", *BALANCED_HEADS],
-    "A second classifier, balanced by masks, that answers in place of the first.",
+    "A second, balanced classifier that answers in place of the first.",
 )
+_float("cossl_start", 0.8, "[0, 1]", "Part of the run after which cossl makes the pseudo-labels.")
+_float("cossl_least_share", 0.6, "[0, 1]", "Least share that a labeled feature keeps in cossl.")
 
 # ---- DASO
 _float(

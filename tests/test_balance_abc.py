@@ -18,6 +18,7 @@ from dense_learner import (
 
 import daso_tf
 from daso_tf.balance import ABC, abc
+from daso_tf.balance.balanced_head import Features
 from daso_tf.pseudo_labels import DASOPseudoLabeler, LinearPseudoLabeler
 
 
@@ -34,7 +35,7 @@ def linear(probabilities):
 def problem():
     """Features, labels and draws of a step, and a head that is sure of some images."""
     rng = np.random.default_rng(0)
-    features = abc.Features(*(rng.normal(size=(count, D)) for count in (6, 12, 12)))
+    features = Features(*(rng.normal(size=(count, D)) for count in (6, 12, 12)))
     return features, rng.integers(0, K, 6), rng.uniform(size=18), 2 * rng.normal(size=(D, K))
 
 
@@ -59,7 +60,7 @@ def test_loss(problem, step, part):
     loss = component.loss(
         lambda views: views @ tf.constant(kernel, tf.float32),
         linear,
-        abc.Features(*single),
+        Features(*single),
         tf.constant(labels),
         tf.constant(draws, tf.float32),
         tf.constant(step),
@@ -76,7 +77,7 @@ def test_gradient_reaches_the_features_but_not_through_the_weak_view(problem):
         loss = component.loss(
             lambda views: views @ tf.constant(kernel, tf.float32),
             linear,
-            abc.Features(*single),
+            Features(*single),
             tf.constant(labels),
             tf.constant(draws, tf.float32),
             tf.constant(0),
@@ -98,9 +99,9 @@ def test_masks_leave_all_classes_alike():
     draws = daso_tf.augment.draws.uniform([3, 4], daso_tf.augment.draws.BALANCED_HEAD, 60_000, 1)
     labels = np.arange(30_000) % 3
     # With one class an image and a head that knows nothing, each that counts costs log 3.
-    features = abc.Features(*(tf.zeros((30_000, 1)) for _ in range(3)))
+    features = Features(*(tf.zeros((30_000, 1)) for _ in range(3)))
     for k, expected in enumerate([0.1, 0.2, 1.0]):
-        of_class = abc.Features(*(view[labels == k] for view in features))
+        of_class = Features(*(view[labels == k] for view in features))
 
         def sure(probabilities, k=k):
             return linear(tf.one_hot(tf.fill([len(probabilities)], k), 3))
@@ -145,7 +146,7 @@ def test_other_draws_in_every_step_and_for_every_seed():
         head = ABC(COUNTS, total_steps=10, confidence_threshold=0.0)
         model = dense_learner(balanced_head=head, seed=seed)
         random = np.random.default_rng(0).normal(size=(3, 30, D))
-        features = abc.Features(*tf.constant(random, tf.float32))
+        features = Features(*tf.constant(random, tf.float32))
         labels = tf.zeros(30, tf.int32)
         return float(model.balanced_losses(features, labels, tf.constant(step))["abc_loss"])
 
@@ -213,7 +214,7 @@ def test_arguments_outside_their_range_are_refused(arguments, message):
         (
             daso_tf.FixMatch,
             {"pseudo_labeler": daso_tf.pseudo_labels.AlignedPseudoLabeler(COUNTS)},
-            "AlignedPseudoLabeler goes with no balanced_head: it remembers",
+            "AlignedPseudoLabeler does not go with ABC: it remembers",
         ),
         (daso_tf.FixMatch, {"balanced_head": ABC([2, 1], 10)}, "ABC is for 2 classes, not 3"),
     ],

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.balance.supervised_loss import checked_counts
-
-
-class Features(NamedTuple):
-    """What the trained encoder makes of the views of a step; they carry the gradient.
-
-    Attributes:
-        labeled: float `(batch, D)`, of the weak views of the labeled images.
-        weak: float `(mu * batch, D)`, of the weak views of the unlabeled ones.
-        strong: float `(mu * batch, D)`, of the strong views of the same unlabeled ones.
-    """
-
-    labeled: tf.Tensor
-    weak: tf.Tensor
-    strong: tf.Tensor
+from daso_tf.balance.balanced_head import BalancedHead
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class ABC:
+class ABC(BalancedHead):
     """What the auxiliary balanced classifier learns: FixMatch's losses, masked to be balanced.
 
     Each labeled image counts with probability `n_min / n_k`, so that all classes are seen alike.
@@ -55,6 +40,9 @@ class ABC:
         Learning", NeurIPS 2021, sections 3.2 and 3.3.
     """
 
+    loss_name = "abc_loss"
+    asks_for_pseudo_labels = True
+
     def __init__(
         self,
         labeled_counts: Sequence[int],
@@ -62,12 +50,12 @@ class ABC:
         confidence_threshold: float = 0.95,
         update_every: int = 500,
     ):
+        super().__init__(labeled_counts)
         for name, value in (("total_steps", total_steps), ("update_every", update_every)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
         if not 0 <= confidence_threshold <= 1:
             raise ValueError(f"confidence_threshold must be in [0, 1], not {confidence_threshold}.")
-        self.labeled_counts = checked_counts(labeled_counts)
         self.total_steps = int(total_steps)
         self.confidence_threshold = float(confidence_threshold)
         self.update_every = int(update_every)
@@ -91,29 +79,8 @@ class ABC:
         part = tf.minimum(tf.cast(updated, tf.float32) / self.total_steps, 1.0)
         return 1.0 - part * tf.constant(1.0 - self.balanced_rates, tf.float32)
 
-    def loss(
-        self,
-        classifier: Callable[[tf.Tensor], tf.Tensor],
-        pseudo_labels_of: Callable[[tf.Tensor], NamedTuple],
-        features: Features,
-        labels: tf.Tensor,
-        draws: tf.Tensor,
-        step: tf.Tensor,
-    ) -> tf.Tensor:
-        """Computes the balanced classifier's two losses, summed.
-
-        Args:
-            classifier: The balanced classifier, from features to logits `(batch, K)`.
-            pseudo_labels_of: From the probabilities of the weak views, float `(mu * batch, K)`, to
-                their `PseudoLabels`.
-            features: Those of the step's views.
-            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
-            draws: float `(batch + mu * batch,)`, uniform in [0, 1): which images count.
-            step: int scalar, the number of steps done before this one.
-
-        Returns:
-            A scalar.
-        """
+    def loss(self, classifier, pseudo_labels_of, features, labels, draws, step):
+        """Computes the balanced classifier's two losses, summed; see `BalancedHead.loss`."""
         views = tf.concat(features, axis=0)
         sizes = [tf.shape(view)[0] for view in features]
         labeled, weak, strong = tf.split(tf.cast(classifier(views), tf.float32), sizes)
@@ -134,13 +101,8 @@ class ABC:
     def get_config(self) -> dict:
         """Returns the arguments that make this component again."""
         return {
-            "labeled_counts": self.labeled_counts,
+            **super().get_config(),
             "total_steps": self.total_steps,
             "confidence_threshold": self.confidence_threshold,
             "update_every": self.update_every,
         }
-
-    @classmethod
-    def from_config(cls, config: dict) -> ABC:
-        """Makes the component from what `get_config` gave back."""
-        return cls(**config)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.augment import RandAugment
-from daso_tf.balance.abc import Features
+from daso_tf.balance.balanced_head import Features
 from daso_tf.learners.base import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
@@ -107,7 +107,10 @@ class FixMatch(PseudoLabelingLearner):
 
         labeled, weak, strong = self.forward(*views)
         pseudo_labels = labeler(
-            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
+            tf.nn.softmax(self.teaching_logits(weak, step)),
+            weak.features,
+            step=step,
+            positions=positions,
         )
         mask = self.threshold(pseudo_labels.target, positions=positions)
         consistency_loss = losses.consistency(

@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from daso_tf.augment import draws
-from daso_tf.balance.abc import ABC, Features
+from daso_tf.balance.balanced_head import BalancedHead, Features
 from daso_tf.keras_versions import KERAS_3
-from daso_tf.learners.base import Learner, StepOutcome
+from daso_tf.learners.base import Learner, Outputs, StepOutcome
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.thresholds import FixedThreshold, Threshold
@@ -29,8 +29,9 @@ class PseudoLabelingLearner(Learner):
         loss_names: Names of the loss terms beside those of the pseudo-labeler.
         unlabeled_weight: Weight of the unlabeled loss, at least 0.
         ramp_steps: Steps over which that weight grows linearly from 0; 0 for none.
-        balanced_head: A `daso_tf.balance.ABC`: a second classifier on the same features, which
-            learns beside the first and answers in its place; by default there is none.
+        balanced_head: A `daso_tf.balance.BalancedHead`, such as `ABC`: a second classifier on the
+            same features, which learns beside the first and answers in its place; by default
+            there is none.
         **kwargs: As for `Learner`.
 
     Raises:
@@ -46,7 +47,7 @@ class PseudoLabelingLearner(Learner):
         loss_names: tuple[str, ...],
         unlabeled_weight: float = 1.0,
         ramp_steps: int = 0,
-        balanced_head: ABC | None = None,
+        balanced_head: BalancedHead | None = None,
         **kwargs,
     ):
         if not unlabeled_weight >= 0:
@@ -62,7 +63,7 @@ class PseudoLabelingLearner(Learner):
         loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
         if balanced_head is not None:
             self._check_balanced_head(balanced_head, num_classes, pseudo_labeler)
-            loss_names = (*loss_names, "abc_loss")
+            loss_names = (*loss_names, balanced_head.loss_name)
         super().__init__(encoder, num_classes, loss_names=loss_names, **kwargs)
         self.unlabeled_weight = float(unlabeled_weight)
         self.ramp_steps = int(ramp_steps)
@@ -147,6 +148,22 @@ class PseudoLabelingLearner(Learner):
         """The balanced head's average where there is one; see `AveragedClassifier`."""
         return self.ema_classifier if self.balanced_head is None else self.ema_balanced_classifier
 
+    def teaching_logits(self, weak: Outputs, step: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of the weak views that pseudo-labels are made of.
+
+        Args:
+            weak: The `Outputs` for the weak views of the unlabeled images.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            float32 `(mu * batch, K)`: the classifier's, or those of a balanced head that teaches.
+        """
+        if self.balanced_head is None:
+            return weak.logits
+        return self.balanced_head.teaching_logits(
+            self.balanced_classifier, weak.features, weak.logits, step
+        )
+
     def balanced_losses(self, features: Features, labels, step) -> dict[str, tf.Tensor]:
         """Computes what the balanced head learns, by name; nothing where there is none.
 
@@ -167,7 +184,7 @@ class PseudoLabelingLearner(Learner):
             draws.uniform(seed, draws.BALANCED_HEAD, count, draws=1)[:, 0],
             step,
         )
-        return {"abc_loss": loss}
+        return {self.balanced_head.loss_name: loss}
 
     def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
         """Updates the metrics of training, those of the pseudo-labels among them."""
@@ -196,17 +213,18 @@ class PseudoLabelingLearner(Learner):
         }
 
     def _check_balanced_head(
-        self, balanced_head: ABC, num_classes: int, pseudo_labeler: PseudoLabeler
+        self, balanced_head: BalancedHead, num_classes: int, pseudo_labeler: PseudoLabeler
     ) -> None:
         """Raises a ValueError where learner or pseudo-labeler cannot have a balanced head."""
         if self.refuses_balanced_head:
             raise ValueError(
                 f"{type(self).__name__} takes no balanced_head: {self.refuses_balanced_head}."
             )
-        if pseudo_labeler.remembers_predictions:
+        if pseudo_labeler.remembers_predictions and balanced_head.asks_for_pseudo_labels:
             raise ValueError(
-                f"{type(pseudo_labeler).__name__} goes with no balanced_head: it remembers the "
-                "predictions that it is given, and would mix those of two classifiers."
+                f"{type(pseudo_labeler).__name__} does not go with "
+                f"{type(balanced_head).__name__}: it remembers the predictions that it is given, "
+                "and would mix those of two classifiers."
             )
         if len(balanced_head.labeled_counts) != num_classes:
             raise ValueError(

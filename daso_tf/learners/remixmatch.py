@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.augment import RandAugment
-from daso_tf.balance.abc import Features
+from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
 from daso_tf.learners.base import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
@@ -145,7 +145,7 @@ class ReMixMatch(PseudoLabelingLearner):
         # Weak and strong view are one joint batch, as in DASO's implementation, which needs the
         # features of both; the same without DASO, so that methods differ by their labels alone.
         weak, strong = self.forward(views.weak, views.strong)
-        guess = tf.stop_gradient(tf.nn.softmax(weak.logits))
+        guess = tf.stop_gradient(tf.nn.softmax(self.teaching_logits(weak, step)))
         if self.distribution_alignment is not None:
             guess = self.distribution_alignment(guess)
         guess = mixing.sharpen(guess, self.sharpening_temperature)
