@@ -309,7 +309,11 @@ def build_learner(
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     compilable = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
     jit_compile = {"auto": on_gpu and compilable, "true": True, "false": False}[flags.jit_compile]
-    learner.compile(optimizer=optimizer, jit_compile=jit_compile)
+    learner.compile(
+        optimizer=optimizer,
+        jit_compile=jit_compile,
+        steps_per_execution=flags.steps_per_execution,
+    )
     return learner
 
 

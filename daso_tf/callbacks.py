@@ -1,5 +1,7 @@
 """What is recorded while a learner trains: evaluations, checkpoints, and losses gone wrong."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -9,6 +11,52 @@ import tensorflow as tf
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.report import accuracy_line, draw
 from daso_tf.results import Results, evaluate
+
+
+class PacedCallbacks(keras.callbacks.CallbackList):
+    """Callbacks that hear of a training step twice a second at most, and of every epoch.
+
+    Before Keras calls anybody, it turns the logs of the step into numbers, and for that the device
+    must have finished the step: Keras 3 after every step, in the training loop itself unless all
+    callbacks are `async_safe`; Keras 2 after every step unless all callbacks take tensors, and a
+    progress bar does it in any case. So logs of the steps between are not handed to it at all.
+
+    Args:
+        callbacks: the callbacks.
+        model: what is trained.
+        steps: of an epoch.
+        epochs: number of the last epoch.
+        verbose: as for `fit`.
+        interval: seconds from one step that callbacks hear of to the next; 0 for every step.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        steps: int,
+        epochs: int,
+        verbose: int,
+        interval: float = 0.5,
+    ):
+        super().__init__(
+            list(callbacks),
+            add_history=True,
+            add_progbar=verbose != 0,
+            model=model,
+            steps=steps,
+            epochs=epochs,
+            verbose=verbose,
+        )
+        self._interval = interval
+        self._heard = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Calls the callbacks where it is time to."""
+        now = time.monotonic()
+        if now - self._heard >= self._interval:
+            self._heard = now
+            super().on_train_batch_end(batch, logs)
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):
@@ -34,10 +82,11 @@ class ShortProgress(keras.callbacks.ProgbarLogger):
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training at the first step whose losses are not finite numbers.
+    """Ends training where the losses are not finite numbers.
 
     Raises:
-        NonFiniteError: from `fit`, before anything of that epoch is saved.
+        NonFiniteError: from `fit`, before anything of that epoch is saved, as this callback comes
+            before those that do.
     """
 
     # Keras may then call it beside the next step, so that reading the losses holds nothing up.
@@ -49,11 +98,17 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Checks the losses: means over the epoch so far, which stay what they once became."""
+        self._check(logs, self._first_step + batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Checks the losses of the whole epoch."""
+        self._check(logs, int(self.model.step.numpy()))
+
+    def _check(self, logs, step):
         losses = {name: value for name, value in logs.items() if name.endswith("loss")}
         if not np.isfinite(list(losses.values())).all():
             values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            step = self._first_step + batch + 1
-            raise NonFiniteError(f"the losses of step {step} are not finite: {values}")
+            raise NonFiniteError(f"by step {step} the losses were not finite: {values}")
 
 
 class Evaluation(keras.callbacks.Callback):

@@ -34,6 +34,7 @@ FREE_TO_CHANGE = {
     "max_bad_files",
     "model_dir",
     "steps",
+    "steps_per_execution",
     "stream",
     "test_images",
     "test_logit_adjustment",
@@ -245,6 +246,7 @@ _integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_i
 flags.DEFINE_enum(
     "jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA; auto: on a GPU."
 )
+_integer("steps_per_execution", 1, "[1, inf)", "Steps that are handed to the device at a time.")
 
 
 flags.register_validator(

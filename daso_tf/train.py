@@ -6,7 +6,6 @@ data cannot be used, 130 interrupted.
 """
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,33 +15,29 @@ import tensorflow as tf
 from absl import flags, logging
 from PIL import Image
 
-from daso_tf import combinations, terminal
+from daso_tf import combinations, epochs, terminal
 from daso_tf.build import SELF_TRAINING, build_learner
-from daso_tf.callbacks import Evaluation, SaveCheckpoint, ShortProgress, StopAtNonFiniteLoss
+from daso_tf.callbacks import (
+    Evaluation,
+    PacedCallbacks,
+    SaveCheckpoint,
+    ShortProgress,
+    StopAtNonFiniteLoss,
+)
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.data import (
     DataError,
     ImageFiles,
     Images,
     SemiSupervisedData,
-    evaluation_batches,
+    even_batches,
     load,
     reading,
-    training_batches,
 )
 from daso_tf.flags import FLAGS, adopt_learner_defaults, changes_since, write_flags_file
 from daso_tf.generations import Generation, PseudoLabeledImages
 from daso_tf.report import table
 from daso_tf.results import Results
-
-
-class Stretch(NamedTuple):
-    """Training steps in epochs of one length: one call of `fit`."""
-
-    batches: tf.data.Dataset
-    steps_per_epoch: int
-    initial_epoch: int
-    epochs: int
 
 
 class Run(NamedTuple):
@@ -54,7 +49,7 @@ class Run(NamedTuple):
     learner: keras.Model
     checkpoints: Checkpoints
     results: Results
-    stretches: list[Stretch]
+    stretches: list[epochs.Stretch]
 
 
 def main(argv: list[str]) -> int:
@@ -155,6 +150,7 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
     learner = _learner(data, data, Generation.at(0, FLAGS.steps, FLAGS.steps))
     checkpoints.restore(learner)
     step = int(learner.step.numpy())
+    epochs.check(FLAGS, step)
     self_training = FLAGS.pseudo_labeler in SELF_TRAINING
     length = FLAGS.generation_steps if self_training else FLAGS.steps
     generation = Generation.at(step, length, FLAGS.steps)
@@ -170,7 +166,7 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
         learner = _learner(data, trained_on, generation)
         if step > generation.first_step:
             checkpoints.restore(learner)
-    stretches = list(_stretches(learner, trained_on, generation.last_step))
+    stretches = list(epochs.stretches(FLAGS, learner, trained_on, generation.last_step))
     results = Results(
         model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
     )
@@ -196,7 +192,7 @@ def train(run: Run) -> None:
         ShortProgress(),
         Evaluation(
             {
-                name: (evaluation_batches(part, FLAGS.evaluation_batch_size), part.labels)
+                name: (even_batches(part, FLAGS.evaluation_batch_size), part.labels)
                 for name, part in parts.items()
                 if part is not None
             },
@@ -205,6 +201,7 @@ def train(run: Run) -> None:
         ),
         SaveCheckpoint(run.checkpoints),
     ]
+    verbose = 1 if sys.stdout.isatty() else 2  # a bar, or in a file a line an epoch
     with reading(run.data):
         for stretch in run.stretches:
             run.learner.fit(
@@ -212,9 +209,11 @@ def train(run: Run) -> None:
                 steps_per_epoch=stretch.steps_per_epoch,
                 initial_epoch=stretch.initial_epoch,
                 epochs=stretch.epochs,
-                callbacks=callbacks,
+                callbacks=PacedCallbacks(
+                    callbacks, run.learner, stretch.steps_per_epoch, stretch.epochs, verbose
+                ),
                 shuffle=False,  # the batches are shuffled already
-                verbose=1 if sys.stdout.isatty() else 2,  # a bar, or in a file a line an epoch
+                verbose=verbose,
             )
 
 
@@ -248,34 +247,6 @@ def _check_unchanged(model_dir, checkpoints):
             f"{model_dir} was made with other settings ({'; '.join(changes)}). Give the same"
             " settings to go on with it, or another --model_dir to begin anew."
         )
-
-
-def _stretches(learner: keras.Model, data: SemiSupervisedData, last: int) -> Iterator[Stretch]:
-    """Cuts the steps up to `last` so that an epoch ends at every multiple of `evaluate_every`.
-
-    The first and the last epoch may be shorter, where the run was or will be cut between two.
-    """
-    every = FLAGS.evaluate_every
-    step = int(learner.step.numpy())
-    if step > FLAGS.steps:
-        raise ValueError(
-            f"{FLAGS.model_dir} has been trained for {step} steps already, past"
-            f" --steps={FLAGS.steps}; give at least {step}, or another --model_dir."
-        )
-    while step < last:
-        length = min(every - step % every, last - step)
-        epochs = (last - step) // every if length == every else 1
-        batches = training_batches(
-            data,
-            batch_size=FLAGS.batch_size,
-            unlabeled_ratio=FLAGS.unlabeled_ratio,
-            seed=FLAGS.seed,
-            first_step=step,
-            with_positions=learner.needs_positions,
-            class_balanced=learner.class_balanced_batches,
-        )
-        yield Stretch(batches, length, step // every, step // every + epochs)
-        step += epochs * length
 
 
 def _write_images(images: Images | ImageFiles, class_names, directory, count):

@@ -1,6 +1,6 @@
 """Where raw images come from: sources, long-tailed splits, batches."""
 
-from daso_tf.data.batches import evaluation_batches, training_batches
+from daso_tf.data.batches import evaluation_batches, even_batches, training_batches
 from daso_tf.data.decode import read_image, resize
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
@@ -21,6 +21,7 @@ __all__ = [
     "Images",
     "SemiSupervisedData",
     "evaluation_batches",
+    "even_batches",
     "from_arrays",
     "load",
     "read_image",

@@ -6,6 +6,8 @@ operations; a Python generator in their place would contend with the training lo
 lock, and keeps the interpreter from exiting while it is being asked for a batch.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -107,6 +109,37 @@ def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}; it must be 1 or more.")
     return _finished(images.dataset(tf.data.Dataset.range(len(images)), batch_size, False))
+
+
+def even_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Dataset:
+    """Makes batches of every image once, in order, all of one static shape.
+
+    A function that is compiled for the first of them is so for all. Where the images cannot be cut
+    evenly, the last one stands at the end again, as often as it takes.
+
+    Args:
+        images: the images, at least one.
+        batch_size: images a batch, at most.
+
+    Returns:
+        A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape (b,).
+
+    Raises:
+        DataError: `batch_size` is below 1.
+
+    Example:
+
+    >>> images = daso_tf.data.Images(np.zeros((5, 8, 8, 3), np.uint8), np.array([0, 1, 2, 3, 4]))
+    >>> [labels.numpy().tolist() for _, labels in even_batches(images, batch_size=4)]
+    [[0, 1, 2], [3, 4, 4]]
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size}; it must be 1 or more.")
+    batches = math.ceil(len(images) / batch_size)
+    batch_size = math.ceil(len(images) / batches)
+    members = tf.data.Dataset.range(batches * batch_size)
+    members = members.map(lambda member: tf.minimum(member, len(images) - 1))
+    return _finished(images.dataset(members, batch_size, drop_remainder=True))
 
 
 def _members(

@@ -175,6 +175,19 @@ class AveragedClassifier(keras.Model):
         finally:
             self._evaluating = False
 
+    def predict(self, *args, **kwargs):
+        """Predicts by the EMA network; arguments and result as for `keras.Model.predict`.
+
+        It goes batch by batch whatever `steps_per_execution` is: Keras would compile as many copies
+        of the network into one function, and keep their images in memory together.
+        """
+        steps_per_execution = int(self.steps_per_execution or 1)
+        self.steps_per_execution = 1
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self.steps_per_execution = steps_per_execution
+
     def compile(self, *args, loss=None, **kwargs):
         """Configures training; as `keras.Model.compile`, but the losses are the learner's own."""
         if loss is not None:
