@@ -222,3 +222,50 @@ def test_batch_normalization_is_accurate_on_large_batches():
     exact = x.astype(np.float64)
     exact = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5)
     assert np.abs(y - exact).max() < 3e-6
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_normalizations_gradient_is_that_of_its_formula(compiled):
+    """Against finite differences of the formula in float64."""
+    rng = np.random.default_rng(2)
+    x, weights = rng.normal(1.0, 2.0, (3, 2, 2, 2)), rng.normal(size=(3, 2, 2, 2))
+    gamma, beta = np.array([0.7, -1.3]), np.array([0.2, 0.5])
+
+    def formula(x, gamma, beta):
+        normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+        return (weights * (gamma * normalised + beta)).sum()
+
+    layer = BatchNormalization()
+    layer.build(x.shape)
+    layer.gamma.assign(gamma.astype(np.float32))
+    layer.beta.assign(beta.astype(np.float32))
+
+    @tf.function(jit_compile=compiled)
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(weights.astype(np.float32) * layer(x, training=True))
+        return tape.gradient(total, [x, *layer.trainable_variables])
+
+    found = gradients(tf.constant(x, tf.float32))
+    arguments = [x, gamma, beta]
+    for place, argument in enumerate(arguments):
+        for index in np.ndindex(argument.shape):
+            step = np.zeros_like(argument)
+            step[index] = 1e-5
+            ends = []
+            for moved in (argument + step, argument - step):
+                ends.append(formula(*(*arguments[:place], moved, *arguments[place + 1 :])))
+            slope = (ends[0] - ends[1]) / 2e-5
+            np.testing.assert_allclose(found[place][index], slope, atol=1e-4)
+
+
+def test_batch_normalization_of_low_precision_counts_in_float32():
+    x = tf.random.stateless_normal((16, 8, 8, 2), seed=(1, 2)) + 100.0
+    layer = BatchNormalization(dtype="mixed_bfloat16")
+    y = layer(x, training=True)
+    seen = np.array(tf.cast(tf.cast(x, tf.bfloat16), tf.float64))
+    assert y.dtype == tf.bfloat16 and layer.moving_mean.dtype == "float32"
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * seen.mean((0, 1, 2)), rtol=1e-6)
+    exact = (seen - seen.mean((0, 1, 2))) / np.sqrt(seen.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(tf.cast(y, tf.float64), exact, atol=0.02)

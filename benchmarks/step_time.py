@@ -1,0 +1,330 @@
+"""Times a training step of the library against the same step written plainly in PyTorch.
+
+    pip install ".[bench]"
+    python benchmarks/step_time.py
+    python benchmarks/step_time.py --growth
+
+The first command trains FixMatch + DASO as flags/cifar10_lt.cfg says (WRN-28-2, 64 labeled and 128
+unlabeled images) in two processes that take turns, step by step: `daso_tf` as the train command
+does it, and `benchmarks/pytorch_reference.py` with channels last and with Pillow's augmentation in
+DataLoader workers, which is how the authors train. While one steps, the other one waits. Prints the
+ratio of the pairs, images per second, peak memory and the time to the first step.
+
+The second shows what DASO's memory costs as classes K, queue length Q, features D and batch grow:
+the step with and without it, of a small encoder.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH, RATIO = 64, 2
+PROGRAMS = ("daso_tf", "pytorch")
+# Of the second command: one of these at a time differs from the first row.
+BASE = {"classes": 10, "queue": 256, "features": 128, "batch": 64}
+GROWTH = {
+    "classes": (100, 1000),
+    "queue": (64, 1024),
+    "features": (512, 2048),
+    "batch": (16, 256),
+}
+
+
+def main() -> int:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=15, help="steps of each program, in turns")
+    parser.add_argument("--growth", action="store_true", help="as K, Q, D and the batch grow")
+    parser.add_argument("--jit_compile", default="auto", help="as for daso_tf.train")
+    parser.add_argument("--width", type=int, default=2, help="of the WRN-28")
+    parser.add_argument("--resolution", type=int, default=32, help="of the images")
+    parser.add_argument("--worker", choices=[*PROGRAMS, "growth"], help=argparse.SUPPRESS)
+    parser.add_argument("--arrays", help=argparse.SUPPRESS)
+    parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        serve({"daso_tf": Ours, "pytorch": Peer, "growth": Growth}[args.worker](args))
+    elif args.growth:
+        growth(args)
+    else:
+        compare(args)
+    return 0
+
+
+# ---------------------------------------------------------------- the processes that take turns
+
+
+class Worker:
+    """A process that makes steps when it is asked to."""
+
+    def __init__(self, kind: str, *arguments: str):
+        self.started = time.perf_counter()
+        command = [sys.executable, __file__, f"--worker={kind}", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+    def ask(self, question: str) -> float:
+        """Returns the number that the process answers: `step`, `memory`, `flops` or `rate`."""
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("answer "):
+                return float(line.split()[1])
+        raise SystemExit(f"{' '.join(self.process.args)} ended before it answered {question!r}")
+
+    def first_step(self) -> float:
+        """Returns the seconds from the start of the process to the end of its first step."""
+        self.ask("step")
+        return time.perf_counter() - self.started
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(program) -> None:
+    """Answers the questions of the process that started this one."""
+    for line in sys.stdin:
+        question = line.strip()
+        if question == "step":
+            start = time.perf_counter()
+            program.step()
+            answer = time.perf_counter() - start
+        elif question == "memory":
+            status = Path("/proc/self/status").read_text()
+            answer = float(status.split("VmHWM:")[1].split()[0]) / 1e3
+        else:
+            answer = getattr(program, question)()
+        print("answer", answer, flush=True)
+
+
+class Ours:
+    """The step of `python -m daso_tf.train --flagfile=flags/cifar10_lt.cfg`."""
+
+    def __init__(self, args):
+        from absl import flags
+
+        import daso_tf.flags  # noqa: F401  defines the flags
+        from daso_tf.build import build_learner
+        from daso_tf.data import from_arrays, training_batches
+
+        flags.FLAGS(
+            [
+                "step_time",
+                f"--flagfile={ROOT / 'flags/cifar10_lt.cfg'}",
+                f"--encoder=wrn_28_{args.width}",
+                f"--resolution={args.resolution}",
+                f"--jit_compile={args.jit_compile}",
+                "--pretrain_steps=0",
+            ]
+        )
+        arrays = np.load(args.arrays)
+        data = from_arrays(
+            *(arrays[name] for name in ("labeled_images", "labeled_labels", "unlabeled_images"))
+        )
+        self.learner = build_learner(flags.FLAGS, data)
+        batches = training_batches(data, batch_size=BATCH, unlabeled_ratio=RATIO, seed=0)
+        self.batches = iter(batches)
+        self.learner.make_train_function()
+
+    def step(self) -> None:
+        """Trains a step, and waits for it."""
+        logs = self.learner.train_function(self.batches)
+        float(logs["loss"])
+
+    def flops(self) -> float:
+        """Counts the floating-point operations of a step's convolutions.
+
+        The student's views go forward and back, which is three times forward, but for the first
+        convolution, whose input needs no gradient; the average's labeled views go forward.
+        """
+        import keras
+
+        forward, first = 0, 0
+        for layer in self.learner.encoder.layers:
+            if isinstance(layer, keras.layers.Conv2D):
+                _, height, width, _ = layer.output.shape
+                operations = 2 * height * width * int(np.prod(layer.kernel.shape))
+                first = first or operations
+                forward += operations
+        student, average = BATCH * (1 + 2 * RATIO), BATCH
+        return student * (3 * forward - first) + average * forward
+
+    def rate(self) -> float:
+        """Measures the machine's float32 matrix products, in operations per second."""
+        import tensorflow as tf
+
+        size = 3072
+        one, other = tf.random.normal([size, size]), tf.random.normal([size, size])
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            tf.matmul(one, other).numpy()
+            seconds.append(time.perf_counter() - start)
+        return 2 * size**3 / min(seconds)
+
+
+class Peer:
+    """The step of the PyTorch program, the way the authors train."""
+
+    def __init__(self, args):
+        import pytorch_reference as reference
+        import torch
+
+        class Views(torch.utils.data.IterableDataset):
+            """Batches of augmented views, made by Pillow in the worker that iterates."""
+
+            def __iter__(self):
+                arrays = dict(np.load(args.arrays))
+                np.random.seed(torch.initial_seed() % 2**32)
+                for *views, _ in reference.batches(arrays, settings, args.resolution):
+                    yield views
+
+        class ChannelsLast(reference.DASO):
+            """DASO on tensors whose channels come last in memory, oneDNN's faster layout."""
+
+            def view(self, images):
+                return super().view(images).contiguous(memory_format=torch.channels_last)
+
+        torch.set_num_threads(os.cpu_count())
+        settings = reference.Settings(
+            batch=BATCH, mu=RATIO, width=args.width, pretrain=0, period=100
+        )
+        network = reference.wide_resnet(28, args.width, 10).to(memory_format=torch.channels_last)
+        self.learner = ChannelsLast(network, settings, torch.float32)
+        loader = torch.utils.data.DataLoader(
+            Views(), batch_size=None, num_workers=2, collate_fn=lambda views: views
+        )
+        self.batches = iter(loader)
+
+    def step(self) -> None:
+        """Trains a step."""
+        self.learner.step(*next(self.batches))
+
+
+def compare(args) -> None:
+    """Prints the table of both programs."""
+    import pytorch_reference as reference
+
+    np.random.seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/arrays.npz"
+        arrays = reference.smooth_pictures(10, args.resolution, head=500, imbalance=100)
+        np.savez(path, **{name: value for name, value in arrays.items()})
+        settings = [
+            f"--arrays={path}",
+            f"--width={args.width}",
+            f"--resolution={args.resolution}",
+            f"--jit_compile={args.jit_compile}",
+        ]
+        first, workers = {}, {}
+        for program in PROGRAMS:
+            workers[program] = Worker(program, *settings)
+            first[program] = workers[program].first_step()
+        for program in PROGRAMS:
+            workers[program].ask("step")
+        seconds = {program: [] for program in PROGRAMS}
+        for pair in tqdm.trange(args.pairs, desc="pairs"):
+            for program in PROGRAMS if pair % 2 else reversed(PROGRAMS):
+                seconds[program].append(workers[program].ask("step"))
+        memory = {program: workers[program].ask("memory") for program in PROGRAMS}
+        flops, rate = (workers["daso_tf"].ask(question) for question in ("flops", "rate"))
+        for worker in workers.values():
+            worker.close()
+
+    print(f"\nWRN-28-{args.width}, {args.resolution} pixels, {os.cpu_count()} cores.", end=" ")
+    print(f"A step is {flops / 1e9:.0f} GFLOP; matrix products: {rate / 1e9:.0f} GFLOP/s.\n")
+    print("| program | s a step | images/s | GFLOP/s | of matrix rate | first step, s | peak, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for program, times in seconds.items():
+        low, median, high = np.percentile(times, (25, 50, 75))
+        images = BATCH * (1 + RATIO) / median
+        print(
+            f"| {program} | {median:.2f} ({low:.2f}-{high:.2f}) | {images:.1f}"
+            f" | {flops / median / 1e9:.0f} | {flops / median / rate:.0%} | {first[program]:.0f}"
+            f" | {memory[program]:,.0f} |"
+        )
+    ratios = np.divide(seconds["daso_tf"], seconds["pytorch"])
+    low, median, high = np.percentile(ratios, (25, 50, 75))
+    print(f"\nRatio daso_tf / pytorch over {len(ratios)} pairs: median {median:.3f}", end=" ")
+    print(f"(quartiles {low:.3f} and {high:.3f}).")
+
+
+# ---------------------------------------------------------------- what DASO's memory costs
+
+
+class Growth:
+    """A small encoder's step, with and without DASO."""
+
+    def __init__(self, args):
+        import keras
+        import tensorflow as tf
+
+        import daso_tf
+        from daso_tf.pseudo_labels import DASOPseudoLabeler
+
+        setting = args.setting
+        layers = [
+            keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(setting["features"]),
+        ]
+        encoder = keras.Sequential([keras.Input((16, 16, 3)), *layers])
+        labeler = DASOPseudoLabeler(queue_size=setting["queue"], pretrain_steps=0)
+        self.learner = daso_tf.FixMatch(
+            encoder, setting["classes"], labeler if setting["daso"] else None
+        )
+        jit_compile = {"auto": False, "true": True, "false": False}[args.jit_compile]
+        self.learner.compile(keras.optimizers.SGD(0.03), jit_compile=jit_compile)
+        draw = np.random.default_rng(0).integers
+        batch = setting["batch"]
+        images = [draw(0, 256, (n, 16, 16, 3), np.uint8) for n in (batch, RATIO * batch)]
+        labels = draw(0, setting["classes"], batch, np.int32)
+        batches = tf.data.Dataset.from_tensors((tuple(images), labels)).repeat()
+        self.batches = iter(batches)
+        self.learner.make_train_function()
+
+    step = Ours.step
+
+
+def growth(args) -> None:
+    """Prints the table of what DASO's memory costs."""
+    settings = [BASE]
+    settings += [BASE | {name: value} for name, values in GROWTH.items() for value in values]
+    print("| K | Q | D | batch | ms without DASO | ms with | peak without, MB | with |")
+    print("|---|---|---|---|---|---|---|---|")
+    for setting in settings:
+        asked = [json.dumps(setting | {"daso": daso}) for daso in (False, True)]
+        common = f"--jit_compile={args.jit_compile}"
+        workers = [Worker("growth", common, f"--setting={text}") for text in asked]
+        for worker in workers:
+            worker.first_step()
+        times = [[worker.ask("step") for worker in workers] for _ in range(args.pairs)]
+        milliseconds = 1e3 * np.median(times, axis=0)
+        memory = [worker.ask("memory") for worker in workers]
+        for worker in workers:
+            worker.close()
+        cells = [*setting.values(), *(f"{value:.1f}" for value in milliseconds)]
+        print(
+            f"| {' | '.join(map(str, cells))} | {memory[0]:,.0f} | {memory[1]:,.0f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
