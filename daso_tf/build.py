@@ -302,6 +302,7 @@ def build_learner(
         test_logit_adjustment=flags.test_logit_adjustment,
         labeled_counts=setting.trained_on.labeled_counts.tolist(),
         first_step=generation.first_step,
+        microbatches=flags.microbatches,
         class_names=data.class_names,
         seed=flags.seed,
     )

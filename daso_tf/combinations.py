@@ -116,8 +116,18 @@ def check(flags) -> None:
     if flags.from_model_dir and not retraining:
         reason = "it trains an encoder of its own; --encoder_weights gives it one to begin with"
         found.append(Refusal("--from_model_dir", f"--learner={flags.learner}", reason))
+    _check_microbatches(flags.microbatches, flags.batch_size)
     if found:
         raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
+
+
+def _check_microbatches(microbatches: int, batch_size: int) -> None:
+    if batch_size % microbatches:
+        fitting = [str(n) for n in range(1, batch_size + 1) if batch_size % n == 0]
+        raise ValueError(
+            f"--microbatches={microbatches} has to divide --batch_size={batch_size}; values that"
+            f" do: {', '.join(fitting)}."
+        )
 
 
 def table() -> str:

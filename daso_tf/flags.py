@@ -212,6 +212,12 @@ _float("crest_temperature", 0.5, "[0, 1]", "Temperature of crest_plus in the las
 # ---- Optimization
 _integer("batch_size", 64, "[1, inf)", "Labeled images in a step (B).")
 _integer("unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image in a step (mu).")
+_integer(
+    "microbatches",
+    1,
+    "[1, inf)",
+    "Equal parts of a step's batch that are in memory one after another (gradient accumulation).",
+)
 _integer("steps", 250_000, "[1, inf)", "Training steps in all.")
 flags.DEFINE_enum(
     "optimizer",

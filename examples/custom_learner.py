@@ -41,7 +41,6 @@ class UDA(PseudoLabelingLearner):
             "consistency_loss": self.weight_at(step) * consistency,
             **self.pseudo_labeler.auxiliary_losses(weak.features, strong.features, step),
         }
-        self.pseudo_labeler.update(taught, step)
         return StepOutcome(terms, labeled.logits, taught, mask)
 
 

@@ -300,6 +300,7 @@ def test_learner_computes_the_same_with_daso(name):
     )
     model = linear_learner(name, pseudo_labeler=labeler, ramp_steps=RAMP_STEPS, **arguments)
     outcome = check(model, random_views(views_class), statement, DASO)
+    model.remember(outcome)
     np.testing.assert_array_equal(
         labeler.distribution.counted, np.bincount(outcome.pseudo_labels.final, minlength=K)
     )

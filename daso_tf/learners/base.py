@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,41 +11,10 @@ from daso_tf import ema
 from daso_tf.augment import Weak
 from daso_tf.balance import SupervisedLoss
 from daso_tf.keras_versions import train_on_batch
+from daso_tf.learners import gradients
 from daso_tf.learners.averaged import AveragedClassifier, unpack
+from daso_tf.learners.outcome import Outputs, StepOutcome
 from daso_tf.metrics import ClassStatistics
-from daso_tf.pseudo_labels import PseudoLabels
-
-
-class StepOutcome(NamedTuple):
-    """What a training step computed.
-
-    Attributes:
-        losses: The weighted loss terms by name, scalars; training minimises their sum.
-        labeled_logits: float `(batch, K)` of the trained network for the labeled views, or for
-            the mixed images that are mostly theirs.
-        pseudo_labels: The `PseudoLabels` of the unlabeled batch; None where none are made.
-        mask: float `(mu * batch,)`, how much each pseudo-label was taught: 1, 0 where it was not
-            confident enough, or a weight; None where all are.
-        gradient_norm: Global norm of the gradient of the losses' sum, before weight decay.
-    """
-
-    losses: dict[str, tf.Tensor]
-    labeled_logits: tf.Tensor
-    pseudo_labels: PseudoLabels | None = None
-    mask: tf.Tensor | None = None
-    gradient_norm: tf.Tensor | None = None
-
-
-class Outputs(NamedTuple):
-    """What the trained network says of one set of views.
-
-    Attributes:
-        features: float32 `(batch, D)`, what the encoder makes of them.
-        logits: float32 `(batch, K)`, what the classifier makes of the features.
-    """
-
-    features: tf.Tensor
-    logits: tf.Tensor
 
 
 class Learner(AveragedClassifier):
@@ -75,6 +44,11 @@ class Learner(AveragedClassifier):
         seed: With the step it decides every random draw of the step.
         first_step: Steps that are counted as done before the first one; a later generation of
             self-training begins anew with them.
+        microbatches: Equal parts in which a step's batch goes through the networks, one after
+            another, where the whole of it does not fit into memory (gradient accumulation). Views,
+            optimizer, moving average, step and what `remember` keeps are of the whole batch. Each
+            part is a batch of its own to whatever looks at a batch: BatchNorm, queues, the moving
+            averages of thresholds and alignment, MixUp, losses that are no mean over images.
         **kwargs: As for `AveragedClassifier`: `resolution`, `mean`, `std`, `class_names`, `name`.
 
     Raises:
@@ -110,6 +84,7 @@ class Learner(AveragedClassifier):
         weak: keras.layers.Layer | None = None,
         seed: int = 0,
         first_step: int = 0,
+        microbatches: int = 1,
         **kwargs,
     ):
         super().__init__(encoder, num_classes, **kwargs)
@@ -119,6 +94,8 @@ class Learner(AveragedClassifier):
         self.weak = Weak() if weak is None else weak
         self.seed = int(seed)
         self.first_step = int(first_step)
+        self.microbatches = int(microbatches)
+        self._microbatch = 0  # the one that is being computed
         self._check_arguments()
 
         self.step = self.add_weight(
@@ -163,6 +140,30 @@ class Learner(AveragedClassifier):
                 the batch does not say.
         """
         raise ValueError(f"{type(self).__name__} does not say what it minimises: `compute_losses`.")
+
+    def remember(self, outcome: StepOutcome) -> None:
+        """Remembers what a step computed, once a step; a learner that has no memory does not.
+
+        Args:
+            outcome: Of the whole batch.
+        """
+
+    def cut_views(self, views: Any, count: int) -> Any:
+        """Cuts views into microbatches; by default the rows of every tensor.
+
+        Args:
+            views: What `make_views` gave back.
+            count: How many microbatches.
+
+        Returns:
+            The same structure of tensors `(count, rows of a microbatch, ...)`.
+        """
+        return tf.nest.map_structure(lambda rows: gradients.cut(rows, count), views)
+
+    def draw_seed(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the seed of what `compute_losses` draws, int32 `(2,)`, one a microbatch."""
+        draw = tf.cast(step, tf.int32) * self.microbatches + self._microbatch
+        return tf.stack([self.seed, draw])
 
     def forward(self, *views: tf.Tensor) -> list[Outputs]:
         """Maps views through the trained network as one joint batch, in training mode.
@@ -209,15 +210,12 @@ class Learner(AveragedClassifier):
         Returns:
             The `StepOutcome`.
         """
+        outcome, gradient = self._losses_and_gradient(views, labels, positions)
+        outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
+        self.remember(outcome)
         variables = self.trainable_variables
-        given = {} if positions is None else {"positions": positions}
-        with tf.GradientTape() as tape:
-            outcome = self.compute_losses(views, labels, **given)
-            total = tf.add_n(list(outcome.losses.values()))
-        gradients = tape.gradient(total, variables, unconnected_gradients="zero")
-        outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradients))
         # L2 on every parameter, biases and BatchNorm included, as PyTorch's SGD has it.
-        decayed = [g + self.weight_decay * v for g, v in zip(gradients, variables, strict=True)]
+        decayed = [g + self.weight_decay * v for g, v in zip(gradient, variables, strict=True)]
         self.optimizer.apply_gradients(zip(decayed, variables, strict=True))
         ema.update(
             self.ema_network_weights,
@@ -239,6 +237,7 @@ class Learner(AveragedClassifier):
             "weak": keras.saving.serialize_keras_object(self.weak),
             "seed": self.seed,
             "first_step": self.first_step,
+            "microbatches": self.microbatches,
         }
 
     def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
@@ -264,6 +263,25 @@ class Learner(AveragedClassifier):
             logs.update(result if isinstance(result, dict) else {metric.name: result})
         return logs
 
+    def _losses_and_gradient(self, views, labels, positions):
+        """Returns the `StepOutcome` of a batch and the gradient of its losses."""
+        inputs = {"labels": labels}
+        if positions is not None:
+            inputs["positions"] = positions
+
+        def compute(index, views, inputs):
+            self._microbatch = index
+            return self.compute_losses(views, **inputs)
+
+        count, variables = self.microbatches, self.trainable_variables
+        try:
+            if count == 1:
+                return gradients.of_batch(lambda: compute(0, views, inputs), variables)
+            parts = self.cut_views(views, count), Learner.cut_views(self, inputs, count)
+            return gradients.of_microbatches(compute, parts, count, variables)
+        finally:
+            self._microbatch = 0
+
     def _refuse_pseudo_labeler(self, arguments: dict[str, Any]) -> None:
         """Raises a ValueError with the learner's reason where a pseudo-labeler is given."""
         if "pseudo_labeler" in arguments:
@@ -277,6 +295,8 @@ class Learner(AveragedClassifier):
             raise ValueError(f"weight_decay must be at least 0, not {self.weight_decay}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        if self.microbatches < 1:
+            raise ValueError(f"microbatches must be at least 1, not {self.microbatches}.")
         counts = getattr(self.supervised_loss, "labeled_counts", None)
         if counts is not None and len(counts) != self.num_classes:
             raise ValueError(

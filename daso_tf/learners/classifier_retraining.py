@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.supervised import Supervised
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from daso_tf import losses
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
-from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
 from daso_tf.thresholds import Threshold
@@ -124,7 +124,6 @@ class FixMatch(PseudoLabelingLearner):
                 Features(labeled.features, weak.features, strong.features), labels, step
             ),
         }
-        labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
 
     def get_config(self):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf import losses
-from daso_tf.learners.base import Outputs, StepOutcome
+from daso_tf.learners.outcome import Outputs, StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
 
@@ -106,7 +106,6 @@ class MeanTeacher(PseudoLabelingLearner):
             "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(teacher.features, student.features, step),
         }
-        labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled.logits, pseudo_labels)
 
     def _teach(self, views: Views, labels) -> Outputs:

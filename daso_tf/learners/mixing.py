@@ -55,6 +55,32 @@ def draw_mixup(seed: tf.Tensor, count: int | tf.Tensor, beta: float) -> MixUp:
     return MixUp(tf.gather(tf.constant(quantiles, tf.float32), drawn), order)
 
 
+def cut(mixup: MixUp, sizes: Sequence[int], count: int) -> MixUp:
+    """Makes a MixUp within each microbatch of one for a whole batch.
+
+    An image's partner is drawn from its own microbatch: the order that a random permutation leaves
+    among some of the images is a random permutation of these.
+
+    Args:
+        mixup: For rows of several views, one view after another.
+        sizes: Rows of each view, each a multiple of `count`.
+        count: How many microbatches; each has the same part of every view.
+
+    Returns:
+        A `MixUp` of weights `(count,)` and permutations `(count, rows of a microbatch)`.
+
+    Example:
+
+    >>> whole = MixUp(tf.constant(0.75), tf.constant([5, 3, 4, 0, 1, 2]))
+    >>> cut(whole, sizes=[2, 4], count=2).order.numpy().tolist()  # of rows 0, 2, 3 and 1, 4, 5
+    [[2, 1, 0], [1, 2, 0]]
+    """
+    views = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    rows = np.concatenate([view.reshape(count, -1) for view in views], axis=1)
+    order = tf.argsort(tf.gather(mixup.order, rows), axis=1, stable=True)
+    return MixUp(tf.fill([count], mixup.weight), order)
+
+
 def mix(values: tf.Tensor, mixup: MixUp) -> tf.Tensor:
     """Mixes each row, an image or its target, with another one.
 

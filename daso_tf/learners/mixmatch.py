@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.learners import mixing
-from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
 
@@ -102,6 +102,13 @@ class MixMatch(PseudoLabelingLearner):
             mixup=mixing.draw_mixup(seeds[3], count, self.mixup_beta),
         )
 
+    def cut_views(self, views: Views, count: int) -> Views:
+        """Cuts views into microbatches, each of which is mixed within itself."""
+        mixed = (views.labeled, views.first, views.second)
+        parts = super().cut_views(views._replace(mixup=()), count)
+        sizes = [view.shape[0] for view in mixed]
+        return parts._replace(mixup=mixing.cut(views.mixup, sizes, count))
+
     def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
@@ -130,7 +137,6 @@ class MixMatch(PseudoLabelingLearner):
             "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(first.features, second.features, step),
         }
-        labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled_logits, pseudo_labels)
 
     def get_config(self):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf import losses
-from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
 from daso_tf.thresholds import Threshold
@@ -110,7 +110,6 @@ class PseudoLabel(PseudoLabelingLearner):
             # A single view is aligned with itself, which moves nothing.
             **labeler.auxiliary_losses(unlabeled.features, unlabeled.features, step),
         }
-        labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
 
     def get_config(self):

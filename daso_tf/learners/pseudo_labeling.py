@@ -8,7 +8,8 @@ import tensorflow as tf
 from daso_tf.augment import draws
 from daso_tf.balance.balanced_head import BalancedHead, Features
 from daso_tf.keras_versions import KERAS_3
-from daso_tf.learners.base import Learner, Outputs, StepOutcome
+from daso_tf.learners.base import Learner
+from daso_tf.learners.outcome import Outputs, StepOutcome
 from daso_tf.metrics import ClassStatistics
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.thresholds import FixedThreshold, Threshold
@@ -174,17 +175,20 @@ class PseudoLabelingLearner(Learner):
         """
         if self.balanced_head is None:
             return {}
-        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
         count = tf.shape(features.labeled)[0] + tf.shape(features.weak)[0]
         loss = self.balanced_head.loss(
             self.balanced_classifier,
             lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
             features,
             labels,
-            draws.uniform(seed, draws.BALANCED_HEAD, count, draws=1)[:, 0],
+            draws.uniform(self.draw_seed(step), draws.BALANCED_HEAD, count, draws=1)[:, 0],
             step,
         )
         return {self.balanced_head.loss_name: loss}
+
+    def remember(self, outcome: StepOutcome) -> None:
+        """Shows the pseudo-labeler what the step taught."""
+        self.pseudo_labeler.update(outcome.pseudo_labels, tf.convert_to_tensor(self.step))
 
     def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
         """Updates the metrics of training, those of the pseudo-labels among them."""

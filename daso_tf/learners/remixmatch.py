@@ -11,7 +11,7 @@ from daso_tf import losses
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
-from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.pseudo_labels import PseudoLabeler
 
@@ -136,6 +136,13 @@ class ReMixMatch(PseudoLabelingLearner):
             ),
         )
 
+    def cut_views(self, views: Views, count: int) -> Views:
+        """Cuts views into microbatches, each of which is mixed within itself."""
+        mixed = (views.labeled, views.weak, views.strong, views.second_strong)
+        parts = super().cut_views(views._replace(mixup=()), count)
+        sizes = [view.shape[0] for view in mixed]
+        return parts._replace(mixup=mixing.cut(views.mixup, sizes, count))
+
     def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
@@ -177,7 +184,6 @@ class ReMixMatch(PseudoLabelingLearner):
             (labeled,) = self.forward(views.labeled)
             features = Features(labeled.features, weak.features, strong.features)
             terms.update(self.balanced_losses(features, labels, step))
-        labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled_logits, pseudo_labels)
 
     def get_config(self):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from daso_tf import losses
 from daso_tf.augment import RandAugment
-from daso_tf.learners.base import StepOutcome
+from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
 from daso_tf.pseudo_labels import TemplateMatchingPseudoLabeler
 
@@ -133,7 +133,6 @@ class USADTM(PseudoLabelingLearner):
             "consistency_loss": self.weight_at(step) * consistency_loss,
             "mutual_information_loss": self.mutual_information_weight * tf.add_n(information) / 3,
         }
-        labeler.update(pseudo_labels, step)
         return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
 
     def get_config(self):

@@ -100,7 +100,7 @@ class PseudoLabeler(keras.layers.Layer):
         return {}
 
     def update(self, pseudo_labels: PseudoLabels, step: tf.Tensor) -> None:
-        """Remembers this step's pseudo-labels, at the end of the step."""
+        """Remembers this step's pseudo-labels, all of them, once at the end of the step."""
 
 
 def from_target(target: tf.Tensor, linear: tf.Tensor, semantic: tf.Tensor) -> PseudoLabels:
