@@ -1,0 +1,147 @@
+"""Every cell of the table of combinations that DASO's paper has: thirty steps on the digits."""
+
+import functools
+import json
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+from command import arguments
+
+from daso_tf import augment, build, data
+from daso_tf.checkpoints import Checkpoints
+from daso_tf.combinations import BALANCES, PAPER
+from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.flags import FLAGS, adopt_learner_defaults
+
+STEPS, HALF, BATCH, RATIO = 30, 15, 4, 2
+CELLS = [(learner, column) for learner in PAPER for column in sorted(PAPER[learner])]
+
+
+@functools.cache
+def digits():
+    heads = {"labeled_head": 6, "unlabeled_head": 12}
+    gammas = {"labeled_imbalance": 3, "unlabeled_imbalance": 3}
+    return data.load("digits", **heads, **gammas, resolution=8)
+
+
+def small_encoder(name, resolution, mean, std, weights=None):
+    image = keras.Input((resolution, resolution, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image)
+    features = keras.layers.GlobalAveragePooling2D()(BatchNormalization()(x))
+    return keras.Model(image, features)
+
+
+@flagsaver.flagsaver
+def made(learner, column):
+    """The learner that the command makes for a cell."""
+    settings = {"learner": learner, "steps": STEPS, "ldam_reweight_after": HALF}
+    asked = f"--pseudo_labeler={column}"
+    if column in BALANCES:
+        settings["pseudo_labeler"] = "linear"
+        asked = BALANCES[column] + "=1" * ("=" not in BALANCES[column])
+    FLAGS(["train", *arguments(**settings), asked])
+    adopt_learner_defaults()
+    keras.utils.set_random_seed(0)
+    return build.build_learner(FLAGS, digits())
+
+
+class Run(NamedTuple):
+    """What a learner did in thirty steps.
+
+    `logs` are those of every step, `counts` the pseudo-labels of the last step by kind, `states`
+    all variables after step 15, after step 30, and after step 30 of the run that went on from a
+    checkpoint of step 15. The learner was saved as `saved` after the last of these.
+    """
+
+    model: keras.Model
+    logs: list
+    truth: np.ndarray
+    counts: dict
+    states: list
+    saved: str
+
+
+def train(model, first, last):
+    settings = {"batch_size": BATCH, "unlabeled_ratio": RATIO, "seed": 0, "first_step": first}
+    choices = {
+        "with_positions": model.needs_positions,
+        "class_balanced": model.class_balanced_batches,
+    }
+    logs = []
+    for images, labels in data.training_batches(
+        digits(), steps=last - first, **settings, **choices
+    ):
+        model.reset_metrics()
+        logs.append(model.train_on_batch(images, labels, return_dict=True))
+    return [{name: float(value) for name, value in log.items()} for log in logs], labels[1].numpy()
+
+
+def state(model):
+    return [np.array(variable) for variable in (*model.weights, *model.optimizer.variables)]
+
+
+@pytest.fixture(scope="module", params=CELLS, ids=lambda cell: " + ".join(cell))
+def run(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        # What an image is augmented with takes longest to compile, and is tested elsewhere.
+        patch.setattr(build.augment, "RandAugment", functools.partial(augment.RandAugment, 0))
+        patch.setattr(build.encoders, "build", small_encoder)
+        model = made(*request.param)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    logs, _ = train(model, 0, HALF)
+    checkpoints.save(model)
+    states = [state(model)]
+    more, truth = train(model, HALF, STEPS)
+    counts = {kind: of.per_class() for kind, of in model.pseudo_label_statistics.items()}
+    states.append(state(model))
+    assert checkpoints.restore(model)
+    train(model, HALF, STEPS)
+    states.append(state(model))
+    model.save(folder / "model.keras")
+    return Run(model, logs + more, truth, counts, states, str(folder / "model.keras"))
+
+
+def test_losses_are_finite_and_add_up(run):
+    assert int(run.model.step) == len(run.logs) == STEPS
+    for logs in run.logs:
+        assert np.isfinite(list(logs.values())).all()
+        parts = [logs[name] for name in logs if name.endswith("_loss")]
+        assert logs["loss"] == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_pseudo_labels_of_a_step_are_counted(run):
+    for kind in {"linear", "final"} & {*run.counts}:
+        assert run.counts[kind]["assigned"].sum() == RATIO * BATCH
+        np.testing.assert_array_equal(
+            run.counts[kind]["true"], np.bincount(run.truth, minlength=10)
+        )
+    assert bool(run.counts) == ("mask_rate" in run.logs[-1])
+
+
+def test_resumed_run_ends_the_same(run):
+    halfway, at_once, resumed = run.states
+    assert any((a != b).any() for a, b in zip(halfway, at_once, strict=True))
+    for a, b in zip(at_once, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_saved_and_exported_learner_is_the_same(run, tmp_path):
+    again = keras.saving.load_model(run.saved)
+    for a, b in zip(state(again), run.states[-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    configs = [learner.get_config() for learner in (again, run.model)]
+    for config in configs:
+        del config["encoder"]  # Keras's own, which numbers its inputs anew
+    assert json.dumps(configs[0]) == json.dumps(configs[1])
+
+    images = digits().test.images[:5]
+    probabilities = run.model.predict(images, verbose=0)
+    run.model.export(tmp_path / "export")
+    serve = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    answer = serve(images=tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(answer, probabilities, atol=1e-6)
