@@ -42,6 +42,19 @@ METHODS = [
     "fixmatch + daso: --learner=fixmatch --pseudo_labeler=daso",
     "fixmatch + daso + la: --learner=fixmatch --pseudo_labeler=daso --logit_adjustment=1",
     "fixmatch + daso + abc: --learner=fixmatch --pseudo_labeler=daso --balanced_head=abc",
+    "fixmatch + crest: --learner=fixmatch --pseudo_labeler=crest",
+    "fixmatch + crest_plus: --learner=fixmatch --pseudo_labeler=crest_plus",
+    "fixmatch + debiaspl: --learner=fixmatch --pseudo_labeler=debiaspl",
+    "fixmatch + flexmatch: --learner=fixmatch --pseudo_labeler=linear --threshold=flexmatch",
+    "fixmatch + freematch: --learner=fixmatch --pseudo_labeler=linear --threshold=freematch",
+    "fixmatch + softmatch: --learner=fixmatch --pseudo_labeler=linear --threshold=softmatch",
+    "fixmatch + adsh: --learner=fixmatch --pseudo_labeler=linear --threshold=adsh",
+    "fixmatch + saw: --learner=fixmatch --pseudo_labeler=linear --threshold=saw",
+    "fixmatch + cossl: --learner=fixmatch --pseudo_labeler=linear --balanced_head=cossl",
+    "fixmatch + la: --learner=fixmatch --pseudo_labeler=linear --logit_adjustment=1",
+    "supervised + la: --learner=supervised --logit_adjustment=1",
+    "supervised + class_balanced: --learner=supervised --supervised_loss=class_balanced",
+    "supervised + ldam: --learner=supervised --supervised_loss=ldam",
 ]
 COLUMNS = ("last", "median", "balanced", "head", "medium", "tail")
 

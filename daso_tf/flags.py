@@ -162,7 +162,12 @@ flags.DEFINE_enum(
 )
 _float("class_balance_beta", 0.999, "[0, 1)", "How unlike those weights are; 0: all the same.")
 _float("ldam_max_margin", 0.5, "(0, inf)", "Margin of the rarest class in ldam.")
-_float("ldam_scale", 30.0, "(0, inf)", "What ldam multiplies logits by.")
+_float(
+    "ldam_scale",
+    1.0,
+    "(0, inf)",
+    "What ldam multiplies logits by; DASO's comparison has 30, and --warmup_steps.",
+)
 _integer("ldam_reweight_after", 200_000, "[0, inf)", "Steps before ldam weighs the classes.")
 flags.DEFINE_enum(
     "balanced_head",

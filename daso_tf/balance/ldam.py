@@ -21,9 +21,10 @@ class LDAMLoss(SupervisedLoss):
     Args:
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
         max_margin: The margin of the rarest class, above 0.
-        scale: By what all logits are multiplied, above 0. LDAM's authors choose it for the cosines
-            of a normalised classifier, DASO's comparison has it with a linear one, as here; there
-            a run wants a warm-up or a smaller scale.
+        scale: By what all logits are multiplied, above 0. LDAM's authors take 30 for the cosines of
+            a classifier whose features and weights are normalised, which are at most 1; the logits
+            of a linear classifier, as here, find their scale themselves. DASO's comparison has 30
+            with a linear one, and a warm-up; without that, runs tend to diverge.
         reweight_after: Steps before classes are weighted, at least 0. DASO's comparison weights
             the last fifth of its 250,000 steps.
         beta: Of the weights; as for `ClassBalancedLoss`.
@@ -39,15 +40,14 @@ class LDAMLoss(SupervisedLoss):
 
     Reference:
         Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
-        NeurIPS 2019, section 3.2 and algorithm 1; the scale is that of the authors'
-        implementation.
+        NeurIPS 2019, section 3.2 and algorithm 1.
     """
 
     def __init__(
         self,
         labeled_counts: list[int],
         max_margin: float = 0.5,
-        scale: float = 30.0,
+        scale: float = 1.0,
         reweight_after: int = 200_000,
         beta: float = 0.999,
     ):
