@@ -171,7 +171,7 @@ PSEUDO_LABELERS = {
 
 THRESHOLDS = {
     "flexmatch": Part(FlexMatchThreshold, ("num_images", "confidence")),
-    "freematch": Part(FreeMatchThreshold),
+    "freematch": Part(FreeMatchThreshold, ("fairness_weight",)),
     "softmatch": Part(SoftMatchWeight),
     "adsh": Part(ADSHThreshold, ("labeled_counts", "num_images", "confidence")),
     "saw": Part(SAWWeight, ("num_images", "confidence")),
@@ -229,6 +229,7 @@ _VALUES = {
         if setting.flags.distribution_alignment
         else None
     ),
+    "fairness_weight": lambda setting: setting.flags.freematch_fairness,
     "iterations": lambda setting: setting.flags.darp_iterations,
     "labeled_counts": lambda setting: setting.trained_on.labeled_counts.tolist(),
     "least_share": lambda setting: setting.flags.cossl_least_share,

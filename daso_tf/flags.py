@@ -120,6 +120,7 @@ _float(
     "[0, 1]",
     "Pseudo-labels less confident are not learnt; usadtm: 0.85.",
 )
+_float("freematch_fairness", 0.01, "[0, inf)", "Weight of freematch's fairness loss.")
 _float(
     "unlabeled_weight",
     1.0,

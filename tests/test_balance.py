@@ -80,7 +80,7 @@ def test_ldam_takes_the_margin_from_the_own_class_and_weighs_late(batch):
 
 def test_ldam_is_exact_where_an_image_is_told_apart_for_sure():
     logits = np.array([[3.0, -3.0, -3.0, -3.0]], np.float32)
-    loss = balance.LDAMLoss([5, 5, 5, 5])  # every margin 0.5, scale 30
+    loss = balance.LDAMLoss([5, 5, 5, 5], scale=30)  # every margin 0.5
     expected = np.log1p(3 * np.exp(-30 * 5.5))
     assert float(loss(np.array([0]), tf.constant(logits), 0)) == pytest.approx(expected, abs=1e-30)
     expected = 30 * 6.5  # all is lost to class 0

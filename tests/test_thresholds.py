@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from command import arguments, run_train
-from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner
+from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner, train
+from numpy_statements import softmax
 
 from daso_tf import thresholds
 
@@ -59,6 +60,58 @@ def test_freematch():
         mask = threshold(tf.constant(target))
         np.testing.assert_allclose(threshold.class_thresholds(), least, rtol=1e-5)
         np.testing.assert_array_equal(mask, target.max(axis=1) >= least[target.argmax(axis=1)])
+
+
+def fairness(strong, mask, mean_target, histogram):
+    """The fairness loss, over the classes that a taught view is taken for."""
+    p = softmax(strong)[mask > 0]
+    taken = np.bincount(p.argmax(axis=1), minlength=K) / len(p)
+    there = taken > 0
+    of_strong = p.mean(axis=0)[there] / taken[there]
+    of_weak = mean_target / histogram
+    return np.sum((of_weak / of_weak.sum())[there] * np.log(of_strong / of_strong.sum()))
+
+
+def test_freematch_fairness_loss_and_its_gradient():
+    rng = np.random.default_rng(5)
+    threshold = thresholds.FreeMatchThreshold(momentum=0.7, fairness_weight=0.5)
+    mean_target, histogram = np.full((2, K), 1 / K)
+    for target, _ in batches(4):
+        threshold(tf.constant(target))
+        mean_target = 0.7 * mean_target + 0.3 * target.mean(axis=0)
+        taken = np.bincount(target.argmax(axis=1), minlength=K) / len(target)
+        histogram = 0.7 * histogram + 0.3 * taken
+    compiled = tf.function(threshold.auxiliary_losses, jit_compile=True)
+    for absent in (-9, 0):  # without and with views that are taken for the last class
+        strong = rng.normal(size=(8, K)) + np.array([0, 0, absent])
+        mask = np.array([1, 1, 0, 1, 1, 1, 0, 1])
+        logits = tf.constant(strong)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            loss = threshold.auxiliary_losses(logits, tf.constant(mask))["fairness_loss"]
+        expected = 0.5 * fairness(strong, mask, mean_target, histogram)
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+        under_xla = compiled(logits, tf.constant(mask))["fairness_loss"]
+        assert float(under_xla) == pytest.approx(expected, rel=1e-5)
+        gradient = tape.gradient(loss, logits).numpy()
+        for index in np.ndindex(*strong.shape):
+            nudge = np.zeros_like(strong)
+            nudge[index] = 1e-5
+            ahead, behind = (
+                fairness(strong + sign * nudge, mask, mean_target, histogram) for sign in (1, -1)
+            )
+            assert gradient[index] == pytest.approx(0.5 * (ahead - behind) / 2e-5, abs=1e-6)
+
+
+def test_freematch_is_not_unfair_where_nothing_is_taught():
+    threshold = thresholds.FreeMatchThreshold()
+    threshold.build((None, K))
+    logits = tf.zeros((2, K))
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = threshold.auxiliary_losses(logits, tf.zeros(2))["fairness_loss"]
+    assert float(loss) == 0
+    assert np.isfinite(tape.gradient(loss, logits)).all()
 
 
 def test_softmatch():
@@ -148,6 +201,7 @@ def test_made_again_and_compiled_it_weighs_the_same(threshold):
     [
         (lambda: thresholds.FixedThreshold(1.1), r"confidence must be in \[0, 1\], not 1.1"),
         (lambda: thresholds.FlexMatchThreshold(0), "num_images must be at least 1, not 0"),
+        (lambda: thresholds.FreeMatchThreshold(0.9, -1), "fairness_weight must be at least 0"),
         (lambda: thresholds.FreeMatchThreshold(1.0), r"momentum must be in \[0, 1\), not 1.0"),
         (lambda: thresholds.SoftMatchWeight(0.9, 0.0), "deviations must be above 0, not 0.0"),
         (lambda: thresholds.SAWWeight(0), "num_images must be at least 1, not 0"),
@@ -180,6 +234,22 @@ def test_fixmatch_takes_it_and_saves_it(threshold, tmp_path):
     assert_saved_and_resumed_exactly(model, tmp_path / "model.keras")
     after = [np.array(weight) for weight in made.weights]
     assert any((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+def test_fixmatch_minimises_what_a_threshold_adds():
+    with_it, without = (
+        dense_learner(confidence_threshold=thresholds.FreeMatchThreshold(0.5, weight))
+        for weight in (0.5, 0.0)
+    )
+    losses = train(with_it, 0, 1).losses
+    assert set(losses) == {"supervised_loss", "consistency_loss", "fairness_loss"}
+    assert "fairness_loss" in {metric.name for metric in with_it.metrics}
+    assert float(losses["fairness_loss"]) < 0
+    train(without, 0, 1)
+    assert any(
+        (np.array(a) != np.array(b)).any()
+        for a, b in zip(with_it.network_weights, without.network_weights, strict=True)
+    )
 
 
 def test_the_command_trains_with_the_positions_that_it_needs(tmp_path):

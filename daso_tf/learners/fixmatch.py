@@ -83,9 +83,9 @@ class FixMatch(PseudoLabelingLearner):
             num_classes,
             pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss"),
+            threshold=confidence_threshold,
             **kwargs,
         )
-        self.threshold = self.built_threshold(confidence_threshold)
         self.strong = RandAugment() if strong is None else strong
         self.strong.build((None, None, None, 3))
 
@@ -120,6 +120,7 @@ class FixMatch(PseudoLabelingLearner):
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(weak.features, strong.features, step),
+            **self.threshold.auxiliary_losses(strong.logits, mask),
             **self.balanced_losses(
                 Features(labeled.features, weak.features, strong.features), labels, step
             ),

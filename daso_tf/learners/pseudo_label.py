@@ -79,9 +79,9 @@ class PseudoLabel(PseudoLabelingLearner):
             num_classes,
             pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss"),
+            threshold=confidence_threshold,
             **kwargs,
         )
-        self.threshold = self.built_threshold(confidence_threshold)
 
     def make_views(self, labeled, unlabeled, seed) -> Views:
         """Makes a weak view of every image."""
@@ -109,6 +109,7 @@ class PseudoLabel(PseudoLabelingLearner):
             "consistency_loss": self.weight_at(step) * consistency_loss,
             # A single view is aligned with itself, which moves nothing.
             **labeler.auxiliary_losses(unlabeled.features, unlabeled.features, step),
+            **self.threshold.auxiliary_losses(unlabeled.logits, mask),
         }
         return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
 

@@ -30,6 +30,8 @@ class PseudoLabelingLearner(Learner):
         loss_names: Names of the loss terms beside those of the pseudo-labeler.
         unlabeled_weight: Weight of the unlabeled loss, at least 0.
         ramp_steps: Steps over which that weight grows linearly from 0; 0 for none.
+        threshold: What says how much each pseudo-label is taught, where the subclass asks it: a
+            `Threshold`, or a confidence in [0, 1] for a `FixedThreshold`.
         balanced_head: A `daso_tf.balance.BalancedHead`, such as `ABC`: a second classifier on the
             same features, which learns beside the first and answers in its place; by default
             there is none.
@@ -48,6 +50,7 @@ class PseudoLabelingLearner(Learner):
         loss_names: tuple[str, ...],
         unlabeled_weight: float = 1.0,
         ramp_steps: int = 0,
+        threshold: float | Threshold | None = None,
         balanced_head: BalancedHead | None = None,
         **kwargs,
     ):
@@ -62,6 +65,9 @@ class PseudoLabelingLearner(Learner):
                 f"{self.refuses_margins}."
             )
         loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
+        if threshold is not None:
+            threshold = as_threshold(threshold)
+            loss_names = (*loss_names, *threshold.auxiliary_loss_names)
         if balanced_head is not None:
             self._check_balanced_head(balanced_head, num_classes, pseudo_labeler)
             loss_names = (*loss_names, balanced_head.loss_name)
@@ -71,6 +77,9 @@ class PseudoLabelingLearner(Learner):
         self.pseudo_labeler = pseudo_labeler
         if not pseudo_labeler.built:  # it is when it comes from a saved model
             pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+        self.threshold = threshold
+        if threshold is not None and not threshold.built:
+            threshold.build((None, self.num_classes))
 
         self.balanced_head = balanced_head
         if balanced_head is not None:
@@ -92,8 +101,8 @@ class PseudoLabelingLearner(Learner):
     @property
     def needs_positions(self) -> bool:
         """Whether pseudo-labeler or threshold must know which unlabeled images a batch holds."""
-        threshold = getattr(self, "threshold", None)  # only some learners have one
-        return self.pseudo_labeler.needs_positions or bool(threshold and threshold.needs_positions)
+        parts = (self.pseudo_labeler, self.threshold)
+        return any(part is not None and part.needs_positions for part in parts)
 
     def compile(self, *args, jit_compile="auto" if KERAS_3 else None, **kwargs):
         """Configures training; see `AveragedClassifier.compile`."""
@@ -101,20 +110,6 @@ class PseudoLabelingLearner(Learner):
         if reason and jit_compile is True:
             raise ValueError(f"The step cannot be compiled with jit_compile=True: {reason}.")
         super().compile(*args, jit_compile=jit_compile, **kwargs)
-
-    def built_threshold(self, confidence_threshold: float | Threshold) -> Threshold:
-        """Makes a threshold of a number, and the memory of one that is given.
-
-        Raises:
-            ValueError: If the number is outside [0, 1].
-        """
-        threshold = confidence_threshold
-        if not isinstance(threshold, Threshold):
-            check_confidence_threshold(confidence_threshold)
-            threshold = FixedThreshold(confidence_threshold)
-        if not threshold.built:  # it is when it comes from a saved model
-            threshold.build((None, self.num_classes))
-        return threshold
 
     def weight_at(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the weight of the unlabeled loss in a step.
@@ -235,6 +230,18 @@ class PseudoLabelingLearner(Learner):
                 f"{type(balanced_head).__name__} is for {len(balanced_head.labeled_counts)} "
                 f"classes, not {num_classes}."
             )
+
+
+def as_threshold(threshold: float | Threshold) -> Threshold:
+    """Returns a threshold as it is, or makes a fixed one of a confidence.
+
+    Raises:
+        ValueError: If the confidence is outside [0, 1].
+    """
+    if isinstance(threshold, Threshold):
+        return threshold
+    check_confidence_threshold(threshold)
+    return FixedThreshold(threshold)
 
 
 def check_confidence_threshold(confidence_threshold: float) -> None:

@@ -16,6 +16,8 @@ class Threshold(keras.layers.Layer):
 
     # Whether `call` must be told which unlabeled images a batch holds.
     needs_positions = False
+    # Names of the losses that `auxiliary_losses` gives back.
+    auxiliary_loss_names: tuple[str, ...] = ()
 
     def call(self, target, positions=None) -> tf.Tensor:
         """Weighs the pseudo-labels of a batch; no gradient flows through.
@@ -29,6 +31,18 @@ class Threshold(keras.layers.Layer):
             float32 `(batch,)`, at least 0; 1 teaches it in full.
         """
         raise ValueError(f"{type(self).__name__} does not say how pseudo-labels weigh: `call`.")
+
+    def auxiliary_losses(self, logits: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes losses that the threshold adds, weighted, by name.
+
+        Args:
+            logits: float `(batch, K)` of the views that are taught, which carry the gradient.
+            mask: float `(batch,)`, what the call of this step gave back.
+
+        Returns:
+            Scalars by the name they have in the logs; the same names in every step.
+        """
+        return {}
 
 
 def checked_fraction(name: str, value: float) -> float:
