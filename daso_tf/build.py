@@ -272,7 +272,12 @@ def build_learner(
     generation = generation or Generation.at(0, flags.steps, flags.steps)
     setting = _Setting(flags, data, generation, generation_data or data)
     encoder = encoders.build(
-        flags.encoder, flags.resolution, data.mean, data.std, weights=flags.encoder_weights
+        flags.encoder,
+        flags.resolution,
+        data.mean,
+        data.std,
+        weights=flags.encoder_weights,
+        dtype=None if flags.mixed_precision == "none" else f"mixed_{flags.mixed_precision}",
     )
     rate = learning_rate(
         flags.learning_rate,

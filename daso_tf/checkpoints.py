@@ -15,12 +15,17 @@ from absl import logging
 from daso_tf.files import write_atomically
 from daso_tf.keras_versions import (
     build_optimizer,
+    loss_scale_variables,
     model_variables,
     optimizer_variables,
     own_name,
 )
 
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+# A part that only training in float16 has; runs may change their precision.
+LOSS_SCALE = "loss_scale"
 
 
 class CheckpointError(ValueError):
@@ -119,8 +124,8 @@ class Checkpoints:
             except UNREADABLE as error:
                 logging.warning("%s cannot be read (%s); trying the one before", path, error)
                 continue
-            for name, variable in variables.items():
-                variable.assign(arrays[name])
+            for name, array in arrays.items():
+                variables[name].assign(array)
             return True
         if self.paths():
             raise CheckpointError(
@@ -144,6 +149,7 @@ def _named_variables(model):
     parts = networks | {
         "memory": sorted(memory, key=own_name),
         "optimizer": optimizer_variables(optimizer),
+        LOSS_SCALE: loss_scale_variables(optimizer),
     }
     for part, variables in parts.items():
         for position, variable in enumerate(variables):
@@ -156,12 +162,16 @@ def _read(path, variables, whole):
     """Arrays of a checkpoint, checked against the variables they are for, all of it or a part."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if whole or name in variables}
-    if arrays.keys() != variables.keys():
-        differing = sorted(arrays.keys() ^ variables.keys())
+    differing = arrays.keys() ^ variables.keys()
+    for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
+        arrays.pop(name, None)
+        differing.remove(name)
+    if differing:
+        differing = sorted(differing)
         raise ValueError(f"it holds other variables than this model: {', '.join(differing[:4])}")
-    for name, variable in variables.items():
-        if arrays[name].shape != tuple(variable.shape):
+    for name, array in arrays.items():
+        if array.shape != tuple(variables[name].shape):
             raise ValueError(
-                f"{name} has shape {arrays[name].shape}, the model's {tuple(variable.shape)}"
+                f"{name} has shape {array.shape}, the model's {tuple(variables[name].shape)}"
             )
     return arrays

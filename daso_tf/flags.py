@@ -32,6 +32,7 @@ FREE_TO_CHANGE = {
     "jit_compile",
     "keep_checkpoints",
     "max_bad_files",
+    "mixed_precision",
     "model_dir",
     "steps",
     "steps_per_execution",
@@ -257,6 +258,12 @@ _integer("keep_checkpoints", 3, "[2, inf)", "How many checkpoints stay.")
 _integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_images, to try.")
 flags.DEFINE_enum(
     "jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA; auto: on a GPU."
+)
+flags.DEFINE_enum(
+    "mixed_precision",
+    "none",
+    ["none", "bfloat16", "float16"],
+    "What the encoder computes in, its weights staying float32; none: float32.",
 )
 _integer("steps_per_execution", 1, "[1, inf)", "Steps that are handed to the device at a time.")
 

@@ -50,11 +50,11 @@ def build_optimizer(
     """Makes everything that an optimizer remembers of the variables that it will train.
 
     Keras 2's legacy optimizers, which those of TensorFlow Addons are, have no public way to do so
-    before the first step.
+    before the first step. Keras 3's `LossScaleOptimizer` would make its scale anew each time.
     """
     if _is_legacy(optimizer):
         optimizer._create_all_weights(variables)
-    else:
+    elif not getattr(optimizer, "built", False):
         optimizer.build(variables)
 
 
@@ -62,8 +62,11 @@ def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variab
     """Returns what an optimizer remembers, in one order, without its learning rate.
 
     Keras 3 counts the learning rate among its variables where it is a number, Keras 2 does not. Of
-    a legacy optimizer that wraps another one, only `weights` holds what both remember.
+    a legacy optimizer that wraps another one, only `weights` holds what both remember. What a
+    `LossScaleOptimizer` remembers itself is no part of it.
     """
+    if scales_losses(optimizer):
+        optimizer = optimizer.inner_optimizer
     learning_rate = optimizer.learning_rate
     variables = optimizer.weights if _is_legacy(optimizer) else optimizer.variables
     return [variable for variable in variables if variable is not learning_rate]
@@ -71,6 +74,53 @@ def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variab
 
 def _is_legacy(optimizer: keras.optimizers.Optimizer) -> bool:
     return not hasattr(optimizer, "build")
+
+
+def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
+    """Returns a loss times the scale of a `LossScaleOptimizer`; of another optimizer, as it is."""
+    if not scales_losses(optimizer):
+        return loss
+    return optimizer.scale_loss(loss) if KERAS_3 else optimizer.get_scaled_loss(loss)
+
+
+def unscaled_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Returns the gradients of a loss, given those of `scaled_loss`."""
+    if not scales_losses(optimizer):
+        return list(gradients)
+    if not KERAS_3:
+        return optimizer.get_unscaled_gradients(gradients)
+    scale = optimizer.scale_loss(tf.constant(1.0))
+    return [gradient / scale for gradient in gradients]
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[tf.Variable],
+) -> None:
+    """Applies gradients that are not scaled; Keras 3's `LossScaleOptimizer` expects scaled ones.
+
+    The scale is a power of two, so that nothing is lost on the way.
+    """
+    if KERAS_3 and scales_losses(optimizer):
+        gradients = [optimizer.scale_loss(gradient) for gradient in gradients]
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+
+def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer scales losses, and skips steps whose gradients float16 cannot hold."""
+    return isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
+
+
+def loss_scale_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """Returns the scale of an optimizer that `scales_losses`, and how many steps it has held."""
+    if not scales_losses(optimizer):
+        return []
+    if KERAS_3:
+        return [optimizer.dynamic_scale, optimizer.step_counter]
+    return [optimizer._loss_scale.current_loss_scale, optimizer.dynamic_counter]
 
 
 def model_variables(model: keras.Model) -> list[tf.Variable]:

@@ -21,6 +21,7 @@ def build(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     weights: str | None = None,
+    dtype: str | None = None,
 ) -> keras.Model:
     """Builds the encoder of a name.
 
@@ -32,6 +33,8 @@ def build(
         std: Standard deviation of each colour channel that they are normalised with.
         weights: File that the encoder's own `save_weights` wrote or, for a `resnet_DEPTH`, an
             `.npz` file of torchvision's weights; by default weights are random.
+        dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
+            is in force. Its weights are float32 in any case.
 
     Returns:
         A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
@@ -46,11 +49,11 @@ def build(
     (None, 64)
     """
     if match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
-        encoder = wide_resnet(int(match[1]), int(match[2]), (resolution, resolution, 3))
+        encoder = wide_resnet(int(match[1]), int(match[2]), (resolution, resolution, 3), dtype)
     elif match := re.fullmatch(r"resnet_(\d+)", name):
-        encoder = resnet(int(match[1]), (resolution, resolution, 3))
+        encoder = resnet(int(match[1]), (resolution, resolution, 3), dtype)
     elif name.startswith("applications:"):
-        encoder = application(name.removeprefix("applications:"), resolution, mean, std)
+        encoder = application(name.removeprefix("applications:"), resolution, mean, std, dtype)
     else:
         raise ValueError(
             f"There is no encoder {name!r}. Allowed: wrn_DEPTH_WIDTH, such as wrn_28_2; "

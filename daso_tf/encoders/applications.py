@@ -6,6 +6,8 @@ import sys
 
 import keras
 
+from daso_tf.encoders.precision import dtype_policy
+
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class ApplicationsInput(keras.layers.Layer):
@@ -20,8 +22,8 @@ class ApplicationsInput(keras.layers.Layer):
         std: Standard deviation of each colour channel that they were normalised with.
     """
 
-    def __init__(self, application: str, mean, std, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, application: str, mean, std, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
         self.application = application
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -41,7 +43,7 @@ class ApplicationsInput(keras.layers.Layer):
         }
 
 
-def application(name: str, resolution: int, mean, std) -> keras.Model:
+def application(name: str, resolution: int, mean, std, dtype: str | None = None) -> keras.Model:
     """Builds a network of `keras.applications` as an encoder, with random weights.
 
     Args:
@@ -49,6 +51,8 @@ def application(name: str, resolution: int, mean, std) -> keras.Model:
         resolution: Side of the images in pixels; the network decides which sides it can take.
         mean: Mean of each colour channel that the images are normalised with, in [0, 1].
         std: Standard deviation of each colour channel that they are normalised with.
+        dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
+            is in force. Its weights are float32 in any case.
 
     Returns:
         A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
@@ -67,12 +71,13 @@ def application(name: str, resolution: int, mean, std) -> keras.Model:
     if not callable(builder):
         known = sorted(key for key in vars(keras.applications) if key[0].isupper())
         raise ValueError(f"keras.applications has no network {name!r}; it has {', '.join(known)}.")
-    images = keras.Input((resolution, resolution, 3), name="images")
-    backbone = builder(
-        include_top=False,
-        weights=None,
-        input_shape=(resolution, resolution, 3),
-        pooling="avg",
-    )
-    features = backbone(ApplicationsInput(name, mean, std, name="application_input")(images))
-    return keras.Model(images, features, name=name)
+    with dtype_policy(dtype):
+        images = keras.Input((resolution, resolution, 3), name="images")
+        backbone = builder(
+            include_top=False,
+            weights=None,
+            input_shape=(resolution, resolution, 3),
+            pooling="avg",
+        )
+        features = backbone(ApplicationsInput(name, mean, std, name="application_input")(images))
+        return keras.Model(images, features, name=name)

@@ -41,8 +41,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable):  # a frozen layer keeps its statistics
             return super().call(inputs, training=False, mask=mask)
         channels = inputs.shape[-1]
-        gamma = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones([channels])
-        beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros([channels])
+        # In mixed precision Keras hands out variables in the precision of the layer.
+        gamma = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones([channels])
+        beta = tf.cast(self.beta, tf.float32) if self.center else tf.zeros([channels])
         outputs, mean, variance = _normalised(inputs, gamma, beta, self.epsilon)
         count = tf.cast(tf.size(inputs) // channels, tf.float32)
         for statistic, batch_value in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.encoders.precision import dtype_policy
 from daso_tf.keras_versions import scaled_normal
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -12,7 +13,9 @@ _BOTTLENECK_DEPTHS = (50, 101)
 
 
 def resnet(
-    depth: int = 50, input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
+    depth: int = 50,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    dtype: str | None = None,
 ) -> keras.Model:
     """Builds ResNet-depth, from normalised images to feature vectors.
 
@@ -25,6 +28,8 @@ def resnet(
     Args:
         depth: Number of layers with weights, the classifier included: 18, 34, 50 or 101.
         input_shape: `(height, width, 3)` of the images; the weights do not depend on it.
+        dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
+            is in force. Weights, statistics and features are float32 in any case.
 
     Returns:
         A `keras.Model` from float images `(batch, height, width, 3)` to features `(batch, 512)` at
@@ -48,16 +53,17 @@ def resnet(
             f"A residual network has {', '.join(map(str, _BLOCKS))} layers, not depth={depth}."
         )
     block_of = _bottleneck if depth in _BOTTLENECK_DEPTHS else _basic_block
-    images = keras.Input(input_shape, name="images")
-    x = keras.layers.ReLU()(_convolved_norm(images, 64, 7, 2, "conv1", "bn1"))
-    # Padded by 1 on every side, unlike "same". Zeros can only tie, as no value is below zero here.
-    x = keras.layers.MaxPooling2D(3, strides=2)(keras.layers.ZeroPadding2D(1)(x))
-    for stage, blocks in enumerate(_BLOCKS[depth], start=1):
-        for block in range(blocks):
-            stride = 2 if stage > 1 and block == 0 else 1
-            x = block_of(x, 64 * 2 ** (stage - 1), stride, f"layer{stage}_{block}")
-    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return keras.Model(images, features, name=f"resnet_{depth}")
+    with dtype_policy(dtype):
+        images = keras.Input(input_shape, name="images")
+        x = keras.layers.ReLU()(_convolved_norm(images, 64, 7, 2, "conv1", "bn1"))
+        # Padded by 1 on every side, unlike "same". Zeros can only tie: no value is below zero here.
+        x = keras.layers.MaxPooling2D(3, strides=2)(keras.layers.ZeroPadding2D(1)(x))
+        for stage, blocks in enumerate(_BLOCKS[depth], start=1):
+            for block in range(blocks):
+                stride = 2 if stage > 1 and block == 0 else 1
+                x = block_of(x, 64 * 2 ** (stage - 1), stride, f"layer{stage}_{block}")
+        features = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
+        return keras.Model(images, features, name=f"resnet_{depth}")
 
 
 def _basic_block(x, channels: int, stride: int, name: str):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.encoders.precision import dtype_policy
 from daso_tf.keras_versions import leaky_relu, scaled_normal
 
 
 def wide_resnet(
-    depth: int = 28, width: int = 2, input_shape: tuple[int | None, int | None, int] = (32, 32, 3)
+    depth: int = 28,
+    width: int = 2,
+    input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
+    dtype: str | None = None,
 ) -> keras.Model:
     """Builds WRN-depth-width, from normalised images to feature vectors.
 
@@ -21,6 +25,8 @@ def wide_resnet(
         depth: Number of convolutional layers, 6n + 4: 10, 16, 22, 28, ...
         width: Factor on the number of channels, at least 1.
         input_shape: `(height, width, 3)` of the images; the weights do not depend on it.
+        dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
+            is in force. Weights, statistics and features are float32 in any case.
 
     Returns:
         A `keras.Model` from float images `(batch, height, width, 3)` to features
@@ -45,15 +51,18 @@ def wide_resnet(
         )
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}.")
-    images = keras.Input(input_shape, name="images")
-    x = _convolution(16, name="init_conv")(images)
-    for group, channels in enumerate((16 * width, 32 * width, 64 * width), start=1):
-        for block in range((depth - 4) // 6):
-            stride = 2 if group > 1 and block == 0 else 1
-            x = _block(x, channels, stride, f"group{group}_block{block}", group == 1 and block == 0)
-    x = _activated_norm(x, "final_norm")
-    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return keras.Model(images, features, name=f"wrn_{depth}_{width}")
+    with dtype_policy(dtype):
+        images = keras.Input(input_shape, name="images")
+        x = _convolution(16, name="init_conv")(images)
+        for group, channels in enumerate((16 * width, 32 * width, 64 * width), start=1):
+            for block in range((depth - 4) // 6):
+                stride = 2 if group > 1 and block == 0 else 1
+                x = _block(
+                    x, channels, stride, f"group{group}_block{block}", group == 1 and block == 0
+                )
+        x = _activated_norm(x, "final_norm")
+        features = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
+        return keras.Model(images, features, name=f"wrn_{depth}_{width}")
 
 
 def _block(x, channels: int, stride: int, name: str, activate_shortcut: bool):

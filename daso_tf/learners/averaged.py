@@ -11,6 +11,7 @@ from daso_tf import losses
 from daso_tf.augment import normalise, resize
 from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.balance.supervised_loss import checked_counts
+from daso_tf.encoders.precision import computes_in
 from daso_tf.export import write_saved_model
 from daso_tf.keras_versions import build_optimizer
 from daso_tf.learners.networks import copy_of, input_size, linear_classifier, weights_of
@@ -59,7 +60,7 @@ class AveragedClassifier(keras.Model):
         labeled_counts: Sequence[int] | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)  # its parts have policies of their own
         self.num_classes = int(num_classes)
         self.resolution = int(resolution or input_size(encoder))
         self.mean = tuple(float(value) for value in mean)
@@ -189,12 +190,19 @@ class AveragedClassifier(keras.Model):
             self.steps_per_execution = steps_per_execution
 
     def compile(self, *args, loss=None, **kwargs):
-        """Configures training; as `keras.Model.compile`, but the losses are the learner's own."""
+        """Configures training; as `keras.Model.compile`, but the losses are the learner's own.
+
+        Where the encoder computes in float16, the optimizer is wrapped in a
+        `keras.mixed_precision.LossScaleOptimizer`, unless it is one.
+        """
         if loss is not None:
             raise ValueError(
                 f"{type(self).__name__} has its own losses; compile it without loss={loss!r}."
             )
         super().compile(*args, **kwargs)
+        scaling = keras.mixed_precision.LossScaleOptimizer
+        if computes_in(self.encoder, "float16") and not isinstance(self.optimizer, scaling):
+            self.optimizer = scaling(self.optimizer)
         # Everything that training remembers exists from here on, so that it can be restored.
         build_optimizer(self.optimizer, self.trainable_variables)
         nothing = tf.fill([1, self.num_classes], 1.0 / self.num_classes)

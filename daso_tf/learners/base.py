@@ -10,7 +10,7 @@ import tensorflow as tf
 from daso_tf import ema
 from daso_tf.augment import Weak
 from daso_tf.balance import SupervisedLoss
-from daso_tf.keras_versions import train_on_batch
+from daso_tf.keras_versions import apply_gradients, scales_losses, train_on_batch
 from daso_tf.learners import gradients
 from daso_tf.learners.averaged import AveragedClassifier, unpack
 from daso_tf.learners.outcome import Outputs, StepOutcome
@@ -216,12 +216,11 @@ class Learner(AveragedClassifier):
         variables = self.trainable_variables
         # L2 on every parameter, biases and BatchNorm included, as PyTorch's SGD has it.
         decayed = [g + self.weight_decay * v for g, v in zip(gradient, variables, strict=True)]
-        self.optimizer.apply_gradients(zip(decayed, variables, strict=True))
-        ema.update(
-            self.ema_network_weights,
-            self.network_weights,
-            ema.decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay),
-        )
+        apply_gradients(self.optimizer, decayed, variables)
+        decay = ema.decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay)
+        if scales_losses(self.optimizer):  # and has passed over gradients that are not finite
+            decay = tf.where(tf.math.is_finite(outcome.gradient_norm), decay, 1.0)
+        ema.update(self.ema_network_weights, self.network_weights, decay)
         self.step.assign_add(1)
         return outcome
 
@@ -253,8 +252,12 @@ class Learner(AveragedClassifier):
             The values that the progress bar shows, by name.
         """
         total = tf.add_n(list(outcome.losses.values()))
-        values = {"loss": total, **outcome.losses, "gradient_norm": outcome.gradient_norm}
-        for name, value in values.items():
+        norm, weight = outcome.gradient_norm, None
+        if scales_losses(self.optimizer):  # the mean is of the steps that were taken
+            weight = tf.cast(tf.math.is_finite(norm), tf.float32)
+            norm = tf.where(weight > 0, norm, 0.0)
+        self._means["gradient_norm"].update_state(norm, weight)
+        for name, value in {"loss": total, **outcome.losses}.items():
             self._means[name].update_state(value)
         logs = {name: metric.result() for name, metric in self._means.items()}
         self.compute_metrics(None, labels, tf.nn.softmax(outcome.labeled_logits), None)
@@ -276,9 +279,11 @@ class Learner(AveragedClassifier):
         count, variables = self.microbatches, self.trainable_variables
         try:
             if count == 1:
-                return gradients.of_batch(lambda: compute(0, views, inputs), variables)
+                return gradients.of_batch(
+                    lambda: compute(0, views, inputs), variables, self.optimizer
+                )
             parts = self.cut_views(views, count), Learner.cut_views(self, inputs, count)
-            return gradients.of_microbatches(compute, parts, count, variables)
+            return gradients.of_microbatches(compute, parts, count, variables, self.optimizer)
         finally:
             self._microbatch = 0
 

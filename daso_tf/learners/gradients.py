@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
+
+from daso_tf.keras_versions import scaled_loss, unscaled_gradients
 
 Tensors = Any  # a tensor, or a structure of them
 
 
 def of_batch(
-    compute: Callable[[], tuple], variables: Sequence[tf.Variable]
+    compute: Callable[[], tuple],
+    variables: Sequence[tf.Variable],
+    optimizer: keras.optimizers.Optimizer,
 ) -> tuple[tuple, list[tf.Tensor]]:
     """Computes losses and the gradient of their sum.
 
     Args:
         compute: Gives back what a step computed, a `StepOutcome`.
         variables: What the gradient is by.
+        optimizer: It says how the loss is scaled meanwhile, so that float16 holds the gradient.
 
     Returns:
         What `compute` gave back, and a gradient for each variable; 0 where the losses do not
@@ -25,8 +31,9 @@ def of_batch(
     """
     with tf.GradientTape() as tape:
         outcome = compute()
-        total = tf.add_n(list(outcome.losses.values()))
-    return outcome, tape.gradient(total, variables, unconnected_gradients="zero")
+        total = scaled_loss(optimizer, tf.add_n(list(outcome.losses.values())))
+    gradients = tape.gradient(total, variables, unconnected_gradients="zero")
+    return outcome, unscaled_gradients(optimizer, gradients)
 
 
 def of_microbatches(
@@ -34,6 +41,7 @@ def of_microbatches(
     microbatches: Tensors,
     count: int,
     variables: Sequence[tf.Variable],
+    optimizer: keras.optimizers.Optimizer,
 ) -> tuple[tuple, list[tf.Tensor]]:
     """Does the same in equal parts, one after another: only one at a time is in memory.
 
@@ -43,6 +51,7 @@ def of_microbatches(
         microbatches: Tensors whose first axis is that of the parts, as `cut` makes them.
         count: How many parts there are.
         variables: What the gradient is by.
+        optimizer: As for `of_batch`.
 
     Returns:
         What `compute` gave back, scalars averaged and the rows of everything else put together
@@ -52,7 +61,7 @@ def of_microbatches(
     @tf.function(autograph=False)
     def of_part(index):
         part = tf.nest.map_structure(lambda tensor: tensor[index], microbatches)
-        outcome, gradients = of_batch(lambda: compute(index, *part), variables)
+        outcome, gradients = of_batch(lambda: compute(index, *part), variables, optimizer)
         there = {name: value for name, value in outcome._asdict().items() if value is not None}
         kind.append(type(outcome))
         return there, gradients

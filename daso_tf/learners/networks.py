@@ -8,14 +8,14 @@ from daso_tf.keras_versions import scaled_normal
 
 
 def linear_classifier(units: int, name: str) -> keras.layers.Dense:
-    """Makes a linear layer with the paper's initial weights, Glorot-normal.
+    """Makes a linear layer in float32 with the paper's initial weights, Glorot-normal.
 
     Args:
         units: Its number of outputs.
         name: Its name.
     """
     glorot_normal = scaled_normal(1.0, "fan_avg")
-    return keras.layers.Dense(units, kernel_initializer=glorot_normal, name=name)
+    return keras.layers.Dense(units, kernel_initializer=glorot_normal, name=name, dtype="float32")
 
 
 def copy_of(encoder: keras.Model, name: str) -> keras.Model:

@@ -49,6 +49,10 @@ class PseudoLabeler(keras.layers.Layer):
     # Names of the losses that `auxiliary_losses` gives back.
     auxiliary_loss_names: tuple[str, ...] = ()
 
+    # Whatever Keras's dtype policy is, what is remembered and taught is float32.
+    def __init__(self, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
+
     def observe(self, features: tf.Tensor, labels: tf.Tensor) -> None:
         """Takes in the EMA encoder's features of the labeled views.
 

@@ -31,8 +31,8 @@ class PseudoLabelDistribution(keras.layers.Layer):
         DASO, CVPR 2022, section 3.3, "Distribution-aware blending".
     """
 
-    def __init__(self, period: int = 100, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, period: int = 100, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
         if period < 1:
             raise ValueError(f"The distribution period must be at least 1 step, not {period}.")
         self.period = period

@@ -49,9 +49,10 @@ class DistributionAlignment(keras.layers.Layer):
         target_distribution: Sequence[float],
         temperature: float = 1.0,
         window: int = 128,
+        dtype="float32",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(dtype=dtype, **kwargs)
         self.target_distribution = tuple(float(share) for share in target_distribution)
         if len(self.target_distribution) < 2 or not (
             min(self.target_distribution) >= 0 and 0 < sum(self.target_distribution) < np.inf

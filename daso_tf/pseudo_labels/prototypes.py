@@ -29,8 +29,8 @@ class PrototypeClassifier(keras.layers.Layer):
         DASO, CVPR 2022, section 3.3, "Balanced prototype generation".
     """
 
-    def __init__(self, queue_size: int = 256, temperature: float = 0.05, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, queue_size: int = 256, temperature: float = 0.05, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}.")
         if not temperature > 0:

@@ -19,6 +19,10 @@ class Threshold(keras.layers.Layer):
     # Names of the losses that `auxiliary_losses` gives back.
     auxiliary_loss_names: tuple[str, ...] = ()
 
+    # Whatever Keras's dtype policy is, what is remembered and compared is float32.
+    def __init__(self, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
+
     def call(self, target, positions=None) -> tf.Tensor:
         """Weighs the pseudo-labels of a batch; no gradient flows through.
 
