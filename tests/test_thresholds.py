@@ -13,6 +13,7 @@ from command import arguments, run_train
 from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner, train
 from numpy_statements import softmax
 
+import daso_tf
 from daso_tf import thresholds
 
 IMAGES = 50
@@ -255,6 +256,11 @@ def test_fixmatch_minimises_what_a_threshold_adds():
 def test_the_command_trains_with_the_positions_that_it_needs(tmp_path):
     run = arguments(threshold="flexmatch", model_dir=tmp_path / "run", steps=2, evaluate_every=2)
     assert run_train(*run) == 0
+
+
+def test_learners_that_do_not_ask_it_refuse_it():
+    with pytest.raises(ValueError, match="MixMatch takes no threshold: it does not choose"):
+        dense_learner(daso_tf.MixMatch, threshold=0.9)
 
 
 def test_the_command_refuses_it_for_other_learners(tmp_path, capsys):

@@ -59,11 +59,7 @@ class PseudoLabelingLearner(Learner):
         if ramp_steps < 0:
             raise ValueError(f"ramp_steps must be at least 0, not {ramp_steps}.")
         pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
-        if pseudo_labeler.needs_margins and self.refuses_margins:
-            raise ValueError(
-                f"{type(self).__name__} does not go with {type(pseudo_labeler).__name__}: "
-                f"{self.refuses_margins}."
-            )
+        self._check_refusals(pseudo_labeler, threshold)
         loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
         if threshold is not None:
             threshold = as_threshold(threshold)
@@ -210,6 +206,16 @@ class PseudoLabelingLearner(Learner):
             "balanced_head": self.balanced_head
             and keras.saving.serialize_keras_object(self.balanced_head),
         }
+
+    def _check_refusals(self, pseudo_labeler: PseudoLabeler, threshold) -> None:
+        """Raises a ValueError where the learner has no place for a part that is given."""
+        if pseudo_labeler.needs_margins and self.refuses_margins:
+            raise ValueError(
+                f"{type(self).__name__} does not go with {type(pseudo_labeler).__name__}: "
+                f"{self.refuses_margins}."
+            )
+        if threshold is not None and self.refuses_threshold:
+            raise ValueError(f"{type(self).__name__} takes no threshold: {self.refuses_threshold}.")
 
     def _check_balanced_head(
         self, balanced_head: BalancedHead, num_classes: int, pseudo_labeler: PseudoLabeler
