@@ -28,7 +28,7 @@ def digits():
     return data.load("digits", **heads, **gammas, resolution=8)
 
 
-def small_encoder(name, resolution, mean, std, weights=None):
+def small_encoder(name, resolution, *_, **__):
     image = keras.Input((resolution, resolution, 3))
     x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image)
     features = keras.layers.GlobalAveragePooling2D()(BatchNormalization()(x))
