@@ -114,57 +114,62 @@ def serve(program) -> None:
         print("answer", answer, flush=True)
 
 
+def configured(arrays, *settings: str):
+    """Makes the learner of flags/cifar10_lt.cfg and its endless batches.
+
+    Args:
+        arrays: labeled images, their classes and unlabeled images.
+        *settings: flags that are different, as `--name=value`.
+
+    Returns:
+        The learner, ready to call its `train_function` on the iterator of batches.
+    """
+    from absl import flags
+
+    import daso_tf.flags  # noqa: F401  defines the flags
+    from daso_tf.build import build_learner
+    from daso_tf.data import from_arrays, training_batches
+
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["step_time", f"--flagfile={ROOT / 'flags/cifar10_lt.cfg'}", *settings])
+    data = from_arrays(*arrays)
+    learner = build_learner(flags.FLAGS, data)
+    learner.make_train_function()
+    batches = training_batches(data, batch_size=BATCH, unlabeled_ratio=RATIO, seed=0)
+    return learner, iter(batches)
+
+
+def step_operations(encoder) -> int:
+    """Counts the floating-point operations of a step's convolutions.
+
+    The student's views go forward and back, which is three times forward; the average's labeled
+    views go forward.
+    """
+    from daso_tf.compilation import operations
+
+    return (3 * BATCH * (1 + 2 * RATIO) + BATCH) * operations(encoder)
+
+
 class Ours:
     """The step of `python -m daso_tf.train --flagfile=flags/cifar10_lt.cfg`."""
 
     def __init__(self, args):
-        from absl import flags
-
-        import daso_tf.flags  # noqa: F401  defines the flags
-        from daso_tf.build import build_learner
-        from daso_tf.data import from_arrays, training_batches
-
-        flags.FLAGS(
-            [
-                "step_time",
-                f"--flagfile={ROOT / 'flags/cifar10_lt.cfg'}",
-                f"--encoder=wrn_28_{args.width}",
-                f"--resolution={args.resolution}",
-                f"--jit_compile={args.jit_compile}",
-                "--pretrain_steps=0",
-            ]
-        )
         arrays = np.load(args.arrays)
-        data = from_arrays(
-            *(arrays[name] for name in ("labeled_images", "labeled_labels", "unlabeled_images"))
+        self.learner, self.batches = configured(
+            [arrays[name] for name in ("labeled_images", "labeled_labels", "unlabeled_images")],
+            f"--encoder=wrn_28_{args.width}",
+            f"--resolution={args.resolution}",
+            f"--jit_compile={args.jit_compile}",
+            "--pretrain_steps=0",
         )
-        self.learner = build_learner(flags.FLAGS, data)
-        batches = training_batches(data, batch_size=BATCH, unlabeled_ratio=RATIO, seed=0)
-        self.batches = iter(batches)
-        self.learner.make_train_function()
 
     def step(self) -> None:
         """Trains a step, and waits for it."""
-        logs = self.learner.train_function(self.batches)
-        float(logs["loss"])
+        float(self.learner.train_function(self.batches)["loss"])
 
     def flops(self) -> float:
-        """Counts the floating-point operations of a step's convolutions.
-
-        The student's views go forward and back, which is three times forward, but for the first
-        convolution, whose input needs no gradient; the average's labeled views go forward.
-        """
-        import keras
-
-        forward, first = 0, 0
-        for layer in self.learner.encoder.layers:
-            if isinstance(layer, keras.layers.Conv2D):
-                _, height, width, _ = layer.output.shape
-                operations = 2 * height * width * int(np.prod(layer.kernel.shape))
-                first = first or operations
-                forward += operations
-        student, average = BATCH * (1 + 2 * RATIO), BATCH
-        return student * (3 * forward - first) + average * forward
+        """Counts the operations of a step."""
+        return step_operations(self.learner.encoder)
 
     def rate(self) -> float:
         """Measures the machine's float32 matrix products, in operations per second."""

@@ -257,7 +257,10 @@ _integer("evaluation_batch_size", 256, "[1, inf)", "Images in a batch of an eval
 _integer("keep_checkpoints", 3, "[2, inf)", "How many checkpoints stay.")
 _integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_images, to try.")
 flags.DEFINE_enum(
-    "jit_compile", "auto", ["auto", "true", "false"], "Compile the step with XLA; auto: on a GPU."
+    "jit_compile",
+    "auto",
+    ["auto", "true", "false"],
+    "Compile the step with XLA; auto: on a GPU, and on a CPU in long runs.",
 )
 flags.DEFINE_enum(
     "mixed_precision",
