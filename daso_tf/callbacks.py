@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.checkpoints import Checkpoints, NonFiniteError
+from daso_tf.data import ImageFiles, Images
+from daso_tf.prediction import Prediction
 from daso_tf.report import accuracy_line, draw
 from daso_tf.results import Results, evaluate
 
@@ -115,44 +117,53 @@ class Evaluation(keras.callbacks.Callback):
     """Evaluates the EMA network after every epoch, and records what it reaches.
 
     Args:
-        parts: evaluation batches by name ("test", "validation"): each a pair of a dataset of
-            images of one static shape, and the labels, which may be fewer than the images.
+        parts: images by name ("test", "validation").
+        predict: what the learner says of images.
         results: where evaluations are added.
-        directory: where TensorBoard event files and `results.png` go.
+        directory: where TensorBoard event files and `results.png` go; None where this process has
+            its part in the evaluation and another one records it.
     """
 
     def __init__(
         self,
-        parts: dict[str, tuple[tf.data.Dataset, np.ndarray]],
+        parts: dict[str, Images | ImageFiles],
+        predict: Prediction,
         results: Results,
-        directory: Path,
+        directory: Path | None,
     ):
         super().__init__()
         self.parts = parts
+        self.predict = predict
         self.results = results
-        self.directory = Path(directory)
-        self.writer = tf.summary.create_file_writer(str(self.directory))
+        self.directory = directory
+        self.writer = directory and tf.summary.create_file_writer(str(directory))
 
     def on_epoch_end(self, epoch, logs=None):
         """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events."""
+        evaluation = self._evaluate()
+        if self.directory is None:
+            return
+        for name in self.parts:
+            print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
+        self.results.add(evaluation)
+        draw(self.results, self.directory / "results.png")
+        self._write_events(evaluation, logs)
+
+    def _evaluate(self):
         evaluation = {"step": int(self.model.step.numpy())}
-        for name, (images, labels) in self.parts.items():
-            probabilities = self.model.predict(images, verbose=0)[: len(labels)]
+        for name, images in self.parts.items():
             evaluation[name] = evaluate(
-                labels,
-                probabilities,
+                images.labels,
+                self.predict(images),
                 self.results.labeled_counts,
                 self.model.test_logit_adjustment,
             )
-            print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
         statistics = self.model.pseudo_label_statistics.items()
         evaluation["pseudo_labels"] = {
             name: {score: values[score].tolist() for score in ("recall", "precision", "assigned")}
             for name, values in ((name, metric.per_class()) for name, metric in statistics)
         }
-        self.results.add(evaluation)
-        draw(self.results, self.directory / "results.png")
-        self._write_events(evaluation, logs)
+        return evaluation
 
     def _write_events(self, evaluation, logs):
         scalars = {f"train/{name}": value for name, value in logs.items()}

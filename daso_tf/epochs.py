@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from daso_tf import strategies
 from daso_tf.build import SELF_TRAINING
 from daso_tf.data import SemiSupervisedData, training_batches
 
@@ -16,7 +18,7 @@ from daso_tf.data import SemiSupervisedData, training_batches
 class Stretch(NamedTuple):
     """Training steps in epochs of one length: one call of `fit`."""
 
-    batches: tf.data.Dataset
+    batches: tf.data.Dataset | tf.distribute.DistributedDataset
     steps_per_epoch: int
     initial_epoch: int
     epochs: int
@@ -40,7 +42,8 @@ def stretches(
     while step < last_step:
         length = min(every - step % every, last_step - step)
         epochs = (last_step - step) // every if length == every else 1
-        batches = training_batches(
+        batches = functools.partial(
+            training_batches,
             data,
             batch_size=flags.batch_size,
             unlabeled_ratio=flags.unlabeled_ratio,
@@ -49,6 +52,7 @@ def stretches(
             with_positions=learner.needs_positions,
             class_balanced=learner.class_balanced_batches,
         )
+        batches = strategies.distributed(learner.distribute_strategy, batches)
         yield Stretch(batches, length, step // every, step // every + epochs)
         step += epochs * length
 

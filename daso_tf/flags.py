@@ -19,6 +19,7 @@ from daso_tf.build import (
 from daso_tf.data import DATASETS
 from daso_tf.files import write_atomically
 from daso_tf.optimizers import OPTIMIZERS
+from daso_tf.strategies import STRATEGIES
 
 FLAGS = flags.FLAGS
 
@@ -36,9 +37,11 @@ FREE_TO_CHANGE = {
     "model_dir",
     "steps",
     "steps_per_execution",
+    "strategy",
     "stream",
     "test_images",
     "test_logit_adjustment",
+    "wait_for_workers",
 }
 
 
@@ -269,6 +272,20 @@ flags.DEFINE_enum(
     "What the encoder computes in, its weights staying float32; none: float32.",
 )
 _integer("steps_per_execution", 1, "[1, inf)", "Steps that are handed to the device at a time.")
+
+
+flags.DEFINE_enum(
+    "strategy",
+    "none",
+    list(STRATEGIES),
+    "Devices that share each step: one, all GPUs of this machine, or those of many machines.",
+)
+_integer("wait_for_workers", 300, "[1, 86400]", "Seconds multi_worker waits for all to be there.")
+flags.DEFINE_bool(
+    "synchronized_batch_norm",
+    True,
+    "BatchNorm takes the statistics of the whole batch, not of each device's part of it.",
+)
 
 
 flags.register_validator(

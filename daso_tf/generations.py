@@ -9,8 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from daso_tf.data import SemiSupervisedData, evaluation_batches, with_pseudo_labeled
+from daso_tf.data import SemiSupervisedData, with_pseudo_labeled
 from daso_tf.files import write_atomically
+from daso_tf.prediction import Prediction
 from daso_tf.pseudo_labels import crest
 
 
@@ -73,6 +74,7 @@ class PseudoLabeledImages:
         data: SemiSupervisedData,
         alpha: float,
         batch_size: int,
+        write: bool = True,
     ) -> None:
         """Lets the network that the generation before has trained choose them.
 
@@ -82,9 +84,12 @@ class PseudoLabeledImages:
             data: the data of the run, as loaded.
             alpha: as for `crest.select`.
             batch_size: images a batch of the prediction.
+            write: whether this process is the one that writes the file, not only has its part in
+                the prediction.
         """
-        unlabeled = evaluation_batches(data.unlabeled, batch_size)
-        probabilities = teacher.predict(unlabeled.map(lambda images, _: images), verbose=0)
+        probabilities = Prediction(teacher, batch_size)(data.unlabeled)
+        if not write:
+            return
         positions, labels = crest.select(probabilities, data.labeled_counts, alpha)
         path = self._path(generation)
         path.parent.mkdir(parents=True, exist_ok=True)

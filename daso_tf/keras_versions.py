@@ -102,11 +102,22 @@ def apply_gradients(
 ) -> None:
     """Applies gradients that are not scaled; Keras 3's `LossScaleOptimizer` expects scaled ones.
 
+    They are those of the whole batch, on every replica of a distributed step: they are applied as
+    they are, where Keras would sum them over the replicas.
+
     The scale is a power of two, so that nothing is lost on the way.
     """
     if KERAS_3 and scales_losses(optimizer):
         gradients = [optimizer.scale_loss(gradient) for gradient in gradients]
-    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    pairs = zip(gradients, variables, strict=True)
+    if _is_legacy(optimizer):
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+    elif KERAS_3:
+        inner = optimizer.inner_optimizer if scales_losses(optimizer) else optimizer
+        inner._all_reduce_sum_gradients = list  # there is no public way
+        optimizer.apply_gradients(pairs)
+    else:
+        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
 
 def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -139,6 +150,22 @@ def model_variables(model: keras.Model) -> list[tf.Variable]:
 def own_name(variable: tf.Variable) -> str:
     """Returns a variable's name within its layer, which Keras 2 writes as `layer/name:0`."""
     return variable.name.split("/")[-1].split(":")[0]
+
+
+def step_logs(model: keras.Model, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the logs of a step as Keras takes them.
+
+    From many workers Keras 3 takes the mean along the first axis, which scalars do not have.
+    """
+    many_workers = isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if not (KERAS_3 and many_workers):
+        return logs
+    return {name: value[None] for name, value in logs.items()}
+
+
+def jit_compiles(model: keras.Model) -> bool:
+    """Returns whether a model's steps are compiled by XLA."""
+    return bool(model.jit_compile if KERAS_3 else model._jit_compile)
 
 
 def train_on_batch(model: keras.Model, x, y, return_dict: bool):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from daso_tf import replicas
+
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Computes the cross-entropy of each image.
@@ -117,7 +119,7 @@ def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.
         semi-supervised learning: Han et al., "USADTM", NeurIPS 2020, section 3.2.
     """
     joint = tf.matmul(tf.nn.softmax(first_logits), tf.nn.softmax(second_logits), transpose_a=True)
-    joint = (joint + tf.transpose(joint)) / 2
+    joint = replicas.mean(joint + tf.transpose(joint))
     joint /= tf.reduce_sum(joint)
     # The logarithm of nothing is no number; p log p is 0 where p is.
     tiny = tf.constant(1e-16, joint.dtype)

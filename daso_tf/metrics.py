@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from daso_tf import replicas
+
 _COUNTS = ("true", "predicted", "correct", "assigned")
 
 
@@ -86,8 +88,10 @@ class ClassStatistics(keras.metrics.Metric):
         return {**super().get_config(), "num_classes": self.num_classes}
 
     def _mean_ratio(self, denominators) -> tf.Tensor:
-        denominators = tf.convert_to_tensor(denominators)
-        ratios = tf.math.divide_no_nan(tf.convert_to_tensor(self.correct), denominators)
+        # In a distributed step each replica has counted its own rows.
+        counts = [tf.convert_to_tensor(count) for count in (self.correct, denominators)]
+        correct, denominators = replicas.total(counts)
+        ratios = tf.math.divide_no_nan(correct, denominators)
         there = tf.reduce_sum(tf.cast(denominators > 0, tf.float32))
         return tf.math.divide_no_nan(tf.reduce_sum(ratios), there)
 

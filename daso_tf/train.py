@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import flags, logging
 from PIL import Image
 
-from daso_tf import combinations, epochs, terminal
+from daso_tf import combinations, epochs, strategies, terminal
 from daso_tf.build import SELF_TRAINING, build_learner
 from daso_tf.callbacks import (
     Evaluation,
@@ -30,12 +30,13 @@ from daso_tf.data import (
     ImageFiles,
     Images,
     SemiSupervisedData,
-    even_batches,
+    check_split,
     load,
     reading,
 )
 from daso_tf.flags import FLAGS, adopt_learner_defaults, changes_since, write_flags_file
 from daso_tf.generations import Generation, PseudoLabeledImages
+from daso_tf.prediction import Prediction
 from daso_tf.report import table
 from daso_tf.results import Results
 
@@ -43,6 +44,7 @@ from daso_tf.results import Results
 class Run(NamedTuple):
     """What training needs, checked and ready."""
 
+    strategy: tf.distribute.Strategy
     model_dir: Path
     data: SemiSupervisedData
     generation: Generation
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
     try:
         train(run)
         while run.generation.last_step < FLAGS.steps:
-            run = begin(run.data, run.model_dir, run.checkpoints)
+            run = begin(run.data, run.model_dir, run.checkpoints, run.strategy)
             train(run)
     except NonFiniteError as error:
         return terminal.fail(
@@ -82,12 +84,21 @@ def main(argv: list[str]) -> int:
             "newest checkpoint.",
             1,
         )
+    except strategies.WORKER_GONE as error:
+        if FLAGS.strategy != "multi_worker":
+            raise
+        return terminal.fail(
+            f"stopped, another worker is gone ({type(error).__name__}). The same command on every"
+            " worker goes on from the newest checkpoint.",
+            1,
+        )
     except KeyboardInterrupt:
         return terminal.fail(
             "interrupted; the same command goes on from the newest checkpoint", 130
         )
     try:
-        finish(run)
+        if strategies.is_chief(run.strategy):
+            finish(run)
     except OSError as error:
         return terminal.fail(error)
     return 0
@@ -131,7 +142,11 @@ def prepare(arguments: list[str]) -> Run:
         max_bad_files=FLAGS.max_bad_files,
         seed=FLAGS.seed,
     )
-    run = begin(data, model_dir, checkpoints)
+    strategy = strategies.make(FLAGS.strategy, FLAGS.wait_for_workers)
+    check_split(FLAGS.batch_size, strategy.num_replicas_in_sync)
+    run = begin(data, model_dir, checkpoints, strategy)
+    if not strategies.is_chief(strategy):
+        return run
     model_dir.mkdir(parents=True, exist_ok=True)
     write_flags_file(model_dir / "flags.cfg")
     if data.test is not None:
@@ -139,17 +154,24 @@ def prepare(arguments: list[str]) -> Run:
     return run
 
 
-def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -> Run:
+def begin(
+    data: SemiSupervisedData,
+    model_dir: Path,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+) -> Run:
     """Makes the learner of the newest checkpoint, or of the generation that follows it.
 
     Args:
         data: the data of the run.
         model_dir: where the run is kept.
         checkpoints: those of the run so far.
+        strategy: the devices that it trains on.
     """
-    learner = _learner(data, data, Generation.at(0, FLAGS.steps, FLAGS.steps))
+    learner = _learner(strategy, data, data, Generation.at(0, FLAGS.steps, FLAGS.steps))
     checkpoints.restore(learner)
     step = int(learner.step.numpy())
+    strategies.check_same(strategy, "step of the newest checkpoint", step)
     epochs.check(FLAGS, step)
     self_training = FLAGS.pseudo_labeler in SELF_TRAINING
     length = FLAGS.generation_steps if self_training else FLAGS.steps
@@ -160,10 +182,17 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
         if step == generation.first_step:
             with reading(data):
                 images.choose(
-                    generation, learner, data, FLAGS.crest_alpha, FLAGS.evaluation_batch_size
+                    generation,
+                    learner,
+                    data,
+                    FLAGS.crest_alpha,
+                    FLAGS.evaluation_batch_size,
+                    write=strategies.is_chief(strategy),
                 )
+            # What one worker has written, all of them read: they wait for it here.
+            strategies.check_same(strategy, "generation", generation.number)
         trained_on = images.added_to(data, generation)
-        learner = _learner(data, trained_on, generation)
+        learner = _learner(strategy, data, trained_on, generation)
         if step > generation.first_step:
             checkpoints.restore(learner)
     stretches = list(epochs.stretches(FLAGS, learner, trained_on, generation.last_step))
@@ -171,12 +200,13 @@ def begin(data: SemiSupervisedData, model_dir: Path, checkpoints: Checkpoints) -
         model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
     )
     results.forget_after(step)
-    return Run(model_dir, data, generation, learner, checkpoints, results, stretches)
+    return Run(strategy, model_dir, data, generation, learner, checkpoints, results, stretches)
 
 
-def _learner(data, trained_on, generation: Generation) -> keras.Model:
+def _learner(strategy, data, trained_on, generation: Generation) -> keras.Model:
     keras.utils.set_random_seed(FLAGS.seed + generation.number)  # of the initial weights
-    return build_learner(FLAGS, data, generation, trained_on)
+    with strategy.scope():
+        return build_learner(FLAGS, data, generation, trained_on)
 
 
 def train(run: Run) -> None:
@@ -187,21 +217,19 @@ def train(run: Run) -> None:
         DataError: more image files turn out to be unreadable than may be left out.
     """
     parts = {"test": run.data.test, "validation": run.data.validation}
-    callbacks = [
-        StopAtNonFiniteLoss(),
-        ShortProgress(),
-        Evaluation(
-            {
-                name: (even_batches(part, FLAGS.evaluation_batch_size), part.labels)
-                for name, part in parts.items()
-                if part is not None
-            },
-            run.results,
-            run.model_dir,
-        ),
-        SaveCheckpoint(run.checkpoints),
-    ]
-    verbose = 1 if sys.stdout.isatty() else 2  # a bar, or in a file a line an epoch
+    parts = {name: images for name, images in parts.items() if images is not None}
+    predict = Prediction(run.learner, FLAGS.evaluation_batch_size)
+    if strategies.is_chief(run.strategy):
+        callbacks = [
+            StopAtNonFiniteLoss(),
+            ShortProgress(),
+            Evaluation(parts, predict, run.results, run.model_dir),
+            SaveCheckpoint(run.checkpoints),
+        ]
+        verbose = 1 if sys.stdout.isatty() else 2  # a bar, or in a file a line an epoch
+    else:
+        callbacks = [StopAtNonFiniteLoss(), Evaluation(parts, predict, run.results, None)]
+        verbose = 0
     with reading(run.data):
         for stretch in run.stretches:
             run.learner.fit(

@@ -2,21 +2,23 @@
 
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.augment.checks import checked_seed
 
 # Streams of random numbers, one a layer: they keep layers apart that are given one seed.
-WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_HEAD = 1, 2, 3, 4
+WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_LABELED, BALANCED_UNLABELED = 1, 2, 3, 4, 5
 
 
 def uniform(seed, stream: int, count: int | tf.Tensor, draws: int) -> tf.Tensor:
     """Draws numbers from [0, 1), a row an image, the same row for every count.
 
     Made of integer bits, which TensorFlow and XLA draw alike on every device; their floats differ.
+    A replica of a distributed step gets the rows that its images have in the global batch.
 
     Args:
         seed: Two integers, `[2]`.
         stream: Which of the streams above.
-        count: How many images.
+        count: How many images, of this replica.
         draws: How many numbers an image.
 
     Returns:
@@ -32,8 +34,14 @@ def uniform(seed, stream: int, count: int | tf.Tensor, draws: int) -> tf.Tensor:
     """
     seed = tf.random.experimental.stateless_fold_in(checked_seed(seed), stream, alg="philox")
     bits = tf.random.stateless_uniform(
-        [count, draws], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+        [replicas.count() * count, draws],
+        seed,
+        minval=None,
+        maxval=None,
+        dtype=tf.uint32,
+        alg="philox",
     )
+    bits = replicas.own_rows(bits)
     return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
 
 

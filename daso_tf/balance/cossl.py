@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.balance.balanced_head import BalancedHead
 
 
@@ -67,9 +68,10 @@ class CoSSL(BalancedHead):
 
     def loss(self, classifier, pseudo_labels_of, features, labels, draws, step):
         """Computes the balanced classifier's loss; see `BalancedHead.loss`."""
-        labeled, strong = tf.stop_gradient(features.labeled), tf.stop_gradient(features.strong)
+        labeled, strong = tf.stop_gradient(features.labeled), replicas.gather(features.strong)
         count = tf.shape(labeled)[0]
-        others = tf.gather(strong, tf.range(count) % tf.shape(strong)[0])
+        places = replicas.own_rows(tf.range(replicas.count() * count))
+        others = tf.stop_gradient(tf.gather(strong, places % tf.shape(strong)[0]))
         rates = tf.gather(tf.constant(self.blend_rates, tf.float32), labels)
         blended = draws[:count] < rates
         # Below the rate, what the draw is of the rate is uniform again.

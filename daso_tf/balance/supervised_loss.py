@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
+
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class SupervisedLoss:
@@ -60,7 +62,8 @@ class SupervisedLoss:
         if labels.dtype.is_integer:
             labels = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         weights = labels * tf.cast(self.weight_of_every_class(step), labels.dtype)
-        return tf.reduce_sum(weights * self.of_every_class(logits, step)) / tf.reduce_sum(weights)
+        weight = replicas.mean(tf.reduce_sum(weights))
+        return tf.reduce_sum(weights * self.of_every_class(logits, step)) / weight
 
     def get_config(self) -> dict:
         """Returns the arguments that make this loss again."""

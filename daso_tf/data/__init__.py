@@ -1,6 +1,11 @@
 """Where raw images come from: sources, long-tailed splits, batches."""
 
-from daso_tf.data.batches import evaluation_batches, even_batches, training_batches
+from daso_tf.data.batches import (
+    check_split,
+    evaluation_batches,
+    even_batches,
+    training_batches,
+)
 from daso_tf.data.decode import read_image, resize
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
@@ -20,6 +25,7 @@ __all__ = [
     "ImageFiles",
     "Images",
     "SemiSupervisedData",
+    "check_split",
     "evaluation_batches",
     "even_batches",
     "from_arrays",

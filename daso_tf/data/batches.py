@@ -26,6 +26,7 @@ def training_batches(
     steps: int | None = None,
     with_positions: bool = False,
     class_balanced: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Makes the batches of training steps, labeled and unlabeled images side by side.
 
@@ -44,6 +45,9 @@ def training_batches(
             `needs_positions`.
         class_balanced: whether labeled images are drawn instead, independently: first one of the
             classes, all alike, then one of its images.
+        input_context: of the worker that the batches are for, under a strategy that distributes
+            steps: `strategy.distribute_datasets_from_function` gives it. Batches are then those of
+            one replica, of all replicas of the worker in turn, and no other image is read.
 
     Returns:
         A dataset of `((labeled, unlabeled), (labels, unlabeled_labels))`: uint8 images of shapes
@@ -53,7 +57,8 @@ def training_batches(
         positions)`, the latter int64 of shape (mu*B,): places among all unlabeled images.
 
     Raises:
-        DataError: a batch is larger than the images it is drawn from.
+        DataError: a batch is larger than the images it is drawn from, or cannot be split over the
+            replicas.
 
     Example:
 
@@ -73,6 +78,12 @@ def training_batches(
         else _members(len(data.labeled), batch_size, first_step, seed=(seed, 0))
     )
     unlabeled_members = _members(len(data.unlabeled), unlabeled_size, first_step, seed=(seed, 1))
+    context = tf.distribute.InputContext() if input_context is None else input_context
+    check_split(batch_size, context.num_replicas_in_sync)
+    labeled_members = _of_worker(labeled_members, batch_size, context)
+    unlabeled_members = _of_worker(unlabeled_members, unlabeled_size, context)
+    batch_size //= context.num_replicas_in_sync
+    unlabeled_size //= context.num_replicas_in_sync
     parts = (
         data.labeled.dataset(labeled_members, batch_size, drop_remainder=True),
         data.unlabeled.dataset(unlabeled_members, unlabeled_size, drop_remainder=True),
@@ -87,7 +98,8 @@ def training_batches(
         return images, labels if truth_known else labels[0]
 
     batches = tf.data.Dataset.zip(parts).map(together)
-    cardinality = tf.data.INFINITE_CARDINALITY if steps is None else steps
+    replicas = context.num_replicas_in_sync // context.num_input_pipelines
+    cardinality = tf.data.INFINITE_CARDINALITY if steps is None else steps * replicas
     batches = batches.take(cardinality)
     batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
     return _finished(batches)
@@ -111,7 +123,11 @@ def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.
     return _finished(images.dataset(tf.data.Dataset.range(len(images)), batch_size, False))
 
 
-def even_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Dataset:
+def even_batches(
+    images: Images | ImageFiles,
+    batch_size: int,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Makes batches of every image once, in order, all of one static shape.
 
     A function that is compiled for the first of them is so for all. Where the images cannot be cut
@@ -119,13 +135,14 @@ def even_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Datase
 
     Args:
         images: the images, at least one.
-        batch_size: images a batch, at most.
+        batch_size: images a batch, at most; at least one for each replica.
+        input_context: as for `training_batches`.
 
     Returns:
         A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape (b,).
 
     Raises:
-        DataError: `batch_size` is below 1.
+        DataError: `batch_size` is below the number of replicas.
 
     Example:
 
@@ -133,13 +150,31 @@ def even_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Datase
     >>> [labels.numpy().tolist() for _, labels in even_batches(images, batch_size=4)]
     [[0, 1, 2], [3, 4, 4]]
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size}; it must be 1 or more.")
-    batches = math.ceil(len(images) / batch_size)
-    batch_size = math.ceil(len(images) / batches)
-    members = tf.data.Dataset.range(batches * batch_size)
+    context = input_context or tf.distribute.InputContext()
+    replicas = context.num_replicas_in_sync
+    if batch_size < replicas:
+        raise DataError(f"batch_size={batch_size}; it must be {replicas} or more.")
+    batches = math.ceil(len(images) / (batch_size // replicas * replicas))
+    of_replica = math.ceil(len(images) / batches / replicas)
+    members = tf.data.Dataset.range(batches * of_replica * replicas)
     members = members.map(lambda member: tf.minimum(member, len(images) - 1))
-    return _finished(images.dataset(members, batch_size, drop_remainder=True))
+    members = _of_worker(members, of_replica * replicas, context)
+    return _finished(images.dataset(members, of_replica, drop_remainder=True))
+
+
+def check_split(batch_size: int, replicas: int) -> None:
+    """Refuses a batch that cannot be split evenly over the replicas of a step.
+
+    Raises:
+        DataError: with the sizes that can, nearest to it.
+    """
+    if batch_size % replicas:
+        below = batch_size // replicas * replicas
+        nearest = f"{below} or {below + replicas}" if below else str(replicas)
+        raise DataError(
+            f"batch_size={batch_size} cannot be split evenly over {replicas} replicas, as a step "
+            f"needs it; take {nearest}."
+        )
 
 
 def _members(
@@ -155,6 +190,17 @@ def _members(
     first_pass, skipped = divmod(first_step * batch_size, count)
     passes = tf.data.Dataset.range(first_pass, tf.int64.max)
     return passes.flat_map(order_of_pass).skip(skipped)
+
+
+def _of_worker(
+    members: tf.data.Dataset, batch_size: int, context: tf.distribute.InputContext
+) -> tf.data.Dataset:
+    """Returns a worker's part of the positions of every batch."""
+    if context.num_input_pipelines == 1:
+        return members
+    size = batch_size // context.num_input_pipelines
+    first = context.input_pipeline_id * size
+    return members.batch(batch_size).map(lambda batch: batch[first : first + size]).unbatch()
 
 
 def _class_balanced_members(

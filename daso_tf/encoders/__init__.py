@@ -7,7 +7,7 @@ import re
 import keras
 
 from daso_tf.encoders.applications import application
-from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
 from daso_tf.encoders.pytorch_names import load_torchvision_weights
 from daso_tf.encoders.resnet import resnet
 from daso_tf.encoders.wide_resnet import wide_resnet
@@ -22,6 +22,7 @@ def build(
     std: tuple[float, float, float],
     weights: str | None = None,
     dtype: str | None = None,
+    synchronized_batch_norm: bool = True,
 ) -> keras.Model:
     """Builds the encoder of a name.
 
@@ -35,6 +36,8 @@ def build(
             `.npz` file of torchvision's weights; by default weights are random.
         dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
             is in force. Its weights are float32 in any case.
+        synchronized_batch_norm: Whether the replicas of a distributed step normalise with the
+            statistics of the whole batch, as one alone would; if not, each with those of its rows.
 
     Returns:
         A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
@@ -60,6 +63,8 @@ def build(
             "resnet_DEPTH with 18, 34, 50 or 101, such as resnet_34; or applications:NAME with a "
             "name in keras.applications, such as applications:MobileNetV3Small."
         )
+    for batch_norm in batch_norms_of(encoder):
+        batch_norm.synchronized = synchronized_batch_norm
     if weights:
         try:
             if name.startswith("resnet_") and weights.endswith(".npz"):

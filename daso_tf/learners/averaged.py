@@ -13,7 +13,7 @@ from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.balance.supervised_loss import checked_counts
 from daso_tf.encoders.precision import computes_in
 from daso_tf.export import write_saved_model
-from daso_tf.keras_versions import build_optimizer
+from daso_tf.keras_versions import build_optimizer, step_logs
 from daso_tf.learners.networks import copy_of, input_size, linear_classifier, weights_of
 from daso_tf.metrics import BalancedAccuracy
 
@@ -166,7 +166,8 @@ class AveragedClassifier(keras.Model):
         loss.update_state(losses.cross_entropy(labels, logits))
         accuracy.update_state(labels, logits)
         balanced_accuracy.update_state(labels, tf.argmax(logits, axis=-1))
-        return self.compute_metrics(images, labels, tf.nn.softmax(logits), None)
+        logs = self.compute_metrics(images, labels, tf.nn.softmax(logits), None)
+        return step_logs(self, logs)
 
     def evaluate(self, *args, **kwargs):
         """Evaluates the EMA network; arguments and result as for `keras.Model.evaluate`."""
@@ -199,6 +200,8 @@ class AveragedClassifier(keras.Model):
             raise ValueError(
                 f"{type(self).__name__} has its own losses; compile it without loss={loss!r}."
             )
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            self._check_replicas(**kwargs)
         super().compile(*args, **kwargs)
         scaling = keras.mixed_precision.LossScaleOptimizer
         if computes_in(self.encoder, "float16") and not isinstance(self.optimizer, scaling):
@@ -300,6 +303,17 @@ class AveragedClassifier(keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
+
+    def _check_replicas(self, jit_compile=None, **_):
+        """Raises a ValueError where the model cannot be trained on several replicas."""
+        if jit_compile is True:
+            raise ValueError(
+                "jit_compile=True does not go with several replicas: XLA cannot compile what they "
+                "tell each other within a step."
+            )
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Does nothing: all is built, and Keras 3 fails to look at a batch of many workers."""
 
     def _build_networks(self) -> int:
         """Makes every variable of the networks, the average equal to the network."""

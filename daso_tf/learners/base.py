@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from daso_tf import ema
+from daso_tf import ema, replicas
 from daso_tf.augment import Weak
 from daso_tf.balance import SupervisedLoss
-from daso_tf.keras_versions import apply_gradients, scales_losses, train_on_batch
+from daso_tf.encoders.batch_normalization import batch_norms_of
+from daso_tf.keras_versions import apply_gradients, scales_losses, step_logs, train_on_batch
 from daso_tf.learners import gradients
 from daso_tf.learners.averaged import AveragedClassifier, unpack
 from daso_tf.learners.outcome import Outputs, StepOutcome
@@ -191,7 +192,7 @@ class Learner(AveragedClassifier):
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels, positions)
-        return self.track(outcome, labels, unlabeled_labels)
+        return step_logs(self, self.track(outcome, labels, unlabeled_labels))
 
     def train_on_batch(self, x, y, return_dict: bool = False):
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
@@ -211,18 +212,28 @@ class Learner(AveragedClassifier):
             The `StepOutcome`.
         """
         outcome, gradient = self._losses_and_gradient(views, labels, positions)
+        # Every replica's losses are means over as many rows, so theirs is that of the whole batch.
+        gradient = replicas.mean(gradient)
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
         self.remember(outcome)
         variables = self.trainable_variables
         # L2 on every parameter, biases and BatchNorm included, as PyTorch's SGD has it.
         decayed = [g + self.weight_decay * v for g, v in zip(gradient, variables, strict=True)]
         apply_gradients(self.optimizer, decayed, variables)
+        replicas.average(self.unsynchronized_statistics)
         decay = ema.decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay)
         if scales_losses(self.optimizer):  # and has passed over gradients that are not finite
             decay = tf.where(tf.math.is_finite(outcome.gradient_norm), decay, 1.0)
         ema.update(self.ema_network_weights, self.network_weights, decay)
         self.step.assign_add(1)
         return outcome
+
+    @property
+    def unsynchronized_statistics(self) -> list[keras.Variable]:
+        """Running statistics that each replica of a distributed step moves by its own rows."""
+        norms = [*batch_norms_of(self.encoder), *batch_norms_of(self.ema_encoder)]
+        alone = [norm for norm in norms if not norm.synchronized]
+        return [weight for norm in alone for weight in (norm.moving_mean, norm.moving_variance)]
 
     # Parts of the above ----------------------------------------------------------------------
 
@@ -265,6 +276,14 @@ class Learner(AveragedClassifier):
             result = metric.result()
             logs.update(result if isinstance(result, dict) else {metric.name: result})
         return logs
+
+    def _check_replicas(self, **kwargs):
+        super()._check_replicas(**kwargs)
+        if self.microbatches > 1:
+            raise ValueError(
+                f"microbatches={self.microbatches} does not go with several replicas: they cannot "
+                "tell each other anything within a loop. More replicas need less memory each."
+            )
 
     def _losses_and_gradient(self, views, labels, positions):
         """Returns the `StepOutcome` of a batch and the gradient of its losses."""

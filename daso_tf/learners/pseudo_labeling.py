@@ -166,13 +166,20 @@ class PseudoLabelingLearner(Learner):
         """
         if self.balanced_head is None:
             return {}
-        count = tf.shape(features.labeled)[0] + tf.shape(features.weak)[0]
+        seed = self.draw_seed(step)
+        kept = [
+            draws.uniform(seed, stream, tf.shape(images)[0], draws=1)[:, 0]
+            for stream, images in (
+                (draws.BALANCED_LABELED, features.labeled),
+                (draws.BALANCED_UNLABELED, features.weak),
+            )
+        ]
         loss = self.balanced_head.loss(
             self.balanced_classifier,
             lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
             features,
             labels,
-            draws.uniform(self.draw_seed(step), draws.BALANCED_HEAD, count, draws=1)[:, 0],
+            tf.concat(kept, axis=0),
             step,
         )
         return {self.balanced_head.loss_name: loss}

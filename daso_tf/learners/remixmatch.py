@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf import losses
+from daso_tf import losses, replicas
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
@@ -130,7 +130,9 @@ class ReMixMatch(PseudoLabelingLearner):
             weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
             strong=self.as_input(self.strong(strong_starts[0], seed=seeds[4])),
             second_strong=self.as_input(self.strong(strong_starts[1], seed=seeds[5])),
-            turns=mixing.whole_numbers(seeds[6], unlabeled_count, bits=2),
+            turns=replicas.own_rows(
+                mixing.whole_numbers(seeds[6], replicas.count() * unlabeled_count, bits=2)
+            ),
             mixup=mixing.draw_mixup(
                 seeds[7], tf.shape(labeled)[0] + 3 * unlabeled_count, self.mixup_beta
             ),

@@ -10,6 +10,7 @@ import tensorflow as tf
 from scipy.optimize import nnls, root_scalar
 from scipy.special import logsumexp, softmax
 
+from daso_tf import replicas
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 _TINY = 1e-6  # keeps classes without images, and images without a class, from dividing by zero
@@ -115,11 +116,10 @@ class DARPPseudoLabeler(PseudoLabeler):
         linear_target = tf.stop_gradient(tf.cast(linear_target, tf.float32))
         # An image that comes twice writes what its first view is taken for, since the order in
         # which a scatter serves duplicates is not defined.
-        first = tf.argmax(tf.equal(positions[:, None], positions[None, :]), axis=1)
+        of_batch, predicted = replicas.gather(positions), replicas.gather(linear_target)
+        first = tf.argmax(tf.equal(of_batch[:, None], of_batch[None, :]), axis=1)
         predictions = tf.tensor_scatter_nd_update(
-            tf.convert_to_tensor(self.predictions),
-            positions[:, None],
-            tf.gather(linear_target, first),
+            tf.convert_to_tensor(self.predictions), of_batch[:, None], tf.gather(predicted, first)
         )
         self.predictions.assign(predictions)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 _TINY = 1e-6  # keeps a class that is never predicted from dividing by zero
@@ -71,7 +72,7 @@ class DebiasedPseudoLabeler(PseudoLabeler):
         debiased = prediction * tf.exp(-self._bias())
         target = debiased / tf.reduce_sum(debiased, axis=-1, keepdims=True)
 
-        mean = tf.reduce_mean(prediction, axis=0)
+        mean = replicas.mean(tf.reduce_mean(prediction, axis=0))
         average = tf.convert_to_tensor(self.mean_prediction)
         self.mean_prediction.assign(self.momentum * average + (1.0 - self.momentum) * mean)
         linear = tf.argmax(prediction, axis=-1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
+
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class PseudoLabelDistribution(keras.layers.Layer):
@@ -54,7 +56,8 @@ class PseudoLabelDistribution(keras.layers.Layer):
             step: int scalar, the number of steps done before this one.
         """
         num_classes = self.counted.shape[0]
-        counted = self.counted + tf.reduce_sum(tf.one_hot(pseudo_labels, num_classes), axis=0)
+        of_class = tf.reduce_sum(tf.one_hot(pseudo_labels, num_classes), axis=0)
+        counted = self.counted + replicas.total(of_class)
         window_full = tf.equal((tf.cast(step, tf.int64) + 1) % self.period, 0)
         self.in_force.assign(tf.where(window_full, counted, tf.convert_to_tensor(self.in_force)))
         self.counted.assign(tf.where(window_full, tf.zeros_like(counted), counted))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 _TINY = 1e-6  # keeps classes without a prediction, or without a share, from dividing by zero
@@ -91,7 +92,7 @@ class DistributionAlignment(keras.layers.Layer):
         probabilities = tf.stop_gradient(tf.cast(probabilities, tf.float32))
         seen = tf.convert_to_tensor(self.batches_seen)
         place = tf.cast(seen % self.window, tf.int32)
-        batch_mean = tf.reduce_mean(probabilities, axis=0, keepdims=True)
+        batch_mean = replicas.mean(tf.reduce_mean(probabilities, axis=0, keepdims=True))
         means = tf.tensor_scatter_nd_update(
             tf.convert_to_tensor(self.batch_means), place[None, None], batch_mean
         )

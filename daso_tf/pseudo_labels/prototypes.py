@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
+
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class PrototypeClassifier(keras.layers.Layer):
@@ -66,8 +68,8 @@ class PrototypeClassifier(keras.layers.Layer):
             labels: int `(batch,)`, classes in 0..K-1. A class may come several times (the later
                 image is the newer), more than Q times, or not at all.
         """
-        labels = tf.cast(labels, tf.int64)
-        features = tf.cast(features, tf.float32)
+        labels = replicas.gather(tf.cast(labels, tf.int64))
+        features = replicas.gather(tf.cast(features, tf.float32))
         of_class = tf.one_hot(labels, self.num_classes, dtype=tf.int64)
         pushed = tf.convert_to_tensor(self.pushed)
         earlier_in_batch = tf.gather(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.thresholds.threshold import Threshold, checked_fraction
 
 
@@ -102,9 +103,10 @@ class ADSHThreshold(Threshold):
         labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confidence = tf.reduce_max(target, axis=-1)
         mask = confidence >= tf.gather(self.class_thresholds(), labels)
+        positions = replicas.gather(positions)[:, None]
         for memory, now in ((self.labels, labels), (self.confidences, confidence)):
-            before = tf.convert_to_tensor(memory)
-            memory.assign(tf.tensor_scatter_nd_update(before, positions[:, None], now))
+            before, now = tf.convert_to_tensor(memory), replicas.gather(now)
+            memory.assign(tf.tensor_scatter_nd_update(before, positions, now))
         return tf.cast(mask, tf.float32)
 
     def get_config(self):

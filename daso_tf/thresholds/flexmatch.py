@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.thresholds.threshold import Threshold, checked_fraction
 
 
@@ -80,8 +81,9 @@ class FlexMatchThreshold(Threshold):
         mask = confidence >= tf.gather(self.class_thresholds(), labels)
 
         learnt = tf.convert_to_tensor(self.learnt)
-        positions = tf.cast(positions, tf.int32)
-        now = tf.where(confidence >= self.confidence, labels + 1, tf.gather(learnt, positions))
+        positions = replicas.gather(tf.cast(positions, tf.int32))
+        seen = replicas.gather(tf.where(confidence >= self.confidence, labels + 1, 0))
+        now = tf.where(seen > 0, seen, tf.gather(learnt, positions))
         self.learnt.assign(tf.tensor_scatter_nd_update(learnt, positions[:, None], now))
         return tf.cast(mask, tf.float32)
 

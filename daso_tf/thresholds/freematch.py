@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.thresholds.threshold import Threshold
 
 
@@ -75,9 +76,9 @@ class FreeMatchThreshold(Threshold):
         """Weighs the pseudo-labels; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)
         for average, value in (
-            (self.mean_confidence, tf.reduce_mean(confidence)),
-            (self.mean_target, tf.reduce_mean(target, axis=0)),
-            (self.histogram, tf.reduce_mean(_one_hot(target), axis=0)),
+            (self.mean_confidence, replicas.mean(tf.reduce_mean(confidence))),
+            (self.mean_target, replicas.mean(tf.reduce_mean(target, axis=0))),
+            (self.histogram, replicas.mean(tf.reduce_mean(_one_hot(target), axis=0))),
         ):
             average.assign(self.momentum * average + (1.0 - self.momentum) * value)
         least = tf.gather(self.class_thresholds(), tf.argmax(target, axis=-1))
@@ -89,6 +90,7 @@ class FreeMatchThreshold(Threshold):
         taught = tf.cast(mask > 0, logits.dtype)[:, None]
         mean = tf.reduce_sum(taught * probabilities, axis=0)
         histogram = tf.reduce_sum(taught * _one_hot(probabilities), axis=0)
+        mean, histogram = replicas.mean([mean, histogram])
         there = histogram > 0
         of_strong = tf.where(there, _per_image(mean, histogram), 1.0)  # the logarithm of 1 is 0
         of_weak = _per_image(

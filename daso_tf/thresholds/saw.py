@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.thresholds.threshold import Threshold, checked_fraction
 
 
@@ -83,6 +84,7 @@ class SAWWeight(Threshold):
         weights = confident * tf.gather(self.class_weights(), labels)
 
         seen = tf.convert_to_tensor(self.labels)
+        positions, labels = replicas.gather(positions), replicas.gather(labels)
         self.labels.assign(tf.tensor_scatter_nd_update(seen, positions[:, None], labels))
         return weights
 

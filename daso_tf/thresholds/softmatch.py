@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from daso_tf import replicas
 from daso_tf.thresholds.threshold import Threshold
 
 
@@ -60,10 +61,11 @@ class SoftMatchWeight(Threshold):
     def call(self, target, positions=None):
         """Weighs the pseudo-labels; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)
-        count = tf.cast(tf.shape(confidence)[0], tf.float32)
-        unbiased = tf.math.reduce_variance(confidence) * count / tf.maximum(count - 1.0, 1.0)
+        of_batch = replicas.gather(confidence)
+        count = tf.cast(tf.shape(of_batch)[0], tf.float32)
+        unbiased = tf.math.reduce_variance(of_batch) * count / tf.maximum(count - 1.0, 1.0)
         for average, value in (
-            (self.mean, tf.reduce_mean(confidence)),
+            (self.mean, tf.reduce_mean(of_batch)),
             (self.variance, unbiased),
         ):
             average.assign(self.momentum * average + (1.0 - self.momentum) * value)

@@ -1,0 +1,89 @@
+"""Steps on several replicas are the steps of one device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_steps
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from distributed_steps import STEPS, data, learner, train
+
+from daso_tf.checkpoints import Checkpoints
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same steps on one device and on two replicas, and each from where the other was."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = learner()
+    Checkpoints(folder / "start").save(model)
+    train(model, folder / "start", folder / "half", STEPS // 2)
+    train(model, folder / "start", folder / "alone", STEPS)
+    subprocess.run(
+        [sys.executable, distributed_steps.__file__, folder, "2"],
+        cwd=TESTS.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        check=True,
+    )
+    train(model, folder / "replicas_half", folder / "alone_rest", STEPS)
+    return folder, model
+
+
+def assert_same(one, other):
+    """All whole numbers are equal, all others as nearly as float32 sums in another order are."""
+    with np.load(one) as ours, np.load(other) as theirs:
+        assert ours.files == theirs.files
+        for name in ours.files:
+            if ours[name].dtype.kind in "iu":
+                np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+            else:
+                scale = np.abs(ours[name]).max()
+                np.testing.assert_allclose(
+                    ours[name], theirs[name], rtol=0, atol=1e-5 * scale, err_msg=name
+                )
+
+
+def last(folder, name):
+    return Checkpoints(folder / name).paths()[0]
+
+
+@pytest.mark.parametrize("name", ["replicas", "replicas_rest", "alone_rest"])
+def test_twenty_steps_end_where_those_of_one_device_do(runs, name):
+    folder, _ = runs
+    # Among the variables: queues, histogram, and the pseudo-labels of every step.
+    assert_same(last(folder, "alone"), last(folder, name))
+
+
+def test_every_image_is_measured_once(runs):
+    folder, _ = runs
+    ours, theirs = (
+        json.loads((folder / run / "logs.json").read_text()) for run in ("alone", "replicas")
+    )
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        np.testing.assert_allclose(values, theirs[name], rtol=1e-5, err_msg=name)
+
+
+def test_every_image_is_predicted_once_in_order(runs):
+    folder, model = runs
+    Checkpoints(folder / "replicas_rest").restore(model)
+    probabilities = model.predict(data().unlabeled.images, verbose=0)
+    np.testing.assert_allclose(np.load(folder / "probabilities.npy"), probabilities, rtol=1e-5)
+
+
+def test_saved_model_and_export_know_nothing_of_replicas(runs):
+    folder, model = runs
+    images = data().unlabeled.images[:8]
+    Checkpoints(folder / "replicas_rest").restore(model)
+    expected = model.predict(images, verbose=0)
+    loaded = keras.saving.load_model(folder / "model.keras")
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, rtol=1e-5)
+    serve = tf.saved_model.load(folder / "export").signatures["serving_default"]
+    np.testing.assert_allclose(serve(images=images)["probabilities"], expected, rtol=1e-5)
