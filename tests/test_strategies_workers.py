@@ -1,0 +1,147 @@
+"""Many workers train as one does; without one of them the others stop, and all go on later."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import arguments, run_train
+
+from daso_tf import strategies
+from daso_tf.rendezvous import Worker, meet
+from daso_tf.workers import cluster
+
+TESTS = Path(__file__).parent
+SETTINGS = {"batch_size": 6, "learning_rate": 0.003, "steps": 8, "evaluate_every": 4}
+LAST = Path("checkpoints/step_00000008.npz")
+
+
+def train_workers(folder, killed_at=-1, **settings):
+    """Trains with three workers; returns their exit codes, and what each has printed."""
+    settings = {**SETTINGS, "strategy": "multi_worker", "wait_for_workers": 60, **settings}
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    finished = subprocess.run(
+        [
+            sys.executable,
+            TESTS / "train_workers.py",
+            "3",
+            str(killed_at),
+            logs,
+            *arguments(model_dir=folder / "run", **settings),
+        ],
+        cwd=TESTS.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(finished.stdout), [log.read_text() for log in sorted(logs.glob("*.txt"))]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run by three workers that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    codes, printed = train_workers(folder)
+    assert codes == [0, 0, 0], "\n".join(printed)
+    return folder / "run", printed
+
+
+def test_three_workers_end_where_one_process_does(whole, tmp_path):
+    run, _ = whole
+    assert run_train(*arguments(model_dir=tmp_path, **SETTINGS)) == 0
+    with np.load(tmp_path / LAST) as ours, np.load(run / LAST) as theirs:
+        assert ours.files == theirs.files
+        for name in ours.files:
+            if ours[name].dtype.kind in "iu":  # queues, steps
+                np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+            else:
+                atol = 1e-5 * np.abs(ours[name]).max()
+                np.testing.assert_allclose(ours[name], theirs[name], 0, atol, err_msg=name)
+    evaluations = [json.loads((at / "results.json").read_text()) for at in (tmp_path, run)]
+    for one, many in zip(*(of["evaluations"] for of in evaluations), strict=True):
+        assert (
+            one["pseudo_labels"]["final"]["assigned"] == many["pseudo_labels"]["final"]["assigned"]
+        )
+
+
+def test_the_chief_alone_prints_and_writes(whole):
+    run, (chief, *others) = whole
+    assert f"{run} is finished, 8 steps." in chief
+    for printed in others:
+        assert "step 4" not in printed
+        assert "finished" not in printed
+    assert (run / "export" / "saved_model.pb").exists()
+
+
+def test_without_one_worker_the_others_stop_and_all_go_on_later(whole, tmp_path):
+    codes, printed = train_workers(tmp_path, killed_at=5)
+    assert codes == [1, 1, -signal.SIGKILL]
+    for text in printed[:2]:
+        assert "stopped, another worker is gone" in text
+        assert "Traceback" not in text
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000004.npz"]
+
+    codes, printed = train_workers(tmp_path)
+    assert codes == [0, 0, 0], "\n".join(printed)
+    run, _ = whole
+    with np.load(run / LAST) as ours, np.load(tmp_path / "run" / LAST) as theirs:
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert (run / "results.json").read_text() == (tmp_path / "run/results.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "it is not set"),
+        ("{", "it is '{'"),
+        ('{"cluster": {"worker": ["a:1"]}}', "KeyError: 'task'"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "lists of 'chief'"),
+        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "HOST:PORT"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "worker 1"),
+    ],
+)
+def test_unusable_tf_config_is_refused(monkeypatch, text, said):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="TF_CONFIG") as error:
+        strategies.make("multi_worker")
+    assert said in str(error.value)
+
+
+def test_chief_comes_before_the_workers(monkeypatch):
+    config = {
+        "cluster": {"worker": ["b:1", "c:1"], "chief": ["a:1"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert strategies.worker_from_environment() == Worker(["a:1", "b:1", "c:1"], 2)
+
+
+def free_addresses(count):
+    return json.loads(cluster(count)[0]["TF_CONFIG"])["cluster"]["worker"]
+
+
+def test_workers_wait_for_each_other():
+    addresses = free_addresses(3)
+    threads = [threading.Thread(target=meet, args=(Worker(addresses, i), 60)) for i in range(3)]
+    for thread in threads[::-1]:  # the chief comes last
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("rank", "missing"), [(0, 1), (1, 0)])
+def test_missing_worker_is_named(rank, missing):
+    addresses = free_addresses(2)
+    with pytest.raises(TimeoutError, match=addresses[missing]):
+        meet(Worker(addresses, rank), wait_seconds=0.1)
