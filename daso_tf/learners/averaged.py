@@ -13,7 +13,7 @@ from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.balance.supervised_loss import checked_counts
 from daso_tf.encoders.precision import computes_in
 from daso_tf.export import write_saved_model
-from daso_tf.keras_versions import build_optimizer, step_logs
+from daso_tf.keras_versions import build_optimizer, jit_compiles, scales_losses, step_logs
 from daso_tf.learners.networks import copy_of, input_size, linear_classifier, weights_of
 from daso_tf.metrics import BalancedAccuracy
 
@@ -200,9 +200,9 @@ class AveragedClassifier(keras.Model):
             raise ValueError(
                 f"{type(self).__name__} has its own losses; compile it without loss={loss!r}."
             )
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            self._check_replicas(**kwargs)
         super().compile(*args, **kwargs)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            self._check_replicas()
         scaling = keras.mixed_precision.LossScaleOptimizer
         if computes_in(self.encoder, "float16") and not isinstance(self.optimizer, scaling):
             self.optimizer = scaling(self.optimizer)
@@ -304,12 +304,17 @@ class AveragedClassifier(keras.Model):
         }
         return cls(**config)
 
-    def _check_replicas(self, jit_compile=None, **_):
+    def _check_replicas(self):
         """Raises a ValueError where the model cannot be trained on several replicas."""
-        if jit_compile is True:
+        if jit_compiles(self):
             raise ValueError(
                 "jit_compile=True does not go with several replicas: XLA cannot compile what they "
                 "tell each other within a step."
+            )
+        if scales_losses(self.optimizer):
+            raise ValueError(
+                "An optimizer that scales losses does not go with several replicas, which cannot "
+                "skip a step together. Take mixed_bfloat16 in the place of mixed_float16."
             )
 
     def _maybe_symbolic_build(self, *args, **kwargs):

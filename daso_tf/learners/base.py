@@ -277,8 +277,8 @@ class Learner(AveragedClassifier):
             logs.update(result if isinstance(result, dict) else {metric.name: result})
         return logs
 
-    def _check_replicas(self, **kwargs):
-        super()._check_replicas(**kwargs)
+    def _check_replicas(self):
+        super()._check_replicas()
         if self.microbatches > 1:
             raise ValueError(
                 f"microbatches={self.microbatches} does not go with several replicas: they cannot "
