@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from daso_tf.data import SemiSupervisedData, with_pseudo_labeled
+from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
 from daso_tf.files import write_atomically
-from daso_tf.prediction import Prediction
 from daso_tf.pseudo_labels import crest
 
 
@@ -70,24 +69,22 @@ class PseudoLabeledImages:
     def choose(
         self,
         generation: Generation,
-        teacher: keras.Model,
+        predict: Callable[[Images | ImageFiles], np.ndarray],
         data: SemiSupervisedData,
         alpha: float,
-        batch_size: int,
         write: bool = True,
     ) -> None:
         """Lets the network that the generation before has trained choose them.
 
         Args:
             generation: the one that is to begin.
-            teacher: the learner at the end of the generation before.
+            predict: what the learner says of images at the end of the generation before.
             data: the data of the run, as loaded.
             alpha: as for `crest.select`.
-            batch_size: images a batch of the prediction.
             write: whether this process is the one that writes the file, not only has its part in
                 the prediction.
         """
-        probabilities = Prediction(teacher, batch_size)(data.unlabeled)
+        probabilities = predict(data.unlabeled)
         if not write:
             return
         positions, labels = crest.select(probabilities, data.labeled_counts, alpha)

@@ -183,10 +183,9 @@ def begin(
             with reading(data):
                 images.choose(
                     generation,
-                    learner,
+                    Prediction(learner, FLAGS.evaluation_batch_size),
                     data,
                     FLAGS.crest_alpha,
-                    FLAGS.evaluation_batch_size,
                     write=strategies.is_chief(strategy),
                 )
             # What one worker has written, all of them read: they wait for it here.

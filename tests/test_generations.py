@@ -62,24 +62,13 @@ def test_progressive_alignment_trains(tmp_path):
     assert (tmp_path / "run" / "generations" / "generation_1.npz").exists()
 
 
-class Teacher:
-    """Predicts what it is told."""
-
-    def __init__(self, probabilities):
-        self.probabilities = probabilities
-
-    def predict(self, batches, verbose):
-        assert sum(len(images) for images in batches) == len(self.probabilities)
-        return self.probabilities
-
-
 def test_the_choice_is_added_to_the_labeled_images(tmp_path):
     pictures = np.arange(9 * 12, dtype=np.uint8).reshape(9, 2, 2, 3)
     loaded = data.from_arrays(pictures[:4], [0, 0, 0, 1], pictures[4:])
     probabilities = np.random.default_rng(0).dirichlet([1, 1], size=5)
     images = generations.PseudoLabeledImages(tmp_path)
     second = generations.Generation(1, length=2, steps=4)
-    images.choose(second, Teacher(probabilities), loaded, alpha=3.0, batch_size=2)
+    images.choose(second, {loaded.unlabeled: probabilities}.get, loaded, alpha=3.0)
     positions, labels = crest.select(probabilities, [3, 1])
     extended = images.added_to(loaded, second)
     np.testing.assert_array_equal(extended.labeled.images[4:], pictures[4:][positions])
