@@ -313,7 +313,7 @@ def build_learner(
         seed=flags.seed,
     )
     compilable = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
-    compilable &= tf.distribute.get_strategy().num_replicas_in_sync == 1
+    compilable &= learner.distribute_strategy.num_replicas_in_sync == 1
     images = flags.steps * flags.batch_size * (1 + 2 * flags.unlabeled_ratio)
     jit_compile = {"true": True, "false": False}.get(
         flags.jit_compile, compilable and compilation.pays(encoder, images)
