@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ./run.sh                           trains, exports and tries out the digits demo
 # ./run.sh flags/NAME.cfg [flags]    trains any other configuration
+# ./run.sh workers N flags/NAME.cfg  the same by N worker processes on this machine
 # ./run.sh test                      checks style and runs the test suite
 # ./run.sh test-addons               runs it with TensorFlow 2.15 and TensorFlow Addons
 #
@@ -68,10 +69,10 @@ demo() {
 }
 
 case "${1:-}" in
-  "" | test | *.cfg) install_newest ;;
+  "" | test | workers | *.cfg) install_newest ;;
   test-addons) install_addons ;;
   *)
-    fail "expected nothing, 'test', 'test-addons' or a flag file such as flags/cifar10_lt.cfg," \
+    fail "expected nothing, 'workers', 'test', 'test-addons' or a flag file such as flags/cifar10_lt.cfg," \
       "but found '$1'"
     ;;
 esac
@@ -80,5 +81,10 @@ case "${1:-}" in
   "") demo ;;
   test) run_tests "${@:2}" ;;
   test-addons) .venv-addons/bin/python -m pytest "${@:2}" ;;
+  workers)
+    [[ ${2:-} =~ ^[1-9][0-9]*$ && ${3:-} == *.cfg ]] ||
+      fail "workers needs their number and a flag file: ./run.sh workers 3 flags/digits_lt.cfg"
+    exec .venv/bin/python -m daso_tf.workers "$2" --flagfile="$3" "${@:4}"
+    ;;
   *.cfg) .venv/bin/python -m daso_tf.train --flagfile="$1" "${@:2}" ;;
 esac
