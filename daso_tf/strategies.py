@@ -7,9 +7,11 @@ import os
 import signal
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from daso_tf.keras_versions import KERAS_3
 from daso_tf.rendezvous import Worker, meet
 
 # What a step fails with on the other workers where one of them is gone.
@@ -93,6 +95,13 @@ def _mirrored(_) -> tf.distribute.Strategy:
 
 def _multi_worker(wait_seconds: float) -> tf.distribute.Strategy:
     worker = worker_from_environment()
+    if not KERAS_3:
+        # The chief saves alone, and Keras 2's BatchNorm asks all workers where one reads it.
+        raise ValueError(
+            f"--strategy=multi_worker needs Keras 3, and this is Keras {keras.__version__}. "
+            "Install the newest TensorFlow, or share the steps among the GPUs of one machine: "
+            "--strategy=mirrored."
+        )
     meet(worker, wait_seconds)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     # TensorFlow would only take note of it.

@@ -50,20 +50,19 @@ def data():
     )
 
 
-def learner():
+def encoder():
     keras.utils.set_random_seed(0)
-    labeler = Recorded(
-        queue_size=6, pretrain_steps=8, distribution_period=5, distribution_temperature=1.0
-    )
     image = keras.Input((8, 8, 3))
     features = keras.layers.Conv2D(8, 3, use_bias=False)(image)
     features = keras.layers.LeakyReLU()(daso_tf.encoders.BatchNormalization()(features))
-    model = daso_tf.FixMatch(
-        keras.Model(image, keras.layers.GlobalAveragePooling2D()(features)),
-        CLASSES,
-        labeler,
-        confidence_threshold=0.4,
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(features))
+
+
+def learner():
+    labeler = Recorded(
+        queue_size=6, pretrain_steps=8, distribution_period=5, distribution_temperature=1.0
     )
+    model = daso_tf.FixMatch(encoder(), CLASSES, labeler, confidence_threshold=0.4)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), jit_compile=False)
     return model
 

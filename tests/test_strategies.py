@@ -87,3 +87,18 @@ def test_saved_model_and_export_know_nothing_of_replicas(runs):
     np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, rtol=1e-5)
     serve = tf.saved_model.load(folder / "export").signatures["serving_default"]
     np.testing.assert_allclose(serve(images=images)["probabilities"], expected, rtol=1e-5)
+
+
+def test_methods_with_a_memory_step_as_on_one_device():
+    """What a method remembers of a batch is of the whole batch, not of a replica's rows."""
+    finished = subprocess.run(
+        [sys.executable, TESTS / "distributed_methods.py"],
+        cwd=TESTS.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    differences = json.loads(finished.stdout.splitlines()[-1])
+    assert len(differences) == 6
+    assert {name: value for name, value in differences.items() if value > 1e-5} == {}

@@ -13,6 +13,7 @@ import pytest
 from command import arguments, run_train
 
 from daso_tf import strategies
+from daso_tf.keras_versions import KERAS_3
 from daso_tf.rendezvous import Worker, meet
 from daso_tf.workers import cluster
 
@@ -47,6 +48,8 @@ def train_workers(folder, killed_at=-1, **settings):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run by three workers that nothing interrupts."""
+    if not KERAS_3:
+        pytest.skip("many workers need Keras 3")
     folder = tmp_path_factory.mktemp("whole")
     codes, printed = train_workers(folder)
     assert codes == [0, 0, 0], "\n".join(printed)
@@ -115,6 +118,13 @@ def test_unusable_tf_config_is_refused(monkeypatch, text, said):
     with pytest.raises(ValueError, match="TF_CONFIG") as error:
         strategies.make("multi_worker")
     assert said in str(error.value)
+
+
+@pytest.mark.skipif(KERAS_3, reason="what is refused is Keras 2")
+def test_keras_2_is_refused(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", cluster(1)[0]["TF_CONFIG"])
+    with pytest.raises(ValueError, match=r"needs Keras 3.*--strategy=mirrored"):
+        strategies.make("multi_worker")
 
 
 def test_chief_comes_before_the_workers(monkeypatch):

@@ -1,0 +1,91 @@
+"""Trains methods on one device and on two replicas, in a process of its own.
+
+Prints, as JSON by method, the largest difference of a variable, relative to its largest value.
+"""
+
+import functools
+import json
+
+import distributed_steps
+import keras
+import numpy as np
+import tensorflow as tf
+
+import daso_tf
+from daso_tf import balance, pseudo_labels, strategies, thresholds
+from daso_tf.data import training_batches
+from daso_tf.keras_versions import model_variables
+
+COUNTS, UNLABELED, STEPS = [20, 13, 7], 90, 3
+
+# What remembers something of a batch, each in another way.
+METHODS = {
+    "usadtm": (daso_tf.USADTM, {"pretrain_steps": 0}),
+    "darp": (
+        daso_tf.FixMatch,
+        {
+            "pseudo_labeler": pseudo_labels.DARPPseudoLabeler(
+                COUNTS, UNLABELED, start_step=0, period=1
+            )
+        },
+    ),
+    "debiaspl": (
+        daso_tf.FixMatch,
+        {"pseudo_labeler": pseudo_labels.DebiasedPseudoLabeler()},
+    ),
+    "cossl": (daso_tf.FixMatch, {"balanced_head": balance.CoSSL(COUNTS, teach_after=1)}),
+    "freematch": (daso_tf.FixMatch, {"confidence_threshold": thresholds.FreeMatchThreshold()}),
+    "adsh": (
+        daso_tf.FixMatch,
+        {"confidence_threshold": thresholds.ADSHThreshold(COUNTS, UNLABELED, 0.4)},
+    ),
+}
+
+
+def trained(method, strategy):
+    """Returns every variable after some steps."""
+    learner, arguments = METHODS[method]
+    # Parts are made anew, as the other learner has built those of the table.
+    arguments = {
+        name: type(part).from_config(part.get_config()) if hasattr(part, "get_config") else part
+        for name, part in arguments.items()
+    }
+    arguments.setdefault("confidence_threshold", 0.4)
+    # Traced in a fraction of RandAugment's time, which distributed_steps.py has.
+    arguments["strong"] = daso_tf.augment.Weak()
+    with strategy.scope():
+        model = learner(distributed_steps.encoder(), len(COUNTS), **arguments)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), jit_compile=False)
+    batches = functools.partial(
+        training_batches,
+        distributed_steps.data(),
+        batch_size=distributed_steps.BATCH,
+        unlabeled_ratio=distributed_steps.RATIO,
+        seed=0,
+        with_positions=model.needs_positions,
+    )
+    model.fit(
+        strategies.distributed(strategy, batches), steps_per_epoch=STEPS, shuffle=False, verbose=0
+    )
+    return [np.asarray(variable, np.float64) for variable in model_variables(model)]
+
+
+def difference(one, other):
+    """Returns the largest difference, relative to the largest value of its variable."""
+    pairs = zip(one, other, strict=True)
+    return max(np.abs(a - b).max() / (np.abs(a).max() or 1) for a, b in pairs)
+
+
+def main():
+    """Compares one method after another."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    device = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [device, device])
+    alone, two = tf.distribute.get_strategy(), strategies.make("mirrored")
+    assert two.num_replicas_in_sync == 2
+    found = {method: difference(trained(method, alone), trained(method, two)) for method in METHODS}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
