@@ -82,6 +82,11 @@ def check_same(strategy: tf.distribute.Strategy, name: str, value: int) -> None:
         )
 
 
+def wait_for_chief(strategy: tf.distribute.Strategy) -> None:
+    """Returns once all workers are here: none may leave while the chief has still to write."""
+    check_same(strategy, "end", 0)
+
+
 def _one_device(_) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 

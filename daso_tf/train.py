@@ -85,13 +85,7 @@ def main(argv: list[str]) -> int:
             1,
         )
     except strategies.WORKER_GONE as error:
-        if FLAGS.strategy != "multi_worker":
-            raise
-        return terminal.fail(
-            f"stopped, another worker is gone ({type(error).__name__}). The same command on every"
-            " worker goes on from the newest checkpoint.",
-            1,
-        )
+        return _fail_alone(error)
     except KeyboardInterrupt:
         return terminal.fail(
             "interrupted; the same command goes on from the newest checkpoint", 130
@@ -99,8 +93,11 @@ def main(argv: list[str]) -> int:
     try:
         if strategies.is_chief(run.strategy):
             finish(run)
+        strategies.wait_for_chief(run.strategy)
     except OSError as error:
         return terminal.fail(error)
+    except strategies.WORKER_GONE as error:
+        return _fail_alone(error)
     return 0
 
 
@@ -256,6 +253,17 @@ def finish(run: Run) -> None:
     if run.results.evaluations:
         print(table(run.results), end="\n\n")
     print(f"All evaluations: {run.results.path}\nExported model:  {FLAGS.export_dir}")
+
+
+def _fail_alone(error: Exception) -> int:
+    """Says that another worker is gone, where there are others; returns the exit code."""
+    if FLAGS.strategy != "multi_worker":
+        raise error
+    return terminal.fail(
+        f"stopped, another worker is gone ({type(error).__name__}). The same command on every"
+        " worker goes on from the newest checkpoint.",
+        1,
+    )
 
 
 def _belongs_to_another_run(export_dir: Path, model_dir: Path) -> bool:
