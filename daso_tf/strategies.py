@@ -73,7 +73,9 @@ def check_same(strategy: tf.distribute.Strategy, name: str, value: int) -> None:
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
-    own = tf.function(lambda: strategy.run(lambda: tf.fill([1], tf.constant(value, tf.int64))))
+    own = tf.function(
+        lambda: strategy.run(lambda: tf.fill([1], tf.constant(value, tf.int64))), autograph=False
+    )
     found = np.unique(strategy.gather(own(), axis=0))
     if len(found) > 1:
         raise ValueError(
