@@ -6,14 +6,18 @@
 
 A method is a name and the flags that make it, after those of the flag file and of this command.
 Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, where each run keeps a
-folder of its own: the same command again goes on with those that are not finished. All other flags
-are those of `daso_tf.train`.
+folder of its own: the same command again goes on with those that are not finished. `--jobs` trains
+several runs side by side, each on its share of the processor's cores: small networks leave most of
+a second core idle. All other flags are those of `daso_tf.train`.
 """
 
 import csv
 import json
+import os
+import queue
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +65,7 @@ COLUMNS = ("last", "median", "balanced", "head", "medium", "tail")
 flags.DEFINE_string("output", None, "Folder of the runs and the tables.", required=True)
 flags.DEFINE_multi_string("method", METHODS, "NAME: FLAGS, once a method.")
 flags.DEFINE_integer("seeds", 3, "Runs of each method, with --seed=0, 1, ...", lower_bound=1)
+flags.DEFINE_integer("jobs", 1, "Runs at a time; 2 or more need Linux.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -69,13 +74,38 @@ def main(argv: list[str]) -> int:
     methods = dict(text.split(": ", 1) for text in FLAGS.method)
     reached = {name: [] for name in methods}
     runs = [(name, seed) for seed in range(FLAGS.seeds) for name in methods]
-    for name, seed in tqdm.tqdm(runs, desc="runs"):
+
+    def train_one(run: tuple[str, int]) -> Path:
+        name, seed = run
         model_dir = output / f"{name.replace(' ', '')}_{seed}"
         train(model_dir, [*_common_flags(), *methods[name].split(), f"--seed={seed}"])
-        reached[name].append(scores(json.loads((model_dir / "results.json").read_text())))
-        write(output, {name: of for name, of in reached.items() if of})
+        return model_dir
+
+    with side_by_side(FLAGS.jobs) as pool:
+        try:
+            trained = pool.map(train_one, runs)
+            for (name, _), model_dir in zip(tqdm.tqdm(runs, desc="runs"), trained, strict=True):
+                reached[name].append(scores(json.loads((model_dir / "results.json").read_text())))
+                write(output, {name: of for name, of in reached.items() if of})
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     print((output / "methods.md").read_text())
     return 0
+
+
+def side_by_side(jobs: int) -> ThreadPoolExecutor:
+    """Returns a pool of `jobs` threads whose child processes each see a share of the cores."""
+    if jobs == 1:
+        return ThreadPoolExecutor(1)
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise SystemExit(f"--jobs={jobs}, but there are {len(cores)} cores; a job needs one")
+    shares = queue.SimpleQueue()
+    for job in range(jobs):
+        shares.put(cores[job::jobs])
+    # Linux keeps the cores of each thread by itself, and a child has those of its thread.
+    return ThreadPoolExecutor(jobs, initializer=lambda: os.sched_setaffinity(0, shares.get()))
 
 
 def train(model_dir: Path, settings: list[str]) -> None:
