@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from daso_tf import replicas
-from daso_tf.thresholds.threshold import Threshold, checked_fraction
+from daso_tf.thresholds.remembering import RememberingThreshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class ADSHThreshold(Threshold):
+class ADSHThreshold(RememberingThreshold):
     """Teaches of every class the most confident images, the same share as of the head class.
 
     The head class, that with the most labeled images, has the threshold in full. The threshold of
@@ -45,17 +44,11 @@ class ADSHThreshold(Threshold):
         2022.
     """
 
-    needs_positions = True
-
     def __init__(
         self, labeled_counts: Sequence[int], num_images: int, confidence: float = 0.95, **kwargs
     ):
-        super().__init__(**kwargs)
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, not {num_images}.")
+        super().__init__(num_images, confidence, **kwargs)
         self.labeled_counts = tuple(int(count) for count in labeled_counts)
-        self.num_images = int(num_images)
-        self.confidence = checked_fraction("confidence", confidence)
 
     def build(self, input_shape):
         """Makes the memory, from the shape of the targets `(batch, K)`."""
@@ -64,26 +57,16 @@ class ADSHThreshold(Threshold):
                 f"labeled_counts must have one number for each of the {input_shape[-1]} classes, "
                 f"not {len(self.labeled_counts)}."
             )
-        # K stands for an image that has not been predicted yet.
-        self.labels = self.add_weight(
-            name="labels",
-            shape=(self.num_images,),
-            initializer=keras.initializers.Constant(len(self.labeled_counts)),
-            trainable=False,
-            dtype="int32",
-        )
+        super().build(input_shape)
         self.confidences = self.add_weight(
             name="confidences", shape=(self.num_images,), initializer="zeros", trainable=False
         )
-        self.built = True
 
     def class_thresholds(self) -> tf.Tensor:
         """Returns the confidence that each class's pseudo-labels must reach now, float32 `(K,)`."""
-        num_classes = len(self.labeled_counts)
         labels, confidences = map(tf.convert_to_tensor, (self.labels, self.confidences))
         head = self.labeled_counts.index(max(self.labeled_counts))
-        counts = tf.math.bincount(labels, minlength=num_classes + 1, maxlength=num_classes + 1)
-        counts = tf.cast(counts[:num_classes], tf.int64)
+        counts = tf.cast(self.counts()[:-1], tf.int64)
         confident = (labels == head) & (confidences >= self.confidence)
         confident = tf.reduce_sum(tf.cast(confident, tf.int64))
 
@@ -93,7 +76,7 @@ class ADSHThreshold(Threshold):
         # float64 has room for twice the class beside a float32 in [1 / K, 1].
         ordered = tf.sort(2.0 * tf.cast(labels, tf.float64) - tf.cast(confidences, tf.float64))
         last_taught = tf.maximum(tf.cumsum(counts, exclusive=True) + taught - 1, 0)
-        classes = tf.range(num_classes)
+        classes = tf.range(self.num_classes)
         reached = 2.0 * tf.cast(classes, tf.float64) - tf.gather(ordered, last_taught)
         in_full = (classes == head) | (taught == 0)
         return tf.where(in_full, self.confidence, tf.cast(reached, tf.float32))
@@ -103,10 +86,8 @@ class ADSHThreshold(Threshold):
         labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confidence = tf.reduce_max(target, axis=-1)
         mask = confidence >= tf.gather(self.class_thresholds(), labels)
-        positions = replicas.gather(positions)[:, None]
-        for memory, now in ((self.labels, labels), (self.confidences, confidence)):
-            before, now = tf.convert_to_tensor(memory), replicas.gather(now)
-            memory.assign(tf.tensor_scatter_nd_update(before, positions, now))
+        self.remember(self.labels, positions, labels)
+        self.remember(self.confidences, positions, confidence)
         return tf.cast(mask, tf.float32)
 
     def get_config(self):
@@ -114,6 +95,4 @@ class ADSHThreshold(Threshold):
         return {
             **super().get_config(),
             "labeled_counts": self.labeled_counts,
-            "num_images": self.num_images,
-            "confidence": self.confidence,
         }

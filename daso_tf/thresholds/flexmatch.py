@@ -5,12 +5,11 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf import replicas
-from daso_tf.thresholds.threshold import Threshold, checked_fraction
+from daso_tf.thresholds.remembering import RememberingThreshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class FlexMatchThreshold(Threshold):
+class FlexMatchThreshold(RememberingThreshold):
     """Teaches a pseudo-label whose confidence reaches its class's share of a threshold.
 
     How far a class is learnt is told by the number of unlabeled images whose pseudo-label it was
@@ -41,37 +40,10 @@ class FlexMatchThreshold(Threshold):
         Labeling", NeurIPS 2021, equations 5, 7, 11 and 12.
     """
 
-    needs_positions = True
-
-    def __init__(self, num_images: int, confidence: float = 0.95, **kwargs):
-        super().__init__(**kwargs)
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, not {num_images}.")
-        self.num_images = int(num_images)
-        self.confidence = checked_fraction("confidence", confidence)
-
-    def build(self, input_shape):
-        """Makes the memory, from the shape of the targets `(batch, K)`."""
-        self.num_classes = input_shape[-1]
-        # One more than the class, so that 0 says that an image was never confident.
-        self.learnt = self.add_weight(
-            name="learnt",
-            shape=(self.num_images,),
-            initializer="zeros",
-            trainable=False,
-            dtype="int32",
-        )
-        self.built = True
-
     def class_thresholds(self) -> tf.Tensor:
         """Returns the confidence that each class's pseudo-labels must reach now, float32 `(K,)`."""
-        counts = tf.math.bincount(
-            tf.convert_to_tensor(self.learnt),
-            minlength=self.num_classes + 1,
-            maxlength=self.num_classes + 1,
-        )
-        counts = tf.cast(counts, tf.float32)
-        status = counts[1:] / tf.reduce_max(counts)  # with the never confident ones: warm-up
+        counts = tf.cast(self.counts(), tf.float32)
+        status = counts[:-1] / tf.reduce_max(counts)  # with the never confident ones: warm-up
         return self.confidence * status / (2.0 - status)
 
     def call(self, target, positions=None):
@@ -80,17 +52,8 @@ class FlexMatchThreshold(Threshold):
         confidence = tf.reduce_max(target, axis=-1)
         mask = confidence >= tf.gather(self.class_thresholds(), labels)
 
-        learnt = tf.convert_to_tensor(self.learnt)
-        positions = replicas.gather(tf.cast(positions, tf.int32))
-        seen = replicas.gather(tf.where(confidence >= self.confidence, labels + 1, 0))
-        now = tf.where(seen > 0, seen, tf.gather(learnt, positions))
-        self.learnt.assign(tf.tensor_scatter_nd_update(learnt, positions[:, None], now))
+        # An image keeps its class until it is confident of another one.
+        before = tf.gather(tf.convert_to_tensor(self.labels), positions)
+        learnt = tf.where(confidence >= self.confidence, labels, before)
+        self.remember(self.labels, positions, learnt)
         return tf.cast(mask, tf.float32)
-
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
-        return {
-            **super().get_config(),
-            "num_images": self.num_images,
-            "confidence": self.confidence,
-        }

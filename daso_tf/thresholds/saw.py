@@ -5,12 +5,11 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf import replicas
-from daso_tf.thresholds.threshold import Threshold, checked_fraction
+from daso_tf.thresholds.remembering import RememberingThreshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class SAWWeight(Threshold):
+class SAWWeight(RememberingThreshold):
     """Weighs confident pseudo-labels by the effective number of images taken for their class.
 
     With `n_k` images whose pseudo-label was class k when they were seen last, whatever its
@@ -44,33 +43,10 @@ class SAWWeight(Threshold):
         implementation.
     """
 
-    needs_positions = True
-
-    def __init__(self, num_images: int, confidence: float = 0.95, **kwargs):
-        super().__init__(**kwargs)
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, not {num_images}.")
-        self.num_images = int(num_images)
-        self.confidence = checked_fraction("confidence", confidence)
-
-    def build(self, input_shape):
-        """Makes the memory, from the shape of the targets `(batch, K)`."""
-        self.num_classes = input_shape[-1]
-        # K stands for an image that has not been seen yet.
-        self.labels = self.add_weight(
-            name="labels",
-            shape=(self.num_images,),
-            initializer=keras.initializers.Constant(self.num_classes),
-            trainable=False,
-            dtype="int32",
-        )
-        self.built = True
-
     def class_weights(self) -> tf.Tensor:
         """Returns what a confident pseudo-label of each class weighs now, float32 `(K,)`."""
         classes = self.num_classes
-        labels = tf.convert_to_tensor(self.labels)
-        counts = tf.math.bincount(labels, minlength=classes + 1, maxlength=classes + 1)[:classes]
+        counts = self.counts()[:classes]
         # A class of no image weighs like one of one. In float64, as beta is close to 1.
         counts = tf.maximum(tf.cast(counts, tf.float64), 1.0)
         beta = max(0.0, 1.0 - classes / self.num_images)
@@ -83,15 +59,5 @@ class SAWWeight(Threshold):
         confident = tf.cast(tf.reduce_max(target, axis=-1) >= self.confidence, tf.float32)
         weights = confident * tf.gather(self.class_weights(), labels)
 
-        seen = tf.convert_to_tensor(self.labels)
-        positions, labels = replicas.gather(positions), replicas.gather(labels)
-        self.labels.assign(tf.tensor_scatter_nd_update(seen, positions[:, None], labels))
+        self.remember(self.labels, positions, labels)
         return weights
-
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
-        return {
-            **super().get_config(),
-            "num_images": self.num_images,
-            "confidence": self.confidence,
-        }
