@@ -18,8 +18,8 @@ from daso_tf.rendezvous import Worker, meet
 from daso_tf.workers import cluster
 
 TESTS = Path(__file__).parent
-SETTINGS = {"batch_size": 6, "learning_rate": 0.003, "steps": 8, "evaluate_every": 4}
-LAST = Path("checkpoints/step_00000008.npz")
+SETTINGS = {"batch_size": 6, "learning_rate": 0.003, "steps": 20, "evaluate_every": 10}
+LAST = Path("checkpoints/step_00000020.npz")
 
 
 def train_workers(folder, killed_at=-1, **settings):
@@ -76,20 +76,20 @@ def test_three_workers_end_where_one_process_does(whole, tmp_path):
 
 def test_the_chief_alone_prints_and_writes(whole):
     run, (chief, *others) = whole
-    assert f"{run} is finished, 8 steps." in chief
+    assert f"{run} is finished, 20 steps." in chief
     for printed in others:
-        assert "step 4" not in printed
+        assert "step 10" not in printed
         assert "finished" not in printed
     assert (run / "export" / "saved_model.pb").exists()
 
 
 def test_without_one_worker_the_others_stop_and_all_go_on_later(whole, tmp_path):
-    codes, printed = train_workers(tmp_path, killed_at=5)
+    codes, printed = train_workers(tmp_path, killed_at=12)
     assert codes == [1, 1, -signal.SIGKILL]
     for text in printed[:2]:
         assert "stopped, another worker is gone" in text
         assert "Traceback" not in text
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000004.npz"]
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000010.npz"]
 
     codes, printed = train_workers(tmp_path)
     assert codes == [0, 0, 0], "\n".join(printed)
