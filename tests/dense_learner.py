@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import daso_tf
@@ -51,3 +52,15 @@ def assert_saved_and_resumed_exactly(model, path):
     variables = [twin.weights + twin.optimizer.variables for twin in (model, again)]
     for ours, theirs in zip(*variables, strict=True):
         np.testing.assert_array_equal(np.array(ours), np.array(theirs))
+
+
+def assert_compiles_to_the_same(learner):
+    """Trains three steps of `learner()` eagerly and under XLA, which must have the same losses."""
+    losses = []
+    for compiled in (False, True):
+        step = learner().train_on_views
+        step = tf.function(step, jit_compile=True, autograph=False) if compiled else step
+        losses.append([step(*step_inputs(number)).losses for number in range(3)])
+    for eager, compiled in zip(*losses, strict=True):
+        for name, value in eager.items():
+            assert float(compiled[name]) == pytest.approx(float(value), rel=1e-4), name

@@ -10,9 +10,9 @@ from dense_learner import (
     COUNTS,
     D,
     K,
+    assert_compiles_to_the_same,
     assert_saved_and_resumed_exactly,
     dense_learner,
-    step_inputs,
     train,
 )
 
@@ -163,18 +163,12 @@ def test_saved_and_resumed_exactly(labeler, tmp_path):
 
 def test_compiled_step_computes_the_same():
     """With LDAM, whose weighting changes during the run, and alike draws on every device."""
-    losses = []
-    for compiled in (False, True):
-        model = dense_learner(
+    assert_compiles_to_the_same(
+        lambda: dense_learner(
             balanced_head=ABC(COUNTS, total_steps=4, confidence_threshold=0.3, update_every=1),
             supervised_loss=daso_tf.balance.LDAMLoss(COUNTS, reweight_after=1),
         )
-        step = model.train_on_views
-        step = tf.function(step, jit_compile=True, autograph=False) if compiled else step
-        losses.append([step(*step_inputs(number)).losses for number in range(3)])
-    for eager, compiled in zip(*losses, strict=True):
-        for name, value in eager.items():
-            assert float(compiled[name]) == pytest.approx(float(value), rel=1e-4), name
+    )
 
 
 def test_made_again_from_its_config():

@@ -10,6 +10,7 @@ from dense_learner import (
     COUNTS,
     D,
     K,
+    assert_compiles_to_the_same,
     assert_saved_and_resumed_exactly,
     dense_learner,
     step_inputs,
@@ -128,15 +129,9 @@ def test_saved_and_resumed_exactly(labeler, tmp_path):
 
 
 def test_compiled_step_computes_the_same():
-    losses = []
-    for compiled in (False, True):
-        model = dense_learner(balanced_head=CoSSL(COUNTS, 1), confidence_threshold=0.3)
-        step = model.train_on_views
-        step = tf.function(step, jit_compile=True, autograph=False) if compiled else step
-        losses.append([step(*step_inputs(number)).losses for number in range(3)])
-    for eager, compiled in zip(*losses, strict=True):
-        for name, value in eager.items():
-            assert float(compiled[name]) == pytest.approx(float(value), rel=1e-4), name
+    assert_compiles_to_the_same(
+        lambda: dense_learner(balanced_head=CoSSL(COUNTS, 1), confidence_threshold=0.3)
+    )
 
 
 def test_remixmatch_is_taught_by_the_head_too():
