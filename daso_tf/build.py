@@ -313,7 +313,8 @@ def build_learner(
         seed=flags.seed,
     )
     compilable = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
-    compilable &= learner.distribute_strategy.num_replicas_in_sync == 1
+    several = learner.distribute_strategy.num_replicas_in_sync > 1
+    compilable &= not (several and flags.synchronized_batch_norm)
     images = flags.steps * flags.batch_size * (1 + 2 * flags.unlabeled_ratio)
     jit_compile = {"true": True, "false": False}.get(
         flags.jit_compile, compilable and compilation.pays(encoder, images)

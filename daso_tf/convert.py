@@ -42,7 +42,7 @@ import daso_tf
 from daso_tf import terminal
 from daso_tf.encoders.pytorch_names import assign, pytorch_weights
 from daso_tf.keras_2_models import load_model
-from daso_tf.learners.averaged import CIFAR10_MEAN, CIFAR10_STD
+from daso_tf.learners.averaged_network import CIFAR10_MEAN, CIFAR10_STD
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("image_size", 32, "State dict: side in pixels that it was trained on.", 8)

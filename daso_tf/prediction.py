@@ -35,11 +35,7 @@ class Prediction:
         self.model = model
         self.strategy = model.distribute_strategy
         self.batch_size = max(batch_size, self.strategy.num_replicas_in_sync)
-        # XLA compiles nothing that replicas tell each other.
-        alone = self.strategy.num_replicas_in_sync == 1
-        self._predict_batch = tf.function(
-            self._predict_batch, jit_compile=jit_compiles(model) and alone
-        )
+        self._predict_batch = tf.function(self._predict_batch, jit_compile=jit_compiles(model))
 
     def __call__(self, images: Images | ImageFiles) -> np.ndarray:
         """Returns the class probabilities of every image, float32 `(N, K)`, in order."""

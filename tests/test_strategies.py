@@ -102,3 +102,20 @@ def test_methods_with_a_memory_step_as_on_one_device():
     differences = json.loads(finished.stdout.splitlines()[-1])
     assert len(differences) == 6
     assert {name: value for name, value in differences.items() if value > 1e-5} == {}
+
+
+@pytest.mark.parametrize("run", ["daso", "mean_teacher"])
+def test_xla_compiles_the_networks_of_each_replica(run):
+    finished = subprocess.run(
+        [sys.executable, TESTS / "distributed_xla.py", run],
+        cwd=TESTS.parent,
+        # At level 0 TensorFlow says once that XLA has compiled something.
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "0"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "Compiled cluster using XLA" in finished.stderr
+    found = json.loads(finished.stdout.splitlines()[-1])
+    assert found["variables"] < 1e-5 and found["predictions"] < 1e-5
+    assert "--nosynchronized_batch_norm" in found["refusal"]

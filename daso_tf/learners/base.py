@@ -177,7 +177,7 @@ class Learner(AveragedClassifier):
         Returns:
             The `Outputs` of each.
         """
-        features = tf.cast(self.encoder(tf.concat(views, axis=0), training=True), tf.float32)
+        features = self.features(tf.concat(views, axis=0))
         logits = tf.cast(self.classifier(features), tf.float32)
         sizes = [tf.shape(view)[0] for view in views]
         of_views = zip(tf.split(features, sizes), tf.split(logits, sizes), strict=True)
@@ -191,7 +191,8 @@ class Learner(AveragedClassifier):
         labeled, unlabeled, positions = inputs if len(inputs) == 3 else (*inputs, None)
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
-        outcome = self.train_on_views(self.make_views(labeled, unlabeled, seed), labels, positions)
+        views = self.compiled_part(self.make_views)(labeled, unlabeled, seed)
+        outcome = self.train_on_views(views, labels, positions)
         return step_logs(self, self.track(outcome, labels, unlabeled_labels))
 
     def train_on_batch(self, x, y, return_dict: bool = False):

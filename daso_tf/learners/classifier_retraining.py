@@ -47,7 +47,7 @@ class ClassifierRetraining(Supervised):
 
     def compute_losses(self, views: tf.Tensor, labels, positions=None) -> StepOutcome:
         """Computes the loss of one step; the features are those of inference."""
-        features = tf.cast(self.encoder(views, training=False), tf.float32)
+        features = self.features(views, training=False)
         logits = tf.cast(self.classifier(features), tf.float32)
         loss = self.supervised_loss(labels, logits, tf.convert_to_tensor(self.step))
         return StepOutcome({"supervised_loss": loss}, logits)

@@ -116,7 +116,7 @@ class MeanTeacher(PseudoLabelingLearner):
         """
         observing = self.pseudo_labeler.observes_labeled_features
         images = tf.concat([views.labeled, views.teacher], 0) if observing else views.teacher
-        features = tf.cast(self.ema_encoder(images, training=True), tf.float32)
+        features = self.ema_features(images)
         if observing:
             sizes = [tf.shape(views.labeled)[0], tf.shape(views.teacher)[0]]
             labeled_features, features = tf.split(features, sizes)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from daso_tf.augment import draws
 from daso_tf.balance.balanced_head import BalancedHead, Features
-from daso_tf.keras_versions import KERAS_3
+from daso_tf.learners.averaged import JIT_COMPILE_DEFAULT
 from daso_tf.learners.base import Learner
 from daso_tf.learners.outcome import Outputs, StepOutcome
 from daso_tf.metrics import ClassStatistics
@@ -100,7 +100,7 @@ class PseudoLabelingLearner(Learner):
         parts = (self.pseudo_labeler, self.threshold)
         return any(part is not None and part.needs_positions for part in parts)
 
-    def compile(self, *args, jit_compile="auto" if KERAS_3 else None, **kwargs):
+    def compile(self, *args, jit_compile=JIT_COMPILE_DEFAULT, **kwargs):
         """Configures training; see `AveragedClassifier.compile`."""
         reason = self.pseudo_labeler.refuses_jit_compile
         if reason and jit_compile is True:
@@ -133,7 +133,7 @@ class PseudoLabelingLearner(Learner):
             labels: int `(batch,)`, classes in 0..K-1.
         """
         if self.pseudo_labeler.observes_labeled_features:
-            self.pseudo_labeler.observe(self.ema_encoder(views, training=True), labels)
+            self.pseudo_labeler.observe(self.ema_features(views), labels)
 
     @property
     def answering_classifier(self) -> keras.layers.Layer:

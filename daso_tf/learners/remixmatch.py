@@ -206,4 +206,4 @@ class ReMixMatch(PseudoLabelingLearner):
         images = views.strong
         turned = tf.stack([tf.image.rot90(images, quarters) for quarters in range(4)], axis=1)
         images = tf.gather(turned, views.turns, axis=1, batch_dims=1)
-        return tf.cast(self.rotation_head(self.encoder(images, training=True)), tf.float32)
+        return tf.cast(self.rotation_head(self.features(images)), tf.float32)

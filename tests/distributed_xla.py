@@ -1,0 +1,94 @@
+"""Trains on two replicas with and without XLA, in a process of its own: `... RUN`, a key of RUNS.
+
+Prints, as JSON, the largest difference of a variable relative to its largest value, the difference
+of the predictions, and what is said where the replicas' BatchNorm is synchronized.
+"""
+
+import functools
+import json
+import sys
+
+import distributed_steps
+import keras
+import numpy as np
+import tensorflow as tf
+from distributed_methods import difference
+
+import daso_tf
+from daso_tf import strategies
+from daso_tf.data import training_batches
+from daso_tf.encoders.batch_normalization import batch_norms_of
+from daso_tf.keras_versions import model_variables
+from daso_tf.prediction import Prediction
+from daso_tf.pseudo_labels import DASOPseudoLabeler
+
+STEPS = 4
+
+# Learners that ask each network in other ways.
+RUNS = {
+    "daso": lambda encoder: daso_tf.FixMatch(
+        encoder,
+        distributed_steps.CLASSES,
+        DASOPseudoLabeler(
+            queue_size=6, pretrain_steps=2, distribution_period=2, distribution_temperature=1.0
+        ),
+        confidence_threshold=0.4,
+        strong=daso_tf.augment.Weak(),
+    ),
+    "mean_teacher": lambda encoder: daso_tf.MeanTeacher(encoder, distributed_steps.CLASSES),
+}
+
+
+def made(run, synchronized, jit_compile):
+    """Makes a learner and compiles it."""
+    encoder = distributed_steps.encoder()
+    for norm in batch_norms_of(encoder):
+        norm.synchronized = synchronized
+    model = RUNS[run](encoder)
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+    model.compile(optimizer, jit_compile=jit_compile)
+    return model
+
+
+def trained(run, strategy, jit_compile):
+    """Returns every variable after some steps, and predictions."""
+    with strategy.scope():
+        model = made(run, synchronized=False, jit_compile=jit_compile)
+    data = distributed_steps.data()
+    batches = functools.partial(
+        training_batches,
+        data,
+        batch_size=distributed_steps.BATCH,
+        unlabeled_ratio=distributed_steps.RATIO,
+        seed=0,
+    )
+    model.fit(
+        strategies.distributed(strategy, batches), steps_per_epoch=STEPS, shuffle=False, verbose=0
+    )
+    variables = [np.asarray(variable, np.float64) for variable in model_variables(model)]
+    return variables, Prediction(model, batch_size=16)(data.unlabeled)
+
+
+def main(run):
+    """Compares the two."""
+    device = tf.config.LogicalDeviceConfiguration()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [device] * 2)
+    strategy = strategies.make("mirrored")
+    (graph, graph_predicts), (xla, xla_predicts) = (
+        trained(run, strategy, jit_compile) for jit_compile in (False, True)
+    )
+    found = {
+        "variables": difference(graph, xla),
+        "predictions": float(np.abs(graph_predicts - xla_predicts).max()),
+    }
+    try:
+        with strategy.scope():
+            made(run, synchronized=True, jit_compile=True)
+    except ValueError as error:
+        found["refusal"] = str(error)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
