@@ -54,10 +54,14 @@ install_addons() {
   fail "TensorFlow 2.15 with TensorFlow Addons needs Python 3.11: no python3.11 on the PATH"
 }
 
-run_tests() {
+check_style() {
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  .venv/bin/python -m pytest "$@"
+}
+
+# run_tests FOLDER [arguments]: files side by side, each by one process, which keeps its fixtures.
+run_tests() {
+  "$1/bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "${@:2}"
 }
 
 demo() {
@@ -79,8 +83,11 @@ esac
 
 case "${1:-}" in
   "") demo ;;
-  test) run_tests "${@:2}" ;;
-  test-addons) .venv-addons/bin/python -m pytest "${@:2}" ;;
+  test)
+    check_style
+    run_tests .venv "${@:2}"
+    ;;
+  test-addons) run_tests .venv-addons "${@:2}" ;;
   workers)
     [[ ${2:-} =~ ^[1-9][0-9]*$ && ${3:-} == *.cfg ]] ||
       fail "workers needs their number and a flag file: ./run.sh workers 3 flags/digits_lt.cfg"

@@ -41,6 +41,6 @@ setup(
         "bench": ["torch==2.13.0"],  # for the authors' side of benchmarks/pytorch_reference.py
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "safetensors": ["safetensors"],  # for daso_tf.convert to read such files
-        "test": ["hypothesis", "pytest", "ruff>=0.17,<0.18", "safetensors"],
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff>=0.17,<0.18", "safetensors"],
     },
 )
