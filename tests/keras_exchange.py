@@ -27,6 +27,7 @@ K, SIZE = 3, 8
 
 
 def small_encoder():
+    """Returns an encoder of one convolution."""
     images = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(4, 3, strides=2)(images)
     x = keras.layers.GlobalAveragePooling2D()(leaky_relu(0.1)(BatchNormalization()(x)))
@@ -48,6 +49,19 @@ def small_learner():
     return learner
 
 
+def smooth_encoder():
+    """Returns an encoder without a kink, in which rounding stays as small as it is.
+
+    Rounding differs between processors and versions; where it moves an activation of a ReLU over
+    zero, the gradient jumps, and some steps later the losses differ by a thousandth.
+    """
+    images = x = keras.Input((16, 16, 3))
+    for width in (8, 16):
+        x = keras.layers.Conv2D(width, 3, strides=2, padding="same")(x)
+        x = keras.layers.Activation("tanh")(BatchNormalization()(x))
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x), name="smooth")
+
+
 def twenty_steps():
     """Makes the views of twenty steps and trains on them; returns what a version must not change.
 
@@ -55,11 +69,15 @@ def twenty_steps():
         Of each step the SHA-256 of its views' bytes and its losses by name.
     """
     keras.utils.set_random_seed(7)
-    encoder = daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3))
     learner = daso_tf.DASO(
-        encoder, 4, queue_size=4, pretrain_steps=5, distribution_period=5, confidence_threshold=0.5
+        smooth_encoder(),
+        4,
+        queue_size=4,
+        pretrain_steps=5,
+        distribution_period=5,
+        confidence_threshold=0.5,
     )
-    learner.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
+    learner.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True))
     make_views, train = tf.function(learner.make_views), tf.function(learner.train_on_views)
     rng = np.random.default_rng(0)
     steps = []

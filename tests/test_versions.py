@@ -23,15 +23,11 @@ def written(request):
 
 
 def test_twenty_steps_are_the_same():
-    """The views bit for bit, and the losses as closely as float32 allows.
-
-    They are within 1e-6 until rounding turns an activation near zero over, here in step 16; from
-    there on within 2e-4.
-    """
+    """The views bit for bit; the losses as closely as float32 allows, some 2e-6 in the last."""
     steps, recorded = twenty_steps(), json.loads(TWENTY_STEPS.read_text())
     assert [step["views"] for step in steps] == [step["views"] for step in recorded]
     for step, there in zip(steps, recorded, strict=True):
-        assert step["losses"] == pytest.approx(there["losses"], rel=1e-3)
+        assert step["losses"] == pytest.approx(there["losses"], rel=1e-4)
 
 
 def test_checkpoint_goes_on(written):
