@@ -18,7 +18,7 @@ import tensorflow as tf
 import daso_tf
 from daso_tf.checkpoints import Checkpoints
 from daso_tf.encoders import BatchNormalization
-from daso_tf.keras_versions import leaky_relu
+from daso_tf.keras_versions import leaky_relu, scaled_normal
 
 DATA = Path(__file__).parent / "data"
 TWENTY_STEPS = DATA / "twenty_steps.json"
@@ -57,7 +57,10 @@ def smooth_encoder():
     """
     images = x = keras.Input((16, 16, 3))
     for width in (8, 16):
-        x = keras.layers.Conv2D(width, 3, strides=2, padding="same")(x)
+        initializer = scaled_normal(2.0, "fan_out")  # draws the same in both versions
+        x = keras.layers.Conv2D(
+            width, 3, strides=2, padding="same", kernel_initializer=initializer
+        )(x)
         x = keras.layers.Activation("tanh")(BatchNormalization()(x))
     return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x), name="smooth")
 
