@@ -312,13 +312,16 @@ def build_learner(
         class_names=data.class_names,
         seed=flags.seed,
     )
-    compilable = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
+    whole = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
     several = learner.distribute_strategy.num_replicas_in_sync > 1
-    compilable &= not (several and flags.synchronized_batch_norm)
+    whole &= not (several and flags.synchronized_batch_norm)
     images = flags.steps * flags.batch_size * (1 + 2 * flags.unlabeled_ratio)
-    jit_compile = {"true": True, "false": False}.get(
-        flags.jit_compile, compilable and compilation.pays(encoder, images)
-    )
+    jit_compile = {
+        "auto": compilation.best(encoder, images, whole),
+        "true": True,
+        "batch_norm": "batch_norm",
+        "false": False,
+    }[flags.jit_compile]
     learner.compile(
         optimizer=optimizer,
         jit_compile=jit_compile,

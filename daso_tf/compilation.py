@@ -1,4 +1,4 @@
-"""Is it worth the time to compile the step with XLA?"""
+"""How much of a step is XLA to compile?"""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# On two CPU cores a compiled step of a wide residual network takes some four fifths of the time of
-# the other one, and compiling it takes half a minute to a minute. What is saved outweighs that in
-# runs of more arithmetic than this; in shorter ones XLA would only delay the first step.
-# benchmarks/RESULTS.md has the measurements.
-PAYS_FROM = 5e13
+# On a CPU oneDNN's convolutions, which TensorFlow calls, are faster than those that XLA calls, and
+# XLA is faster at all that lies between them, most of it BatchNorm. Compiling that takes some
+# seconds, which runs of more floating-point operations than this save again; in shorter ones it
+# would only delay the first step. benchmarks/RESULTS.md has the measurements.
+PAYS_FROM = 5e12
 
 
-def pays(encoder: keras.Model, images: int) -> bool:
-    """Says whether a run is shorter with XLA, its compilation included.
+def best(encoder: keras.Model, images: int, whole: bool = True) -> bool | str:
+    """Chooses what makes a run shortest, compilation included.
 
-    On a GPU it always is; on a CPU where the convolutions of the run are many.
+    On a GPU that is the whole step; on a CPU BatchNorm with its activation, where the convolutions
+    of the run are many.
 
     Args:
         encoder: A `keras.Model` with images of known size.
         images: How many go through the encoder in training, forward and back.
+        whole: Whether XLA can compile this step as a whole.
+
+    Returns:
+        The `jit_compile` of a learner's `compile`: True, `"batch_norm"` or False.
 
     Example:
 
     >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
-    >>> pays(encoder, images=320 * 250_000)
-    True
+    >>> best(encoder, images=320 * 250_000)  # without a GPU
+    'batch_norm'
     """
     if tf.config.list_physical_devices("GPU"):
-        return True
-    return 3 * images * operations(encoder) > PAYS_FROM
+        return True if whole else "batch_norm"
+    return "batch_norm" if 3 * images * operations(encoder) > PAYS_FROM else False
 
 
 def operations(encoder: keras.Model) -> int:

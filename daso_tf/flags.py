@@ -262,8 +262,9 @@ _integer("test_images", 0, "[0, inf)", "Test images to write to MODEL_DIR/test_i
 flags.DEFINE_enum(
     "jit_compile",
     "auto",
-    ["auto", "true", "false"],
-    "Compile the step with XLA; auto: on a GPU, and on a CPU in long runs.",
+    ["auto", "true", "batch_norm", "false"],
+    "What XLA compiles: the step, BatchNorm alone, nothing; auto: the step on a GPU, and on a CPU "
+    "BatchNorm in long runs.",
 )
 flags.DEFINE_enum(
     "mixed_precision",

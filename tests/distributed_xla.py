@@ -1,7 +1,8 @@
 """Trains on two replicas with and without XLA, in a process of its own: `... RUN`, a key of RUNS.
 
-Prints, as JSON, the largest difference of a variable relative to its largest value, the difference
-of the predictions, and what is said where the replicas' BatchNorm is synchronized.
+Prints, as JSON, the largest difference of a variable relative to its largest value: of the whole
+network with XLA, and of BatchNorm alone, which may be synchronized; the difference of the
+predictions, and what is said where the whole is to be compiled and BatchNorm is synchronized.
 """
 
 import functools
@@ -50,10 +51,10 @@ def made(run, synchronized, jit_compile):
     return model
 
 
-def trained(run, strategy, jit_compile):
+def trained(run, strategy, jit_compile, synchronized=False):
     """Returns every variable after some steps, and predictions."""
     with strategy.scope():
-        model = made(run, synchronized=False, jit_compile=jit_compile)
+        model = made(run, synchronized, jit_compile)
     data = distributed_steps.data()
     batches = functools.partial(
         training_batches,
@@ -80,6 +81,9 @@ def main(run):
     )
     found = {
         "variables": difference(graph, xla),
+        "batch_norm": difference(
+            *(trained(run, strategy, jit_compile, True)[0] for jit_compile in (False, "batch_norm"))
+        ),
         "predictions": float(np.abs(graph_predicts - xla_predicts).max()),
     }
     try:

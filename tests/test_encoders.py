@@ -224,8 +224,9 @@ def test_batch_normalization_is_accurate_on_large_batches():
     assert np.abs(y - exact).max() < 3e-6
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_batch_normalizations_gradient_is_that_of_its_formula(compiled):
+@pytest.mark.parametrize("negative_slope", [None, 0.0, 0.1])
+@pytest.mark.parametrize("compiled", ["nothing", "batch_norm", "step"])
+def test_batch_normalizations_gradient_is_that_of_its_formula(compiled, negative_slope):
     """Against finite differences of the formula in float64."""
     rng = np.random.default_rng(2)
     x, weights = rng.normal(1.0, 2.0, (3, 2, 2, 2)), rng.normal(size=(3, 2, 2, 2))
@@ -233,14 +234,18 @@ def test_batch_normalizations_gradient_is_that_of_its_formula(compiled):
 
     def formula(x, gamma, beta):
         normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
-        return (weights * (gamma * normalised + beta)).sum()
+        y = gamma * normalised + beta
+        if negative_slope is not None:
+            y = np.where(y > 0, y, negative_slope * y)
+        return (weights * y).sum()
 
-    layer = BatchNormalization()
+    layer = BatchNormalization(negative_slope=negative_slope)
+    layer.jit_compile = compiled == "batch_norm"
     layer.build(x.shape)
     layer.gamma.assign(gamma.astype(np.float32))
     layer.beta.assign(beta.astype(np.float32))
 
-    @tf.function(jit_compile=compiled)
+    @tf.function(jit_compile=compiled == "step")
     def gradients(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -258,6 +263,24 @@ def test_batch_normalizations_gradient_is_that_of_its_formula(compiled):
                 ends.append(formula(*(*arguments[:place], moved, *arguments[place + 1 :])))
             slope = (ends[0] - ends[1]) / 2e-5
             np.testing.assert_allclose(found[place][index], slope, atol=1e-4)
+
+
+def test_batch_normalization_activates_in_inference_too():
+    x = tf.random.stateless_normal((4, 2, 2, 3), seed=(1, 2))
+    layer = BatchNormalization.from_config(BatchNormalization(negative_slope=0.2).get_config())
+    expected = np.where(x > 0, x, 0.2 * x) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(layer(x, training=False), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"negative_slope must be in \[0, 1\), or None .* not 1"):
+        BatchNormalization(negative_slope=1)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 5, 3), (6, 4, 5, 3), (6, 2, 4, 5, 3)])
+def test_batch_normalization_of_any_rank(shape):
+    x = np.random.default_rng(0).normal(2.0, 3.0, shape).astype(np.float32)
+    axes = tuple(range(len(shape) - 1))
+    y = BatchNormalization()(tf.constant(x), training=True)
+    expected = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_batch_normalization_of_low_precision_counts_in_float32():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import daso_tf
-from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
+from daso_tf.keras_versions import jit_compiles
 from daso_tf.pseudo_labels import DASOPseudoLabeler, DistributionAlignment
 
 B, K, SIZE = 4, 3, 8
@@ -16,8 +17,9 @@ B, K, SIZE = 4, 3, 8
 def small_learner(name, jit_compile=False):
     keras.utils.set_random_seed(1)
     image = keras.Input((SIZE, SIZE, 3))
-    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image)
-    features = keras.layers.GlobalAveragePooling2D()(BatchNormalization()(x))
+    x = keras.layers.Conv2D(4, 3, strides=2)(image)
+    x = BatchNormalization(negative_slope=0.1)(x)
+    features = keras.layers.GlobalAveragePooling2D()(x)
     arguments = {
         "ReMixMatch": {
             "ramp_steps": 3,
@@ -69,11 +71,23 @@ def test_rotation_head_is_trained_and_averaged():
     assert (kernel != start).any() and (average != start).any() and (average != kernel).any()
 
 
+@pytest.mark.parametrize("jit_compile", [True, "batch_norm"])
 @pytest.mark.parametrize("name", ["ReMixMatch", "USADTM"])
-def test_xla_computes_the_same(name):
+def test_xla_computes_the_same(name, jit_compile):
     _, plain = trained(name)
-    compiled = train(small_learner(name, jit_compile=True), range(3))
+    compiled = train(small_learner(name, jit_compile=jit_compile), range(3))
     assert compiled == pytest.approx(plain, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [True, "batch_norm", False])
+def test_a_loaded_learner_is_compiled_as_the_saved_one(jit_compile, tmp_path):
+    model = small_learner("USADTM", jit_compile)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert jit_compiles(again) == jit_compiles(model) == (jit_compile is True)
+    of_norms = [norm.jit_compile for norm in batch_norms_of(again.encoder)]
+    assert of_norms == [jit_compile == "batch_norm"]
+    assert train(again, range(1)) == train(model, range(1))
 
 
 @pytest.mark.parametrize(

@@ -117,5 +117,6 @@ def test_xla_compiles_the_networks_of_each_replica(run):
     )
     assert "Compiled cluster using XLA" in finished.stderr
     found = json.loads(finished.stdout.splitlines()[-1])
-    assert found["variables"] < 1e-5 and found["predictions"] < 1e-5
+    assert found["variables"] < 1e-5 and found["batch_norm"] < 1e-5
+    assert found["predictions"] < 1e-5
     assert "--nosynchronized_batch_norm" in found["refusal"]

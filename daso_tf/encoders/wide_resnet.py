@@ -6,7 +6,7 @@ import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
 from daso_tf.encoders.precision import dtype_policy
-from daso_tf.keras_versions import leaky_relu, scaled_normal
+from daso_tf.keras_versions import scaled_normal
 
 
 def wide_resnet(
@@ -95,4 +95,4 @@ def _convolution(channels: int, size: int = 3, stride: int = 1, name: str | None
 
 
 def _activated_norm(x, name: str):
-    return leaky_relu(0.1)(BatchNormalization(name=name)(x))
+    return BatchNormalization(negative_slope=0.1, name=name)(x)
