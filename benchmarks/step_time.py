@@ -295,7 +295,7 @@ class Growth:
         self.learner = daso_tf.FixMatch(
             encoder, setting["classes"], labeler if setting["daso"] else None
         )
-        jit_compile = {"auto": False, "true": True, "false": False}[args.jit_compile]
+        jit_compile = {"true": True, "batch_norm": "batch_norm"}.get(args.jit_compile, False)
         self.learner.compile(keras.optimizers.SGD(0.03), jit_compile=jit_compile)
         draw = np.random.default_rng(0).integers
         batch = setting["batch"]

@@ -13,12 +13,6 @@ import tensorflow as tf
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 
-def leaky_relu(slope: float, name: str | None = None) -> keras.layers.Layer:
-    """Makes a LeakyReLU layer; Keras 3 renamed the argument for its slope."""
-    argument = "negative_slope" if KERAS_3 else "alpha"
-    return keras.layers.LeakyReLU(name=name, **{argument: slope})
-
-
 def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
     """Makes an initializer that draws weights from a normal distribution; one a layer.
 

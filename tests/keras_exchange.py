@@ -18,7 +18,7 @@ import tensorflow as tf
 import daso_tf
 from daso_tf.checkpoints import Checkpoints
 from daso_tf.encoders import BatchNormalization
-from daso_tf.keras_versions import leaky_relu, scaled_normal
+from daso_tf.keras_versions import scaled_normal
 
 DATA = Path(__file__).parent / "data"
 TWENTY_STEPS = DATA / "twenty_steps.json"
@@ -30,7 +30,9 @@ def small_encoder():
     """Returns an encoder of one convolution."""
     images = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(4, 3, strides=2)(images)
-    x = keras.layers.GlobalAveragePooling2D()(leaky_relu(0.1)(BatchNormalization()(x)))
+    slope = {"negative_slope" if MAJOR >= 3 else "alpha": 0.1}  # Keras 3 renamed it
+    x = keras.layers.LeakyReLU(**slope)(BatchNormalization()(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, x, name="small")
 
 

@@ -17,9 +17,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Two things differ from `keras.layers.BatchNormalization`. The running variance moves towards
     the *unbiased* variance of the batch (divided by n - 1), as in PyTorch, where the authors'
     implementation was written: with small batches this is visible in the evaluated network. And
-    the batch statistics are summed image by image before they are summed over the batch: one
-    float32 sum over all pixels of a batch, which TensorFlow's fused kernel makes, errs by up to
-    4e-5, enough to flip activations near zero and to leave a recorded run's tolerances.
+    the batch statistics are means over one dimension after the other: one float32 sum over all
+    pixels of a batch, which TensorFlow's fused kernel makes, errs by up to 4e-5, enough to flip
+    activations near zero and to leave a recorded run's tolerances.
 
     Args:
         momentum: Weight of the old running statistics in [0, 1]. PyTorch calls `1 - momentum` the

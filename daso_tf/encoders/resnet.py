@@ -55,7 +55,7 @@ def resnet(
     block_of = _bottleneck if depth in _BOTTLENECK_DEPTHS else _basic_block
     with dtype_policy(dtype):
         images = keras.Input(input_shape, name="images")
-        x = keras.layers.ReLU()(_convolved_norm(images, 64, 7, 2, "conv1", "bn1"))
+        x = _convolved_norm(images, 64, 7, 2, "conv1", "bn1", activated=True)
         # Padded by 1 on every side, unlike "same". Zeros can only tie: no value is below zero here.
         x = keras.layers.MaxPooling2D(3, strides=2)(keras.layers.ZeroPadding2D(1)(x))
         for stage, blocks in enumerate(_BLOCKS[depth], start=1):
@@ -67,17 +67,14 @@ def resnet(
 
 
 def _basic_block(x, channels: int, stride: int, name: str):
-    residual = _convolved_norm(x, channels, 3, stride, f"{name}_conv1", f"{name}_bn1")
-    residual = keras.layers.ReLU()(residual)
+    residual = _convolved_norm(x, channels, 3, stride, f"{name}_conv1", f"{name}_bn1", True)
     residual = _convolved_norm(residual, channels, 3, 1, f"{name}_conv2", f"{name}_bn2")
     return _added(x, residual, stride, name)
 
 
 def _bottleneck(x, channels: int, stride: int, name: str):
-    residual = _convolved_norm(x, channels, 1, 1, f"{name}_conv1", f"{name}_bn1")
-    residual = keras.layers.ReLU()(residual)
-    residual = _convolved_norm(residual, channels, 3, stride, f"{name}_conv2", f"{name}_bn2")
-    residual = keras.layers.ReLU()(residual)
+    residual = _convolved_norm(x, channels, 1, 1, f"{name}_conv1", f"{name}_bn1", True)
+    residual = _convolved_norm(residual, channels, 3, stride, f"{name}_conv2", f"{name}_bn2", True)
     residual = _convolved_norm(residual, 4 * channels, 1, 1, f"{name}_conv3", f"{name}_bn3")
     return _added(x, residual, stride, name)
 
@@ -90,8 +87,16 @@ def _added(x, residual, stride: int, name: str):
     return keras.layers.ReLU(name=name)(keras.layers.Add()([x, residual]))
 
 
-def _convolved_norm(x, channels: int, size: int, stride: int, convolution_name: str, norm: str):
-    """A convolution padded by half its size on every side, then BatchNorm."""
+def _convolved_norm(
+    x,
+    channels: int,
+    size: int,
+    stride: int,
+    convolution_name: str,
+    norm: str,
+    activated: bool = False,
+):
+    """A convolution padded by half its size on every side, then BatchNorm, and ReLU if asked."""
     if size > 1 and stride > 1:  # "same" would pad unevenly
         x = keras.layers.ZeroPadding2D(size // 2)(x)
     x = keras.layers.Conv2D(
@@ -103,4 +108,4 @@ def _convolved_norm(x, channels: int, size: int, stride: int, convolution_name: 
         kernel_initializer=scaled_normal(2.0, "fan_out"),  # He-normal over the fan-out
         name=convolution_name,
     )(x)
-    return BatchNormalization(name=norm)(x)
+    return BatchNormalization(negative_slope=0.0 if activated else None, name=norm)(x)
