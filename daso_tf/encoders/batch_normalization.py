@@ -91,7 +91,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def get_config(self):
         """Returns the arguments that make this layer again."""
-        return {**super().get_config(), "negative_slope": self.negative_slope}
+        ours = {"synchronized": self.synchronized, "negative_slope": self.negative_slope}
+        return {**super().get_config(), **ours}  # that of Keras 2.15 forgets synchronized
 
 
 def _normalised(
