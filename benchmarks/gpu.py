@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from step_time import BATCH, RATIO, ROOT, configured, step_operations
 
-from daso_tf.replay import TOLERANCES, replay
+from daso_tf.commands.replay import TOLERANCES, replay
 
 PAPER_STEPS = 250_000
 # Precision, whether TF32 is on, and its flag.

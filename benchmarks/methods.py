@@ -26,7 +26,7 @@ from absl import app, flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import daso_tf.flags
+import daso_tf.settings.flags
 
 FLAGS = flags.FLAGS
 METHODS = [

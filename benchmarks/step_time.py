@@ -126,9 +126,9 @@ def configured(arrays, *settings: str):
     """
     from absl import flags
 
-    import daso_tf.flags  # noqa: F401  defines the flags
-    from daso_tf.build import build_learner
+    import daso_tf.settings.flags  # noqa: F401  defines the flags
     from daso_tf.data import from_arrays, training_batches
+    from daso_tf.settings.build import build_learner
 
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["step_time", f"--flagfile={ROOT / 'flags/cifar10_lt.cfg'}", *settings])
@@ -145,7 +145,7 @@ def step_operations(encoder) -> int:
     The student's views go forward and back, which is three times forward; the average's labeled
     views go forward.
     """
-    from daso_tf.compilation import operations
+    from daso_tf.settings.compilation import operations
 
     return (3 * BATCH * (1 + 2 * RATIO) + BATCH) * operations(encoder)
 

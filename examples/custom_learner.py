@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 import daso_tf
-from daso_tf import losses
 from daso_tf.learners import PseudoLabelingLearner, StepOutcome, mixing
+from daso_tf.step import losses
 
 
 @keras.saving.register_keras_serializable(package="examples")

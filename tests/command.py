@@ -2,8 +2,8 @@
 
 from absl.testing import flagsaver
 
-from daso_tf import train
-from daso_tf.flags import FLAGS
+from daso_tf.commands import train
+from daso_tf.settings.flags import FLAGS
 
 SMALL = {
     "dataset": "digits",

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 import daso_tf
-from daso_tf import balance, pseudo_labels, strategies, thresholds
+from daso_tf import balance, pseudo_labels, thresholds
 from daso_tf.data import training_batches
-from daso_tf.keras_versions import model_variables
+from daso_tf.platform import strategies
+from daso_tf.platform.keras_versions import model_variables
 
 COUNTS, UNLABELED, STEPS = [20, 13, 7], 90, 3
 

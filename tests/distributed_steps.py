@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 import daso_tf
-from daso_tf import replicas as replicas_of_step
-from daso_tf import strategies
-from daso_tf.checkpoints import Checkpoints
 from daso_tf.data import from_arrays, training_batches
-from daso_tf.prediction import Prediction
+from daso_tf.platform import replicas as replicas_of_step
+from daso_tf.platform import strategies
 from daso_tf.pseudo_labels import DASOPseudoLabeler
+from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.prediction import Prediction
 
 STEPS, BATCH, RATIO, CLASSES = 20, 12, 2, 3
 

@@ -16,12 +16,12 @@ import tensorflow as tf
 from distributed_methods import difference
 
 import daso_tf
-from daso_tf import strategies
 from daso_tf.data import training_batches
 from daso_tf.encoders.batch_normalization import batch_norms_of
-from daso_tf.keras_versions import model_variables
-from daso_tf.prediction import Prediction
+from daso_tf.platform import strategies
+from daso_tf.platform.keras_versions import model_variables
 from daso_tf.pseudo_labels import DASOPseudoLabeler
+from daso_tf.run.prediction import Prediction
 
 STEPS = 4
 

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 import daso_tf
-from daso_tf.checkpoints import Checkpoints
 from daso_tf.encoders import BatchNormalization
-from daso_tf.keras_versions import scaled_normal
+from daso_tf.platform.keras_versions import scaled_normal
+from daso_tf.run.checkpoints import Checkpoints
 
 DATA = Path(__file__).parent / "data"
 TWENTY_STEPS = DATA / "twenty_steps.json"

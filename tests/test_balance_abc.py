@@ -96,7 +96,9 @@ def test_gradient_reaches_the_features_but_not_through_the_weak_view(problem):
 def test_masks_leave_all_classes_alike():
     """How often an image of each class counts, over many draws of the step's own."""
     component = ABC([100, 50, 10], total_steps=100, confidence_threshold=0.0, update_every=1)
-    draws = daso_tf.augment.draws.uniform([3, 4], daso_tf.augment.draws.BALANCED_LABELED, 60_000, 1)
+    draws = daso_tf.platform.draws.uniform(
+        [3, 4], daso_tf.platform.draws.BALANCED_LABELED, 60_000, 1
+    )
     labels = np.arange(30_000) % 3
     # With one class an image and a head that knows nothing, each that counts costs log 3.
     features = Features(*(tf.zeros((30_000, 1)) for _ in range(3)))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import daso_tf
-from daso_tf.results import evaluate
+from daso_tf.run.results import evaluate
 
 COUNTS = [40, 20, 5]
 

@@ -80,7 +80,9 @@ def test_loss_and_its_gradient(problem):
 def test_shares_are_uniform_and_classes_blended_at_their_rates():
     """Labeled features of 1 and others of 0 show in the logits what share was kept."""
     count = 30_000
-    draws = daso_tf.augment.draws.uniform([3, 4], daso_tf.augment.draws.BALANCED_LABELED, count, 1)
+    draws = daso_tf.platform.draws.uniform(
+        [3, 4], daso_tf.platform.draws.BALANCED_LABELED, count, 1
+    )
     labels = np.arange(count) % K
     kept = []
 

@@ -9,10 +9,11 @@ import pytest
 from absl.testing import flagsaver
 from command import arguments, run_train
 
-from daso_tf import balance, combinations, data
-from daso_tf.build import build_learner
-from daso_tf.combinations import BALANCES, PAPER, refusals, table
-from daso_tf.flags import FLAGS, adopt_learner_defaults
+from daso_tf import balance, data
+from daso_tf.settings import combinations
+from daso_tf.settings.build import build_learner
+from daso_tf.settings.combinations import BALANCES, PAPER, refusals, table
+from daso_tf.settings.flags import FLAGS, adopt_learner_defaults
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -4,8 +4,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from daso_tf import compilation
 from daso_tf.encoders import build, wide_resnet
+from daso_tf.settings import compilation
 
 
 def test_counts_the_operations_of_convolutions():

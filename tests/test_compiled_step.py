@@ -12,11 +12,11 @@ from command import arguments, run_train
 from dense_learner import SIZE, K, dense_learner
 
 import daso_tf
-from daso_tf import train
-from daso_tf.callbacks import PacedCallbacks
-from daso_tf.flags import FLAGS
-from daso_tf.keras_versions import KERAS_3
+from daso_tf.commands import train
+from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.pseudo_labels import DASOPseudoLabeler
+from daso_tf.run.callbacks import PacedCallbacks
+from daso_tf.settings.flags import FLAGS
 
 B, MU, STEPS = 4, 2, 12
 

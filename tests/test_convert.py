@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
 import daso_tf
-from daso_tf import convert
+from daso_tf.commands import convert
 from daso_tf.encoders.pytorch_names import pytorch_weights, to_pytorch
 
 DATA = Path(__file__).parent / "data"

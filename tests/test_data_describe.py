@@ -6,7 +6,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from daso_tf import data
-from daso_tf.data import describe
+from daso_tf.commands import describe
 
 DIGITS = ["--dataset=digits", "--labeled_head=20", "--labeled_imbalance=10", "--resolution=8"]
 

@@ -10,7 +10,8 @@ import pytest
 from command import arguments, run_train
 from PIL import Image
 
-from daso_tf import data, train
+from daso_tf import data
+from daso_tf.commands import train
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 CLASSES = ("cat", "dog", "elk")

@@ -7,7 +7,7 @@ from absl import flags
 from absl.testing import flagsaver
 from command import SMALL, arguments, parsed
 
-from daso_tf.flags import FLAGS, changes_since, write_flags_file
+from daso_tf.settings.flags import FLAGS, changes_since, write_flags_file
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from command import arguments, run_train
 
-from daso_tf import data, generations
+from daso_tf import data
 from daso_tf.pseudo_labels import crest
+from daso_tf.run import generations
 
 SETTINGS = {"generation_steps": 2, "evaluate_every": 4, "validation_size": 0, "keep_checkpoints": 9}
 

@@ -12,7 +12,7 @@ from command import arguments, run_train
 from dense_learner import K
 
 import daso_tf
-from daso_tf.checkpoints import CheckpointError, Checkpoints
+from daso_tf.run.checkpoints import CheckpointError, Checkpoints
 
 SIZE = 12
 

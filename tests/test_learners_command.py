@@ -10,9 +10,9 @@ from absl.flags import IllegalFlagValueError
 from absl.testing import flagsaver
 from command import arguments, run_train
 
-from daso_tf import flags
-from daso_tf.build import LEARNERS
-from daso_tf.learning_rate import WarmUp, learning_rate
+from daso_tf.settings import flags
+from daso_tf.settings.build import LEARNERS
+from daso_tf.settings.learning_rate import WarmUp, learning_rate
 
 
 @flagsaver.flagsaver

@@ -6,8 +6,8 @@ import tensorflow as tf
 from numpy_statements import log_softmax, softmax
 from scipy import stats
 
-from daso_tf import losses
 from daso_tf.learners import mixing
+from daso_tf.step import losses
 
 RNG = np.random.default_rng(0)
 TARGETS = softmax(RNG.normal(size=(6, 4)))

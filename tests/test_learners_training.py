@@ -8,7 +8,7 @@ import pytest
 
 import daso_tf
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
-from daso_tf.keras_versions import jit_compiles
+from daso_tf.platform.keras_versions import jit_compiles
 from daso_tf.pseudo_labels import DASOPseudoLabeler, DistributionAlignment
 
 B, K, SIZE = 4, 3, 8

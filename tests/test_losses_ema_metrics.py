@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
-from daso_tf import ema, losses
-from daso_tf.metrics import BalancedAccuracy, ClassStatistics, OneHotLabels
+from daso_tf.step import ema, losses
+from daso_tf.step.metrics import BalancedAccuracy, ClassStatistics, OneHotLabels
 
 
 def log_softmax(x):

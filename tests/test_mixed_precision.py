@@ -9,11 +9,11 @@ import tensorflow as tf
 from dense_learner import SIZE, K, dense_learner
 
 import daso_tf
-from daso_tf.callbacks import StopAtNonFiniteLoss
-from daso_tf.checkpoints import Checkpoints
 from daso_tf.encoders.precision import computes_in, dtype_policy
-from daso_tf.keras_versions import loss_scale_variables, optimizer_variables
+from daso_tf.platform.keras_versions import loss_scale_variables, optimizer_variables
 from daso_tf.pseudo_labels import DASOPseudoLabeler, DistributionAlignment
+from daso_tf.run.callbacks import StopAtNonFiniteLoss
+from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.thresholds import FreeMatchThreshold
 
 B, MU, STEPS = 4, 2, 4

@@ -11,11 +11,12 @@ from command import arguments, run_train
 from dense_learner import COUNTS, SIZE, K
 
 import daso_tf
-from daso_tf import metrics, optimizers
-from daso_tf.build import build_learner
-from daso_tf.checkpoints import Checkpoints
-from daso_tf.flags import FLAGS
-from daso_tf.keras_versions import build_optimizer, optimizer_variables
+from daso_tf.platform.keras_versions import build_optimizer, optimizer_variables
+from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.settings import optimizers
+from daso_tf.settings.build import build_learner
+from daso_tf.settings.flags import FLAGS
+from daso_tf.step import metrics
 
 RATE, MOMENTUM, DECAY = 0.1, 0.8, 0.05
 GRADIENTS = np.random.default_rng(0).normal(size=(8, 2, 3))

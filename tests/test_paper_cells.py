@@ -11,11 +11,12 @@ import tensorflow as tf
 from absl.testing import flagsaver
 from command import arguments
 
-from daso_tf import augment, build, data
-from daso_tf.checkpoints import Checkpoints
-from daso_tf.combinations import BALANCES, PAPER
+from daso_tf import augment, data
 from daso_tf.encoders.batch_normalization import BatchNormalization
-from daso_tf.flags import FLAGS, adopt_learner_defaults
+from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.settings import build
+from daso_tf.settings.combinations import BALANCES, PAPER
+from daso_tf.settings.flags import FLAGS, adopt_learner_defaults
 
 STEPS, HALF, BATCH, RATIO = 30, 15, 4, 2
 CELLS = [(learner, column) for learner in PAPER for column in sorted(PAPER[learner])]

@@ -9,8 +9,8 @@ import tensorflow as tf
 from absl.testing import flagsaver
 from PIL import Image
 
-from daso_tf import predict
-from daso_tf.predict import image_paths
+from daso_tf.commands import predict
+from daso_tf.commands.predict import image_paths
 
 
 @pytest.fixture(scope="module")

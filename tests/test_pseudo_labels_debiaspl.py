@@ -11,8 +11,8 @@ from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner, st
 from numpy_statements import log_softmax, softmax
 
 import daso_tf
-from daso_tf import losses
 from daso_tf.pseudo_labels import DebiasedPseudoLabeler, debiaspl
+from daso_tf.step import losses
 
 
 @pytest.mark.parametrize("compiled", [False, True])

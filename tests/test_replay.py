@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from daso_tf import replay
+from daso_tf.commands import replay
 
 HERE = pathlib.Path(__file__).parent
 CARRIED = sorted((HERE / "data").glob("*.npz"))

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
-from daso_tf.report import draw, table
-from daso_tf.results import Results, evaluate, scores
+from daso_tf.run.report import draw, table
+from daso_tf.run.results import Results, evaluate, scores
 
 K = 4
 

@@ -13,7 +13,7 @@ from absl import logging
 from command import arguments, run_train
 
 from daso_tf import DASO
-from daso_tf.checkpoints import CheckpointError, Checkpoints, NonFiniteError
+from daso_tf.run.checkpoints import CheckpointError, Checkpoints, NonFiniteError
 
 TESTS = Path(__file__).parent
 
@@ -159,7 +159,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import command
-from daso_tf.callbacks import StopAtNonFiniteLoss
+from daso_tf.run.callbacks import StopAtNonFiniteLoss
 
 class Kill(StopAtNonFiniteLoss):
     def on_train_batch_begin(self, batch, logs=None):

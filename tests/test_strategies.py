@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from distributed_steps import STEPS, data, learner, train
 
-from daso_tf.checkpoints import Checkpoints
+from daso_tf.run.checkpoints import Checkpoints
 
 TESTS = Path(__file__).parent
 

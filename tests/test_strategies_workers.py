@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from command import arguments, run_train
 
-from daso_tf import strategies
-from daso_tf.keras_versions import KERAS_3
-from daso_tf.rendezvous import Worker, meet
-from daso_tf.workers import cluster
+from daso_tf.commands.workers import cluster
+from daso_tf.platform import strategies
+from daso_tf.platform.keras_versions import KERAS_3
+from daso_tf.platform.rendezvous import Worker, meet
 
 TESTS = Path(__file__).parent
 SETTINGS = {"batch_size": 6, "learning_rate": 0.003, "steps": 20, "evaluate_every": 10}

@@ -10,8 +10,8 @@ from command import SMALL, arguments, parsed, run_train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from daso_tf import train
 from daso_tf.balance import SupervisedLoss
+from daso_tf.commands import train
 
 
 def results_of(model_dir):

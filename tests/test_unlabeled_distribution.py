@@ -14,10 +14,11 @@ from absl.testing import flagsaver
 from command import arguments, run_train
 
 import daso_tf
-from daso_tf import build, unlabeled_distribution
-from daso_tf.estimate_distribution import estimate, table
-from daso_tf.flags import FLAGS, adopt_learner_defaults
-from daso_tf.unlabeled_distribution import read, write
+from daso_tf.commands.estimate_distribution import estimate, table
+from daso_tf.data import unlabeled_distribution
+from daso_tf.data.unlabeled_distribution import read, write
+from daso_tf.settings import build
+from daso_tf.settings.flags import FLAGS, adopt_learner_defaults
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("cat", "dog", "owl")

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from keras_exchange import DATA, MAJOR, TWENTY_STEPS, small_encoder, small_learner, twenty_steps
 
-from daso_tf.checkpoints import Checkpoints
-from daso_tf.keras_2_models import load_model
+from daso_tf.platform.keras_2_models import load_model
+from daso_tf.run.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # where Keras looks in vain
 

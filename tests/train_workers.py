@@ -13,8 +13,8 @@ from pathlib import Path
 
 import command
 
-from daso_tf.callbacks import StopAtNonFiniteLoss
-from daso_tf.workers import cluster
+from daso_tf.commands.workers import cluster
+from daso_tf.run.callbacks import StopAtNonFiniteLoss
 
 
 def work(variables, log, killed_at, arguments):

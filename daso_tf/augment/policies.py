@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment.checks import checked_sized_images
-from daso_tf.augment.draws import RAND_AUGMENT, WEAK, below, uniform
 from daso_tf.augment.ops import OPS
+from daso_tf.platform.draws import RAND_AUGMENT, WEAK, below, uniform
 
 # The operation at the end of the list is the one that is never carried out.
 _NAMES = (*(name for name in OPS if name != "identity"), "identity")

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.augment.checks import checked_sized_images
-from daso_tf.augment.draws import RANDOM_RESIZED_CROP, below, uniform
+from daso_tf.platform.draws import RANDOM_RESIZED_CROP, below, uniform
 
 _TRIES = 10
 _PRECISION = 22  # bits behind the point of Pillow's weights; 8 more of a pixel fit into an int32

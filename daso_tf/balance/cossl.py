@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf import replicas
 from daso_tf.balance.balanced_head import BalancedHead
+from daso_tf.platform import replicas
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")

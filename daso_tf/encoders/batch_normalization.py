@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import keras
 import numpy as np
 
-from daso_tf.keras_versions import own_name
+from daso_tf.platform.keras_versions import own_name
 
 _STATISTICS = {
     "gamma": "weight",

@@ -6,7 +6,7 @@ import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
 from daso_tf.encoders.precision import dtype_policy
-from daso_tf.keras_versions import scaled_normal
+from daso_tf.platform.keras_versions import scaled_normal
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _BOTTLENECK_DEPTHS = (50, 101)

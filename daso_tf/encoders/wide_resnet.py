@@ -6,7 +6,7 @@ import keras
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
 from daso_tf.encoders.precision import dtype_policy
-from daso_tf.keras_versions import scaled_normal
+from daso_tf.platform.keras_versions import scaled_normal
 
 
 def wide_resnet(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf.learners.outcome import StepOutcome
 from daso_tf.learners.supervised import Supervised
+from daso_tf.step.outcome import StepOutcome
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")

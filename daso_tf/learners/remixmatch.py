@@ -7,13 +7,14 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf import losses, replicas
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
-from daso_tf.learners.outcome import StepOutcome
-from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner
+from daso_tf.platform import replicas
 from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.step import losses
+from daso_tf.step.outcome import StepOutcome
+from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 
 
 class Views(NamedTuple):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf import losses
 from daso_tf.augment import RandAugment
-from daso_tf.learners.outcome import StepOutcome
-from daso_tf.learners.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
 from daso_tf.pseudo_labels import TemplateMatchingPseudoLabeler
+from daso_tf.step import losses
+from daso_tf.step.outcome import StepOutcome
+from daso_tf.step.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
 
 
 class Views(NamedTuple):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy.optimize import nnls, root_scalar
 from scipy.special import logsumexp, softmax
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 _TINY = 1e-6  # keeps classes without images, and images without a class, from dividing by zero

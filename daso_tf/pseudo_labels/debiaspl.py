@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 _TINY = 1e-6  # keeps a class that is never predicted from dividing by zero

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
 
 _TINY = 1e-6  # keeps classes without a prediction, or without a share, from dividing by zero

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 from daso_tf.thresholds.threshold import Threshold
 
 

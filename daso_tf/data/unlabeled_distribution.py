@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from daso_tf.data import UNKNOWN, SemiSupervisedData
-from daso_tf.files import write_atomically
+from daso_tf.run.files import write_atomically
 
 
 def unlabeled_distribution(source: str, data: SemiSupervisedData) -> list[float]:

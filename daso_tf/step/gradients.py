@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from daso_tf.keras_versions import scaled_loss, unscaled_gradients
+from daso_tf.platform.keras_versions import scaled_loss, unscaled_gradients
 
 Tensors = Any  # a tensor, or a structure of them
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from absl import flags
 
-from daso_tf.build import (
+from daso_tf.data import DATASETS
+from daso_tf.platform.strategies import STRATEGIES
+from daso_tf.run.files import write_atomically
+from daso_tf.settings.build import (
     BALANCED_HEADS,
     LEARNERS,
     PSEUDO_LABELERS,
@@ -16,10 +19,7 @@ from daso_tf.build import (
     THRESHOLDS,
     WEAK_VIEWS,
 )
-from daso_tf.data import DATASETS
-from daso_tf.files import write_atomically
-from daso_tf.optimizers import OPTIMIZERS
-from daso_tf.strategies import STRATEGIES
+from daso_tf.settings.optimizers import OPTIMIZERS
 
 FLAGS = flags.FLAGS
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
-from daso_tf.files import write_atomically
 from daso_tf.pseudo_labels import crest
+from daso_tf.run.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

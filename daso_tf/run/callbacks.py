@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.data import ImageFiles, Images
-from daso_tf.prediction import Prediction
-from daso_tf.report import accuracy_line, draw
-from daso_tf.results import Results, evaluate
+from daso_tf.run.checkpoints import Checkpoints, NonFiniteError
+from daso_tf.run.prediction import Prediction
+from daso_tf.run.report import accuracy_line, draw
+from daso_tf.run.results import Results, evaluate
 
 
 class PacedCallbacks(keras.callbacks.CallbackList):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from daso_tf.files import write_atomically
+from daso_tf.run.files import write_atomically
 
 MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
 

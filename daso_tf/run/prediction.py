@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf import replicas
 from daso_tf.data import ImageFiles, Images, even_batches
-from daso_tf.keras_versions import jit_compiles
+from daso_tf.platform import replicas
+from daso_tf.platform.keras_versions import jit_compiles
 
 
 class Prediction:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf.augment import draws
 from daso_tf.balance.balanced_head import BalancedHead, Features
-from daso_tf.learners.averaged import JIT_COMPILE_DEFAULT
-from daso_tf.learners.base import Learner
-from daso_tf.learners.outcome import Outputs, StepOutcome
-from daso_tf.metrics import ClassStatistics
+from daso_tf.platform import draws
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+from daso_tf.step.averaged import JIT_COMPILE_DEFAULT
+from daso_tf.step.learner import Learner
+from daso_tf.step.metrics import ClassStatistics
+from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.thresholds import FixedThreshold, Threshold
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 
 _COUNTS = ("true", "predicted", "correct", "assigned")
 

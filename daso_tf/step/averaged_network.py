@@ -10,7 +10,7 @@ import tensorflow as tf
 from daso_tf.augment import normalise, resize
 from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.balance.supervised_loss import checked_counts
-from daso_tf.learners.networks import copy_of, input_size, linear_classifier, weights_of
+from daso_tf.step.networks import copy_of, input_size, linear_classifier, weights_of
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2471, 0.2435, 0.2616)

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.keras_versions import KERAS_3, optimizer_variables
+from daso_tf.platform.keras_versions import KERAS_3, optimizer_variables
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from daso_tf import augment, compilation, encoders, optimizers
+from daso_tf import augment, encoders
 from daso_tf.balance import (
     ABC,
     ClassBalancedLoss,
@@ -14,9 +14,8 @@ from daso_tf.balance import (
     LogitAdjustedLoss,
     SupervisedLoss,
 )
-from daso_tf.checkpoints import CheckpointError, Checkpoints
 from daso_tf.data import SemiSupervisedData
-from daso_tf.generations import Generation
+from daso_tf.data.unlabeled_distribution import unlabeled_distribution
 from daso_tf.learners import (
     USADTM,
     ClassifierRetraining,
@@ -28,7 +27,6 @@ from daso_tf.learners import (
     ReMixMatch,
     Supervised,
 )
-from daso_tf.learning_rate import learning_rate
 from daso_tf.pseudo_labels import (
     AlignedPseudoLabeler,
     DARPPseudoLabeler,
@@ -38,6 +36,10 @@ from daso_tf.pseudo_labels import (
     LinearPseudoLabeler,
 )
 from daso_tf.pseudo_labels.crest import alignment_temperature
+from daso_tf.run.checkpoints import CheckpointError, Checkpoints
+from daso_tf.run.generations import Generation
+from daso_tf.settings import compilation, optimizers
+from daso_tf.settings.learning_rate import learning_rate
 from daso_tf.thresholds import (
     ADSHThreshold,
     FlexMatchThreshold,
@@ -45,7 +47,6 @@ from daso_tf.thresholds import (
     SAWWeight,
     SoftMatchWeight,
 )
-from daso_tf.unlabeled_distribution import unlabeled_distribution
 
 
 class Part(NamedTuple):

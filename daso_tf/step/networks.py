@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from daso_tf.keras_versions import scaled_normal
+from daso_tf.platform.keras_versions import scaled_normal
 
 
 def linear_classifier(units: int, name: str) -> keras.layers.Dense:

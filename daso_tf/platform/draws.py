@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from daso_tf import replicas
 from daso_tf.augment.checks import checked_seed
+from daso_tf.platform import replicas
 
 # Streams of random numbers, one a layer: they keep layers apart that are given one seed.
 WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_LABELED, BALANCED_UNLABELED = 1, 2, 3, 4, 5

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.keras_versions import KERAS_3
-from daso_tf.rendezvous import Worker, meet
+from daso_tf.platform.keras_versions import KERAS_3
+from daso_tf.platform.rendezvous import Worker, meet
 
 # What a step fails with on the other workers where one of them is gone.
 WORKER_GONE = (

@@ -7,15 +7,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from daso_tf import ema, replicas
 from daso_tf.augment import Weak
 from daso_tf.balance import SupervisedLoss
 from daso_tf.encoders.batch_normalization import batch_norms_of
-from daso_tf.keras_versions import apply_gradients, scales_losses, step_logs, train_on_batch
-from daso_tf.learners import gradients
-from daso_tf.learners.averaged import AveragedClassifier, unpack
-from daso_tf.learners.outcome import Outputs, StepOutcome
-from daso_tf.metrics import ClassStatistics
+from daso_tf.platform import replicas
+from daso_tf.platform.keras_versions import (
+    apply_gradients,
+    scales_losses,
+    step_logs,
+    train_on_batch,
+)
+from daso_tf.step import ema, gradients
+from daso_tf.step.averaged import AveragedClassifier, unpack
+from daso_tf.step.metrics import ClassStatistics
+from daso_tf.step.outcome import Outputs, StepOutcome
 
 
 class Learner(AveragedClassifier):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from daso_tf.results import MEDIAN_OVER, Results
+from daso_tf.run.results import MEDIAN_OVER, Results
 
 MOST_CLASSES_NAMED = 20  # on a picture's axis
 

@@ -12,14 +12,14 @@ import keras
 import numpy as np
 from absl import logging
 
-from daso_tf.files import write_atomically
-from daso_tf.keras_versions import (
+from daso_tf.platform.keras_versions import (
     build_optimizer,
     loss_scale_variables,
     model_variables,
     optimizer_variables,
     own_name,
 )
+from daso_tf.run.files import write_atomically
 
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from daso_tf import losses
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
 from daso_tf.encoders.precision import computes_in
-from daso_tf.export import write_saved_model
-from daso_tf.keras_versions import KERAS_3, build_optimizer, scales_losses, step_logs
-from daso_tf.learners.averaged_network import AveragedNetwork
-from daso_tf.metrics import BalancedAccuracy
+from daso_tf.platform.keras_versions import KERAS_3, build_optimizer, scales_losses, step_logs
+from daso_tf.step import losses
+from daso_tf.step.averaged_network import AveragedNetwork
+from daso_tf.step.export import write_saved_model
+from daso_tf.step.metrics import BalancedAccuracy
 
 JIT_COMPILE_DEFAULT = "auto" if KERAS_3 else None  # Keras's own
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf import strategies
-from daso_tf.build import SELF_TRAINING
 from daso_tf.data import SemiSupervisedData, training_batches
+from daso_tf.platform import strategies
+from daso_tf.settings.build import SELF_TRAINING
 
 
 class Stretch(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from daso_tf import replicas
+from daso_tf.platform import replicas
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import tempfile
 import keras
 import tensorflow as tf
 
-from daso_tf.keras_versions import write_archive
+from daso_tf.platform.keras_versions import write_archive
 
 
 def write_saved_model(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import keras
 
-from daso_tf.learning_rate import LearningRateSchedule
+from daso_tf.settings.learning_rate import LearningRateSchedule
 
 
 class Choice(NamedTuple):

@@ -1,0 +1,1 @@
+"""What does the person at the terminal want? One file for each command."""

@@ -1,0 +1,1 @@
+"""What depends on the Keras version or on the device?"""

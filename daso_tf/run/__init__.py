@@ -1,0 +1,1 @@
+"""What is a training run made of?"""
