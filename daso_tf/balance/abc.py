@@ -40,8 +40,8 @@ class ABC(BalancedHead):
         Learning", NeurIPS 2021, sections 3.2 and 3.3.
     """
 
-    loss_name = "abc_loss"
-    asks_for_pseudo_labels = True
+    asks_for = frozenset({"pseudo_labels_of_two_classifiers"})
+    loss_names = ("abc_loss",)
 
     def __init__(
         self,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from daso_tf.balance.supervised_loss import checked_counts
+from daso_tf.platform.checks import checked_counts
 
 
 class Features(NamedTuple):
@@ -37,10 +38,9 @@ class BalancedHead:
         ValueError: If they are none.
     """
 
-    # Name of its loss in the logs.
-    loss_name = "balanced_head_loss"
-    # Whether `loss` has pseudo-labels made of the balanced classifier's predictions.
-    asks_for_pseudo_labels = False
+    asks_for: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    loss_names: ClassVar[tuple[str, ...]] = ("balanced_head_loss",)
 
     def __init__(self, labeled_counts: Sequence[int]):
         self.labeled_counts = checked_counts(labeled_counts)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.balance.supervised_loss import SupervisedLoss, checked_counts
+from daso_tf.balance.supervised_loss import SupervisedLoss
+from daso_tf.platform.checks import checked_counts
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")

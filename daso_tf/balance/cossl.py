@@ -49,7 +49,7 @@ class CoSSL(BalancedHead):
         commands.
     """
 
-    loss_name = "cossl_loss"
+    loss_names = ("cossl_loss",)
 
     def __init__(self, labeled_counts: Sequence[int], teach_after: int, least_share: float = 0.6):
         super().__init__(labeled_counts)

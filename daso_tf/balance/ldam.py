@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.balance.class_balanced import checked_beta, class_balanced_weights
-from daso_tf.balance.supervised_loss import SupervisedLoss, checked_counts
+from daso_tf.balance.supervised_loss import SupervisedLoss
+from daso_tf.platform.checks import checked_counts
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
 import keras
 import tensorflow as tf
 
@@ -23,6 +27,10 @@ class SupervisedLoss:
     >>> round(float(loss(tf.constant([1]), tf.zeros((1, 2)), step=0)), 4)
     0.6931
     """
+
+    asks_for: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    loss_names: ClassVar[tuple[str, ...]] = ()
 
     def of_every_class(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Computes what each image costs if its class is k.
@@ -73,18 +81,3 @@ class SupervisedLoss:
     def from_config(cls, config: dict) -> SupervisedLoss:
         """Makes the loss from what `get_config` gave back."""
         return cls(**config)
-
-
-def checked_counts(labeled_counts: list[int]) -> tuple[int, ...]:
-    """Returns the labeled images of each class as a tuple.
-
-    Raises:
-        ValueError: If a class has none, or there are fewer than two classes.
-    """
-    counts = tuple(int(count) for count in labeled_counts)
-    if len(counts) < 2 or min(counts) < 1:
-        raise ValueError(
-            f"labeled_counts must be the labeled images of two classes or more, at least 1 for "
-            f"every class, not {list(labeled_counts)}."
-        )
-    return counts

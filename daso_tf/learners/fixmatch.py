@@ -112,7 +112,7 @@ class FixMatch(PseudoLabelingLearner):
             step=step,
             positions=positions,
         )
-        mask = self.threshold(pseudo_labels.target, positions=positions)
+        mask = self.threshold(pseudo_labels.target, labels, positions).weights
         consistency_loss = losses.consistency(
             pseudo_labels.final, mask, labeler.with_margins(strong.logits)
         )

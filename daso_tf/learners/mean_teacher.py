@@ -114,7 +114,7 @@ class MeanTeacher(PseudoLabelingLearner):
         They are one joint batch then, where FixMatch, which needs no other features of the EMA
         encoder, maps the labeled views by themselves.
         """
-        observing = self.pseudo_labeler.observes_labeled_features
+        observing = "labeled_features" in self.pseudo_labeler.asks_for
         images = tf.concat([views.labeled, views.teacher], 0) if observing else views.teacher
         features = self.ema_features(images)
         if observing:

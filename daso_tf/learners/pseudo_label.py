@@ -100,7 +100,7 @@ class PseudoLabel(PseudoLabelingLearner):
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
         pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
-        mask = self.threshold(pseudo_labels.target, positions=positions)
+        mask = self.threshold(pseudo_labels.target, labels, positions).weights
         consistency_loss = losses.consistency(
             pseudo_labels.final, mask, labeler.with_margins(unlabeled.logits)
         )

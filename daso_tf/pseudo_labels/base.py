@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
+
+# The refusal of pseudo-labelers that remember predictions.
+ONE_CLASSIFIER = MappingProxyType(
+    {
+        "pseudo_labels_of_two_classifiers": (
+            "it remembers the predictions of one classifier, and there are two"
+        )
+    }
+)
 
 
 class PseudoLabels(NamedTuple):
@@ -29,27 +40,26 @@ class PseudoLabels(NamedTuple):
 class PseudoLabeler(keras.layers.Layer):
     """The component that turns predictions for unlabeled images into pseudo-labels.
 
-    A learner takes one and calls it in this order in every step: `observe` (only if
-    `observes_labeled_features`), the layer itself, `with_margins` (only if `needs_margins`),
-    `auxiliary_losses`, `update`. Whatever a pseudo-labeler must remember is a variable of this
-    layer, made in `build`, so that every way of saving the model saves it.
+    In every step a learner calls, in this order: `observe` (if the pseudo-labeler asks for
+    "labeled_features"), the layer itself, `with_margins` (if it asks for "margins"),
+    `auxiliary_losses`, `update`. What a pseudo-labeler remembers from step to step is a variable
+    of this layer, created in `build`. Every way of saving the model saves it.
+
+    Attributes:
+        asks_for: What the learner must provide, by name: "labeled_features" (calls of `observe`
+            with the EMA encoder's features of the labeled views), "positions" (the argument
+            `positions` of `call`), "margins" (a consistency loss on the logits that
+            `with_margins` returns).
+        refuses: What the pseudo-labeler cannot be combined with, by name, and the reason: "xla",
+            or "pseudo_labels_of_two_classifiers", which a balanced head asks for.
+        loss_names: Names of the losses that `auxiliary_losses` returns.
     """
 
-    # Whether the learner must map the labeled views with the EMA encoder and call `observe`.
-    observes_labeled_features = False
-    # Whether `call` remembers the predictions that it gets, so that only those of one classifier,
-    # once a step, may be given to it.
-    remembers_predictions = False
-    # Whether `call` has to know which images these are.
-    needs_positions = False
-    # Whether the logits that are taught have to be those of `with_margins`.
-    needs_margins = False
-    # Why a step with it cannot be compiled by XLA; None where it can.
-    refuses_jit_compile: str | None = None
-    # Names of the losses that `auxiliary_losses` gives back.
-    auxiliary_loss_names: tuple[str, ...] = ()
+    asks_for: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    loss_names: ClassVar[tuple[str, ...]] = ()
 
-    # Whatever Keras's dtype policy is, what is remembered and taught is float32.
+    # Pseudo-labels and what is remembered of them stay in float32 under every dtype policy.
     def __init__(self, dtype="float32", **kwargs):
         super().__init__(dtype=dtype, **kwargs)
 
@@ -69,8 +79,8 @@ class PseudoLabeler(keras.layers.Layer):
                 probabilities, possibly averaged over views and sharpened; rows sum to 1.
             features: float `(batch, D)` behind the prediction.
             step: int scalar, the number of steps done before this one.
-            positions: int64 `(batch,)`, which of all unlabeled images these are; given where
-                `needs_positions`, else None.
+            positions: int64 `(batch,)`, which of all unlabeled images these are; None unless the
+                pseudo-labeler asks for "positions".
 
         Returns:
             A `PseudoLabels`.

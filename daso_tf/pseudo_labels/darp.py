@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.optimize import nnls, root_scalar
+from scipy.optimize import root_scalar
 from scipy.special import logsumexp, softmax
 
 from daso_tf.platform import replicas
-from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
+from daso_tf.pseudo_labels.base import (
+    ONE_CLASSIFIER,
+    PseudoLabeler,
+    PseudoLabels,
+    from_target,
+)
 
 _TINY = 1e-6  # keeps classes without images, and images without a class, from dividing by zero
 
@@ -26,7 +32,7 @@ class DARPPseudoLabeler(PseudoLabeler):
 
     Args:
         class_distribution: K numbers of at least 0, in any scale: the unlabeled images of each
-            class, or an estimate (`estimate_distribution`).
+            class, or an estimate (`daso_tf.data.estimate_distribution`).
         num_images: How many unlabeled images there are, at least 1.
         start_step: Steps before pseudo-labels are refined. In DASO's comparison they are the first
             40 % of the run.
@@ -51,9 +57,13 @@ class DARPPseudoLabeler(PseudoLabeler):
         Learning", NeurIPS 2020, section 3.
     """
 
-    needs_positions = True
-    remembers_predictions = True
-    refuses_jit_compile = "DARP refines pseudo-labels on the host, which XLA cannot compile"
+    asks_for = frozenset({"positions"})
+    refuses = MappingProxyType(
+        {
+            "xla": "DARP refines pseudo-labels on the host, which XLA cannot compile",
+            **ONE_CLASSIFIER,
+        }
+    )
 
     def __init__(
         self,
@@ -201,39 +211,6 @@ def refine(
         log_x = -logsumexp(log_p - np.outer(nu, entropy), axis=0)
         nu = _meet_columns(log_p + log_x, entropy, np.log(images), nu)
     return softmax(log_p - np.outer(nu, entropy), axis=0).T
-
-
-def estimate_distribution(confusion: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Estimates how many images of each class there are from what they are taken for.
-
-    Args:
-        confusion: float `(K, K)`: column k is the mean prediction for images of class k, such as
-            those of a validation set; it sums to 1.
-        predicted: float `(K,)`: the sum of the predictions for the images in question.
-
-    Returns:
-        float64 `(K,)` of at least 0, the sum is that of `predicted`: the least-squares solution of
-        `confusion @ counts = predicted`.
-
-    Raises:
-        ValueError: If no class explains the predictions.
-
-    Example:
-
-    >>> confusion = np.array([[0.9, 0.2], [0.1, 0.8]])
-    >>> estimate_distribution(confusion, confusion @ [30, 10]).round(6).tolist()
-    [30.0, 10.0]
-
-    Reference:
-        Kim et al., "DARP", NeurIPS 2020, appendix on the estimation of the unlabeled classes;
-        Lipton, Wang and Smola, "Detecting and Correcting for Label Shift with Black Box
-        Predictors", ICML 2018.
-    """
-    predicted = np.asarray(predicted, np.float64)
-    counts, _ = nnls(np.asarray(confusion, np.float64), predicted)
-    if not counts.sum() > 0:
-        raise ValueError(f"No share of the classes explains the predictions {predicted.tolist()}.")
-    return counts * predicted.sum() / counts.sum()
 
 
 def _without_noise(predictions: np.ndarray, images: np.ndarray, alpha: float) -> np.ndarray:

@@ -48,8 +48,8 @@ class DASOPseudoLabeler(PseudoLabeler):
         Imbalanced Semi-Supervised Learning", CVPR 2022, section 3.
     """
 
-    observes_labeled_features = True
-    auxiliary_loss_names = ("alignment_loss",)
+    asks_for = frozenset({"labeled_features"})
+    loss_names = ("alignment_loss",)
 
     def __init__(
         self,

@@ -6,7 +6,12 @@ import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
+from daso_tf.pseudo_labels.base import (
+    ONE_CLASSIFIER,
+    PseudoLabeler,
+    PseudoLabels,
+    from_target,
+)
 
 _TINY = 1e-6  # keeps a class that is never predicted from dividing by zero
 
@@ -42,8 +47,8 @@ class DebiasedPseudoLabeler(PseudoLabeler):
         2022, section 4; the strength is that of the authors' scripts for ImageNet.
     """
 
-    remembers_predictions = True
-    needs_margins = True
+    asks_for = frozenset({"margins"})
+    refuses = ONE_CLASSIFIER
 
     def __init__(self, strength: float = 0.4, momentum: float = 0.999, **kwargs):
         super().__init__(**kwargs)

@@ -9,7 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
+from daso_tf.pseudo_labels.base import (
+    ONE_CLASSIFIER,
+    PseudoLabeler,
+    PseudoLabels,
+    from_target,
+)
 
 _TINY = 1e-6  # keeps classes without a prediction, or without a share, from dividing by zero
 
@@ -143,7 +148,7 @@ class AlignedPseudoLabeler(PseudoLabeler):
         Wei et al., "CReST", CVPR 2021, section 3.3: alignment within FixMatch.
     """
 
-    remembers_predictions = True
+    refuses = ONE_CLASSIFIER
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
         DASO, whose comparison this follows, keep as many features as the class has labeled images.
     """
 
-    observes_labeled_features = True
+    asks_for = frozenset({"labeled_features"})
 
     def __init__(self, queue_size: int = 256, pretrain_steps: int = 500, **kwargs):
         super().__init__(**kwargs)

@@ -313,7 +313,7 @@ def build_learner(
         class_names=data.class_names,
         seed=flags.seed,
     )
-    whole = not PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses_jit_compile
+    whole = "xla" not in PSEUDO_LABELERS[flags.pseudo_labeler].made_by.refuses
     several = learner.distribute_strategy.num_replicas_in_sync > 1
     whole &= not (several and flags.synchronized_batch_norm)
     images = flags.steps * flags.batch_size * (1 + 2 * flags.unlabeled_ratio)

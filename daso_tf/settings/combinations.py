@@ -70,16 +70,15 @@ def refusals(
     learner_flag, labeler_flag = f"--learner={learner}", f"--pseudo_labeler={pseudo_labeler}"
     if learning.refuses_pseudo_labeler and pseudo_labeler != "linear":
         yield Refusal(labeler_flag, learner_flag, learning.refuses_pseudo_labeler)
-    elif labeling.needs_margins and learning.refuses_margins:
+    elif "margins" in labeling.asks_for and learning.refuses_margins:
         yield Refusal(labeler_flag, learner_flag, learning.refuses_margins)
     if threshold != "fixed" and learning.refuses_threshold:
         yield Refusal(f"--threshold={threshold}", learner_flag, learning.refuses_threshold)
     for head in filter(BALANCED_HEADS.get, balances):
         if learning.refuses_balanced_head:
             yield Refusal(BALANCES[head], learner_flag, learning.refuses_balanced_head)
-        if labeling.remembers_predictions and BALANCED_HEADS[head].made_by.asks_for_pseudo_labels:
-            reason = "it remembers the predictions of one classifier, and there are two"
-            yield Refusal(labeler_flag, BALANCES[head], reason)
+        for name in BALANCED_HEADS[head].made_by.asks_for & labeling.refuses.keys():
+            yield Refusal(labeler_flag, BALANCES[head], labeling.refuses[name])
     if balances and learning.class_balanced_batches:
         reason = "its batches hold as many images of every class already"
         yield Refusal(BALANCES[balances[0]], learner_flag, reason)
@@ -104,9 +103,9 @@ def check(flags) -> None:
         labeler_flag = f"--pseudo_labeler={flags.pseudo_labeler}"
         reason = "the guesses would be aligned twice; --nodistribution_alignment leaves it to one"
         found.append(Refusal(labeler_flag, "--distribution_alignment", reason))
-    if flags.jit_compile == "true" and labeler.refuses_jit_compile:
+    if flags.jit_compile == "true" and "xla" in labeler.refuses:
         labeler_flag = f"--pseudo_labeler={flags.pseudo_labeler}"
-        found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses_jit_compile))
+        found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses["xla"]))
     retraining = LEARNERS[flags.learner].learner is ClassifierRetraining
     if retraining and not flags.from_model_dir:
         raise ValueError(

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from daso_tf.augment import normalise, resize
 from daso_tf.balance.logit_adjustment import log_prior
-from daso_tf.balance.supervised_loss import checked_counts
+from daso_tf.platform.checks import checked_counts
 from daso_tf.step.networks import copy_of, input_size, linear_classifier, weights_of
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

@@ -60,13 +60,13 @@ class PseudoLabelingLearner(Learner):
             raise ValueError(f"ramp_steps must be at least 0, not {ramp_steps}.")
         pseudo_labeler = LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler
         self._check_refusals(pseudo_labeler, threshold)
-        loss_names = (*loss_names, *pseudo_labeler.auxiliary_loss_names)
+        loss_names = (*loss_names, *pseudo_labeler.loss_names)
         if threshold is not None:
             threshold = as_threshold(threshold)
-            loss_names = (*loss_names, *threshold.auxiliary_loss_names)
+            loss_names = (*loss_names, *threshold.loss_names)
         if balanced_head is not None:
             self._check_balanced_head(balanced_head, num_classes, pseudo_labeler)
-            loss_names = (*loss_names, balanced_head.loss_name)
+            loss_names = (*loss_names, *balanced_head.loss_names)
         super().__init__(encoder, num_classes, loss_names=loss_names, **kwargs)
         self.unlabeled_weight = float(unlabeled_weight)
         self.ramp_steps = int(ramp_steps)
@@ -98,11 +98,11 @@ class PseudoLabelingLearner(Learner):
     def needs_positions(self) -> bool:
         """Whether pseudo-labeler or threshold must know which unlabeled images a batch holds."""
         parts = (self.pseudo_labeler, self.threshold)
-        return any(part is not None and part.needs_positions for part in parts)
+        return any(part is not None and "positions" in part.asks_for for part in parts)
 
     def compile(self, *args, jit_compile=JIT_COMPILE_DEFAULT, **kwargs):
         """Configures training; see `AveragedClassifier.compile`."""
-        reason = self.pseudo_labeler.refuses_jit_compile
+        reason = self.pseudo_labeler.refuses.get("xla")
         if reason and jit_compile is True:
             raise ValueError(f"The step cannot be compiled with jit_compile=True: {reason}.")
         super().compile(*args, jit_compile=jit_compile, **kwargs)
@@ -132,7 +132,7 @@ class PseudoLabelingLearner(Learner):
             views: float `(batch, height, width, 3)`.
             labels: int `(batch,)`, classes in 0..K-1.
         """
-        if self.pseudo_labeler.observes_labeled_features:
+        if "labeled_features" in self.pseudo_labeler.asks_for:
             self.pseudo_labeler.observe(self.ema_features(views), labels)
 
     @property
@@ -182,7 +182,7 @@ class PseudoLabelingLearner(Learner):
             tf.concat(kept, axis=0),
             step,
         )
-        return {self.balanced_head.loss_name: loss}
+        return {self.balanced_head.loss_names[0]: loss}
 
     def remember(self, outcome: StepOutcome) -> None:
         """Shows the pseudo-labeler what the step taught."""
@@ -216,7 +216,7 @@ class PseudoLabelingLearner(Learner):
 
     def _check_refusals(self, pseudo_labeler: PseudoLabeler, threshold) -> None:
         """Raises a ValueError where the learner has no place for a part that is given."""
-        if pseudo_labeler.needs_margins and self.refuses_margins:
+        if "margins" in pseudo_labeler.asks_for and self.refuses_margins:
             raise ValueError(
                 f"{type(self).__name__} does not go with {type(pseudo_labeler).__name__}: "
                 f"{self.refuses_margins}."
@@ -232,11 +232,10 @@ class PseudoLabelingLearner(Learner):
             raise ValueError(
                 f"{type(self).__name__} takes no balanced_head: {self.refuses_balanced_head}."
             )
-        if pseudo_labeler.remembers_predictions and balanced_head.asks_for_pseudo_labels:
+        for name in balanced_head.asks_for & pseudo_labeler.refuses.keys():
             raise ValueError(
                 f"{type(pseudo_labeler).__name__} does not go with "
-                f"{type(balanced_head).__name__}: it remembers the predictions that it is given, "
-                "and would mix those of two classifiers."
+                f"{type(balanced_head).__name__}: {pseudo_labeler.refuses[name]}."
             )
         if len(balanced_head.labeled_counts) != num_classes:
             raise ValueError(

@@ -1,12 +1,11 @@
 """Which pseudo-labels are taught, and how much? One answer a file."""
 
 from daso_tf.thresholds.adsh import ADSHThreshold
-from daso_tf.thresholds.fixed import FixedThreshold
 from daso_tf.thresholds.flexmatch import FlexMatchThreshold
 from daso_tf.thresholds.freematch import FreeMatchThreshold
 from daso_tf.thresholds.saw import SAWWeight
 from daso_tf.thresholds.softmatch import SoftMatchWeight
-from daso_tf.thresholds.threshold import Threshold
+from daso_tf.thresholds.threshold import FixedThreshold, Selection, Threshold
 
 __all__ = [
     "ADSHThreshold",
@@ -14,6 +13,7 @@ __all__ = [
     "FlexMatchThreshold",
     "FreeMatchThreshold",
     "SAWWeight",
+    "Selection",
     "SoftMatchWeight",
     "Threshold",
 ]

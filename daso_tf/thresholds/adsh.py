@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from daso_tf.platform.checks import checked_counts
 from daso_tf.thresholds.remembering import RememberingThreshold
+from daso_tf.thresholds.threshold import Selection
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -34,9 +36,9 @@ class ADSHThreshold(RememberingThreshold):
 
     >>> threshold = ADSHThreshold(labeled_counts=[9, 1], num_images=4, confidence=0.9)
     >>> target = tf.constant([[0.95, 0.05], [0.7, 0.3], [0.4, 0.6], [0.2, 0.8]])
-    >>> threshold(target, positions=tf.range(4)).numpy().tolist()
+    >>> threshold(target, positions=tf.range(4)).weights.numpy().tolist()
     [1.0, 0.0, 0.0, 0.0]
-    >>> threshold(target, positions=tf.range(4)).numpy().tolist()  # half of either class, now
+    >>> threshold(target, positions=tf.range(4)).weights.numpy().tolist()  # half of each class
     [1.0, 0.0, 0.0, 1.0]
 
     Reference:
@@ -48,7 +50,7 @@ class ADSHThreshold(RememberingThreshold):
         self, labeled_counts: Sequence[int], num_images: int, confidence: float = 0.95, **kwargs
     ):
         super().__init__(num_images, confidence, **kwargs)
-        self.labeled_counts = tuple(int(count) for count in labeled_counts)
+        self.labeled_counts = checked_counts(labeled_counts)
 
     def build(self, input_shape):
         """Makes the memory, from the shape of the targets `(batch, K)`."""
@@ -81,14 +83,19 @@ class ADSHThreshold(RememberingThreshold):
         in_full = (classes == head) | (taught == 0)
         return tf.where(in_full, self.confidence, tf.cast(reached, tf.float32))
 
-    def call(self, target, positions=None):
+    def call(
+        self,
+        target: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
+    ) -> Selection:
         """Weighs the pseudo-labels; see `Threshold.call`."""
         labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confidence = tf.reduce_max(target, axis=-1)
         mask = confidence >= tf.gather(self.class_thresholds(), labels)
         self.remember(self.labels, positions, labels)
         self.remember(self.confidences, positions, confidence)
-        return tf.cast(mask, tf.float32)
+        return Selection(tf.cast(mask, tf.float32))
 
     def get_config(self):
         """Returns the arguments that make this layer again."""

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.thresholds.remembering import RememberingThreshold
+from daso_tf.thresholds.threshold import Selection
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -28,9 +29,9 @@ class FlexMatchThreshold(RememberingThreshold):
 
     >>> threshold = FlexMatchThreshold(num_images=2, confidence=0.9)
     >>> target = tf.constant([[0.95, 0.05], [0.4, 0.6]])
-    >>> threshold(target, positions=tf.constant([0, 1])).numpy().tolist()  # nothing learnt yet
+    >>> threshold(target, positions=tf.range(2)).weights.numpy().tolist()  # nothing learned yet
     [1.0, 1.0]
-    >>> threshold(target, positions=tf.constant([0, 1])).numpy().tolist()  # class 0 is, now
+    >>> threshold(target, positions=tf.range(2)).weights.numpy().tolist()  # class 0 is learned
     [1.0, 1.0]
     >>> threshold.class_thresholds().numpy().tolist()
     [0.8999999761581421, 0.0]
@@ -46,7 +47,12 @@ class FlexMatchThreshold(RememberingThreshold):
         status = counts[:-1] / tf.reduce_max(counts)  # with the never confident ones: warm-up
         return self.confidence * status / (2.0 - status)
 
-    def call(self, target, positions=None):
+    def call(
+        self,
+        target: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
+    ) -> Selection:
         """Weighs the pseudo-labels; see `Threshold.call`."""
         labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confidence = tf.reduce_max(target, axis=-1)
@@ -56,4 +62,4 @@ class FlexMatchThreshold(RememberingThreshold):
         before = tf.gather(tf.convert_to_tensor(self.labels), positions)
         learnt = tf.where(confidence >= self.confidence, labels, before)
         self.remember(self.labels, positions, learnt)
-        return tf.cast(mask, tf.float32)
+        return Selection(tf.cast(mask, tf.float32))

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.thresholds.threshold import Threshold
+from daso_tf.thresholds.threshold import Selection, Threshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -32,7 +32,7 @@ class FreeMatchThreshold(Threshold):
     Example:
 
     >>> threshold = FreeMatchThreshold(momentum=0.5)
-    >>> threshold(tf.constant([[0.9, 0.1], [0.6, 0.4]])).numpy().tolist()
+    >>> threshold(tf.constant([[0.9, 0.1], [0.6, 0.4]])).weights.numpy().tolist()
     [1.0, 0.0]
     >>> threshold.class_thresholds().numpy().round(3).tolist()
     [0.625, 0.375]
@@ -42,7 +42,7 @@ class FreeMatchThreshold(Threshold):
         2023, sections 3.1 and 3.2; equations 5 to 7 for the thresholds.
     """
 
-    auxiliary_loss_names = ("fairness_loss",)
+    loss_names = ("fairness_loss",)
 
     def __init__(self, momentum: float = 0.999, fairness_weight: float = 0.01, **kwargs):
         super().__init__(**kwargs)
@@ -72,7 +72,12 @@ class FreeMatchThreshold(Threshold):
         shares = tf.convert_to_tensor(self.mean_target)
         return shares / tf.reduce_max(shares) * self.mean_confidence
 
-    def call(self, target, positions=None):
+    def call(
+        self,
+        target: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
+    ) -> Selection:
         """Weighs the pseudo-labels; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)
         for average, value in (
@@ -82,12 +87,12 @@ class FreeMatchThreshold(Threshold):
         ):
             average.assign(self.momentum * average + (1.0 - self.momentum) * value)
         least = tf.gather(self.class_thresholds(), tf.argmax(target, axis=-1))
-        return tf.cast(confidence >= least, tf.float32)
+        return Selection(tf.cast(confidence >= least, tf.float32))
 
-    def auxiliary_losses(self, logits, mask):
+    def auxiliary_losses(self, logits: tf.Tensor, weights: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes the fairness loss; see `Threshold.auxiliary_losses`."""
         probabilities = tf.nn.softmax(logits)
-        taught = tf.cast(mask > 0, logits.dtype)[:, None]
+        taught = tf.cast(weights > 0, logits.dtype)[:, None]
         mean = tf.reduce_sum(taught * probabilities, axis=0)
         histogram = tf.reduce_sum(taught * _one_hot(probabilities), axis=0)
         mean, histogram = replicas.mean([mean, histogram])

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.thresholds.threshold import Threshold, checked_fraction
+from daso_tf.platform.checks import checked_number, checked_whole_number
+from daso_tf.thresholds.threshold import Threshold
 
 
 class RememberingThreshold(Threshold):
@@ -20,14 +21,12 @@ class RememberingThreshold(Threshold):
         ValueError: If an argument is outside its range.
     """
 
-    needs_positions = True
+    asks_for = frozenset({"positions"})
 
     def __init__(self, num_images: int, confidence: float = 0.95, **kwargs):
         super().__init__(**kwargs)
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, not {num_images}.")
-        self.num_images = int(num_images)
-        self.confidence = checked_fraction("confidence", confidence)
+        self.num_images = checked_whole_number("num_images", num_images, least=1)
+        self.confidence = checked_number("confidence", confidence, least=0, most=1)
 
     def build(self, input_shape):
         """Makes the memory, from the shape of the targets `(batch, K)`."""

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.thresholds.remembering import RememberingThreshold
+from daso_tf.thresholds.threshold import Selection
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -31,9 +32,9 @@ class SAWWeight(RememberingThreshold):
 
     >>> weight = SAWWeight(num_images=4, confidence=0.7)
     >>> target = tf.constant([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.2, 0.8]])
-    >>> weight(target, positions=tf.range(4)).numpy().tolist()  # no image is taken for any class
+    >>> weight(target, positions=tf.range(4)).weights.numpy().tolist()  # all counts are 0
     [1.0, 1.0, 0.0, 1.0]
-    >>> weights = weight(target, positions=tf.range(4))  # three for class 0, one for class 1
+    >>> weights = weight(target, positions=tf.range(4)).weights  # counts are 3 and 1
     >>> [round(float(value), 3) for value in weights]
     [0.727, 0.727, 0.0, 1.273]
 
@@ -53,11 +54,16 @@ class SAWWeight(RememberingThreshold):
         weights = 1.0 / (1.0 - beta**counts)
         return tf.cast(weights / tf.reduce_mean(weights), tf.float32)
 
-    def call(self, target, positions=None):
+    def call(
+        self,
+        target: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
+    ) -> Selection:
         """Weighs the pseudo-labels; see `Threshold.call`."""
         labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confident = tf.cast(tf.reduce_max(target, axis=-1) >= self.confidence, tf.float32)
         weights = confident * tf.gather(self.class_weights(), labels)
 
         self.remember(self.labels, positions, labels)
-        return weights
+        return Selection(weights)

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.thresholds.threshold import Threshold
+from daso_tf.thresholds.threshold import Selection, Threshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -26,7 +26,7 @@ class SoftMatchWeight(Threshold):
     Example:
 
     >>> weight = SoftMatchWeight(momentum=0.0)
-    >>> weights = weight(tf.constant([[0.9, 0.1], [0.7, 0.3]]))
+    >>> weights = weight(tf.constant([[0.9, 0.1], [0.7, 0.3]])).weights
     >>> [round(float(value), 3) for value in weights]
     [1.0, 0.368]
 
@@ -58,7 +58,12 @@ class SoftMatchWeight(Threshold):
         )
         self.built = True
 
-    def call(self, target, positions=None):
+    def call(
+        self,
+        target: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
+    ) -> Selection:
         """Weighs the pseudo-labels; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)
         of_batch = replicas.gather(confidence)
@@ -72,7 +77,7 @@ class SoftMatchWeight(Threshold):
         below = tf.minimum(confidence - self.mean, 0.0)
         width = 2.0 * self.variance / self.deviations**2
         # A batch of equal confidences has no variance; they all count in full.
-        return tf.exp(-tf.math.divide_no_nan(below**2, width))
+        return Selection(tf.exp(-tf.math.divide_no_nan(below**2, width)))
 
     def get_config(self):
         """Returns the arguments that make this layer again."""
