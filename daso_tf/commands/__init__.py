@@ -1,1 +1,17 @@
-"""What does the person at the terminal want? One file for each command."""
+"""What does the person at the terminal want? One file per command.
+
+`SUMMARIES` lists the commands in the order of `daso-tf --help`.
+"""
+
+SUMMARIES = {
+    "train": "Train a classifier and export it.",
+    "predict": "Classify image files with an exported model.",
+    "describe": "Show what a training run would learn from: a table and a picture.",
+    "preview": "Show what the augmentations do to your images.",
+    "replay": "Compare the library with a recorded run of the authors' implementation.",
+    "convert": "Convert trained networks between Keras versions, and from PyTorch.",
+    "workers": "Train with several worker processes on this machine.",
+    "estimate-distribution": "Estimate the class distribution of the unlabeled images.",
+    "combinations": "Show which methods can be combined.",
+    "presets": "List the flag files that the package contains.",
+}

@@ -1,39 +1,144 @@
-"""How every command of this package begins and fails: flags in, one line for what is wrong."""
+"""What all commands share: how they start, how they fail, and their help."""
 
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 
-from absl import app, flags
+from absl import flags
+from absl import logging as absl_logging
 
-UNUSABLE = 2  # exit code: a setting, a file or the data cannot be used; nothing was begun
+from daso_tf.commands import SUMMARIES
+from daso_tf.settings.flag import Flag, as_text
+from daso_tf.settings.flags import VERBOSITY, other_defaults
+from daso_tf.settings.settings import Settings, parse
+
+UNUSABLE = 2  # exit code: a setting, a file or the data cannot be used; nothing was started
+FAILED = 1  # exit code: it was started and could not finish
+INTERRUPTED = 130  # exit code: Ctrl-C
+
+_WIDTH = 100
 
 
-def run(main: Callable[[list[str]], int]) -> None:
-    """Runs a command and exits with its code; a wrong flag is one line and exit code 2.
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command of the terminal.
 
     Args:
-        main: takes the program's name and the arguments that are not flags, returns an exit code.
+        name: A key of `SUMMARIES`.
+        main: Runs it. Gets the settings and the arguments that are not flags, and returns the exit
+            code. A `ValueError` or an `OSError` becomes one line and exit code 2.
+        flags: The flags that it accepts, as a sequence or by section; `--verbosity` is added.
+        usage: The arguments that are not flags, as help shows them.
+        details: Further lines for help.
     """
 
-    def parse(argv):
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            sys.exit(fail(f"{error} (--help lists all flags)"))
+    name: str
+    main: Callable[[Settings, list[str]], int]
+    flags: Sequence[Flag] | Mapping[str, Sequence[Flag]] = ()
+    usage: str = ""
+    details: str = ""
 
-    app.run(main, flags_parser=parse)
+    @property
+    def sections(self) -> dict[str, tuple[Flag, ...]]:
+        """The flags by section."""
+        own = self.flags if isinstance(self.flags, Mapping) else {"Flags": self.flags}
+        sections = {title: tuple(of_section) for title, of_section in own.items()}
+        last = list(sections)[-1]
+        return sections | {last: (*sections[last], VERBOSITY)}
+
+
+def call(command: Command, arguments: Sequence[str]) -> int:
+    """Runs a command in this process.
+
+    Args:
+        command: The command.
+        arguments: The command line without the name of the program.
+
+    Returns:
+        The exit code. What is wrong with the command line is one line on stderr and code 2.
+    """
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
+        print(help_of(command))
+        return 0
+    accepted = [flag for of_section in command.sections.values() for flag in of_section]
+    try:
+        settings, rest = parse(arguments, accepted)
+        if rest and not command.usage:
+            raise ValueError(f"{rest[0]!r} is not a flag; settings are written --name=value")
+    except flags.Error as error:
+        return fail(f"{error} (--help lists all flags)")
+    except ValueError as error:
+        return fail(error)
+    _set_verbosity(settings.verbosity)
+    try:
+        return command.main(settings, rest)
+    except (ValueError, OSError) as error:
+        return fail(error)
+
+
+def run(command: Command) -> None:
+    """Runs a command of the process's own command line and exits with its code."""
+    try:
+        code = call(command, sys.argv[1:])
+    except KeyboardInterrupt:
+        code = fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    sys.exit(code)
 
 
 def fail(message: object, code: int = UNUSABLE) -> int:
-    """Prints what is wrong to stderr, after the command's name.
+    """Prints to stderr what is wrong, after the name of the command.
 
     Args:
-        message: one line.
-        code: the exit code.
+        message: One line.
+        code: The exit code.
 
     Returns:
-        The exit code, to be returned by the command.
+        The exit code, for the command to return.
     """
-    specification = sys.modules["__main__"].__spec__  # None in a script or a shell
-    print(f"{specification.name if specification else sys.argv[0]}: {message}", file=sys.stderr)
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    name = specification.name if specification else os.path.basename(sys.argv[0])
+    print(f"{name}: {message}", file=sys.stderr)
     return code
+
+
+def help_of(command: Command) -> str:
+    """Writes the help of a command: usage, summary, and every flag with its default."""
+    usage = f"daso-tf {command.name} [--FLAG=VALUE ...] {command.usage}".rstrip()
+    lines = [f"usage: {usage}", "", SUMMARIES[command.name]]
+    if command.details:
+        lines += ["", *command.details.splitlines()]
+    for title, of_section in command.sections.items():
+        lines += ["", f"{title}:"]
+        for flag in of_section:
+            lines += _help_of_flag(flag)
+    return "\n".join(lines)
+
+
+def _help_of_flag(flag: Flag) -> list[str]:
+    default = flag.shown_default or ("" if flag.default is None else as_text(flag.default))
+    texts = [flag.text]
+    if flag.choices:
+        texts.append(f"One of {', '.join(flag.choices)}.")
+    if flag.interval:
+        texts.append(f"In {flag.interval}.")
+    others = other_defaults(flag.name)
+    if default or others:
+        named = [default or "none", *(f"{name}: {as_text(value)}" for name, value in others.items())]
+        texts.append(f"[default: {'; '.join(named)}]")
+    body = textwrap.wrap(" ".join(texts), _WIDTH - 6)
+    return [f"  --{flag.name}", *(f"      {line}" for line in body)]
+
+
+def _set_verbosity(level: str) -> None:
+    """Sets which messages of TensorFlow, absl and this package are printed."""
+    severity = getattr(logging, level.upper())
+    absl_logging.set_verbosity(severity)
+    logging.getLogger("tensorflow").setLevel(severity)

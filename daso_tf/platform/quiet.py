@@ -1,0 +1,53 @@
+"""Commands that start without the messages of TensorFlow's libraries.
+
+TensorFlow 2.21 writes some of them while it is imported, before any of its settings has an effect.
+So a command imports it with the standard error stream redirected, and shows what was written there
+only if the import fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+VERBOSE = ("debug", "info")
+
+
+def is_command() -> bool:
+    """Whether this process is a command of this package, not a program that imports it."""
+    arguments = sys.orig_argv[1:]
+    module = arguments[arguments.index("-m") + 1 :][:1] if "-m" in arguments else []
+    return "".join(module).split(".")[0] == "daso_tf" or Path(sys.argv[0]).name == "daso-tf"
+
+
+def is_verbose() -> bool:
+    """Whether the command line asks for messages, by `--verbosity`; read before it is parsed."""
+    text = " ".join(sys.argv[1:])
+    return any(f"--verbosity{by}{level}" in text for level in VERBOSE for by in "= ")
+
+
+@contextlib.contextmanager
+def start() -> Iterator[None]:
+    """Hides what TensorFlow's libraries write to the standard error stream in this context."""
+    if not is_command() or is_verbose():
+        yield
+        return
+    # At level 2, TensorFlow's GPU build reports as an error that there is no GPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidia0").exists() else "3")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as written:
+        stream = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            written.seek(0)
+            os.write(stream, written.read())
+            raise
+        finally:
+            os.dup2(stream, 2)
+            os.close(stream)

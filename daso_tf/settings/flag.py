@@ -1,0 +1,121 @@
+"""One flag: its name, its default, and what it accepts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from absl import flags
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag of a command.
+
+    The functions below make flags; this class only stores what they say.
+
+    Args:
+        name: Its name on the command line, without the dashes.
+        default: Its value where none is given.
+        text: What it means, in one sentence or two.
+        define: The absl function that defines a flag of its type.
+        choices: The allowed values, where they are a list.
+        interval: The allowed numbers, such as `"[0, 1)"`, where it is a number.
+        shown_default: The default as help and documentation show it, where it depends on others.
+        free: Whether a run may continue with another value. True for what does not change the
+            result: where files are, which devices compute, how many checkpoints are kept.
+    """
+
+    name: str
+    default: Any
+    text: str
+    define: Callable[..., Any]
+    choices: tuple[str, ...] = ()
+    interval: str = ""
+    shown_default: str = ""
+    free: bool = False
+
+    @property
+    def help(self) -> str:
+        """The text with the allowed values."""
+        allowed = f" In {self.interval}." if self.interval else ""
+        shown = f" [default: {self.shown_default}]" if self.shown_default else ""
+        return f"{self.text}{allowed}{shown}"
+
+    def define_in(self, values: flags.FlagValues, default: Any = None) -> None:
+        """Defines the flag in an absl `FlagValues`.
+
+        Args:
+            values: Where it is defined.
+            default: A default to use instead of its own; None uses its own.
+        """
+        default = self.default if default is None else default
+        choices = (list(self.choices),) if self.choices else ()
+        self.define(self.name, default, *choices, self.help, flag_values=values)
+        if self.interval:
+            flags.register_validator(
+                self.name,
+                lambda number: _inside(number, self.interval),
+                message=f"must be a number in {self.interval}",
+                flag_values=values,
+            )
+        if self.define is flags.DEFINE_list:
+            flags.register_validator(
+                self.name,
+                lambda steps: all(step.isdecimal() for step in steps),
+                message="must be whole numbers, such as 200000,225000",
+                flag_values=values,
+            )
+
+    def parse(self, text: str) -> Any:
+        """Returns the value that a text on the command line stands for."""
+        values = flags.FlagValues()
+        self.define_in(values)
+        return values[self.name].parser.parse(text)
+
+
+def integer(name: str, default: int, interval: str, text: str, **more) -> Flag:
+    """Returns a flag that is a whole number in an interval such as `"[1, inf)"`."""
+    return Flag(name, default, text, flags.DEFINE_integer, interval=interval, **more)
+
+
+def number(name: str, default: float, interval: str, text: str, **more) -> Flag:
+    """Returns a flag that is a number in an interval such as `"[0, 1)"`."""
+    return Flag(name, default, text, flags.DEFINE_float, interval=interval, **more)
+
+
+def switch(name: str, default: bool, text: str, **more) -> Flag:
+    """Returns a flag that is true or false."""
+    return Flag(name, default, text, flags.DEFINE_bool, **more)
+
+
+def choice(name: str, default: str | None, choices: Iterable[str], text: str, **more) -> Flag:
+    """Returns a flag that is one of several words."""
+    return Flag(name, default, text, flags.DEFINE_enum, choices=tuple(choices), **more)
+
+
+def string(name: str, default: str | None, text: str, **more) -> Flag:
+    """Returns a flag that is any text."""
+    return Flag(name, default, text, flags.DEFINE_string, **more)
+
+
+def steps(name: str, text: str) -> Flag:
+    """Returns a flag that is a list of step numbers, separated by commas."""
+    return Flag(name, [], text, flags.DEFINE_list)
+
+
+def as_text(value: Any) -> str:
+    """Returns a value as a flag file has it; None is `"unset"`."""
+    if value is None:
+        return "unset"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _inside(value: float, interval: str) -> bool:
+    """Whether a number is in an interval; nan is in none, as it compares false."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return above and below

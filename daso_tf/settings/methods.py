@@ -1,0 +1,512 @@
+"""The methods of the command line: each is one entry, with the flags that fill its arguments.
+
+To add a method to the command, add an entry to the table of its kind. The flags that the entry
+names are then part of `--help`, of the documentation and of every flag file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from daso_tf import augment, balance, learners, pseudo_labels, thresholds
+from daso_tf.data import SemiSupervisedData
+from daso_tf.data.unlabeled_distribution import unlabeled_distribution
+from daso_tf.settings.flag import Flag, choice, integer, number, string, switch
+from daso_tf.settings.settings import Settings
+
+
+class Context(NamedTuple):
+    """What the arguments of a method may depend on.
+
+    Attributes:
+        settings: The settings of the command.
+        data: What the learner will be trained on.
+        labeled_counts: Labeled images per class, pseudo-labeled ones of self-training included.
+        alignment_temperature: Of the present generation of CReST+, in [0, 1].
+    """
+
+    settings: Settings
+    data: SemiSupervisedData
+    labeled_counts: list[int]
+    alignment_temperature: float
+
+
+class Computed(NamedTuple):
+    """An argument that is more than the value of one flag.
+
+    Attributes:
+        compute: Returns the argument.
+        flags: The flags that it depends on and that no other entry of the method names.
+    """
+
+    compute: Callable[[Context], Any]
+    flags: tuple[Flag, ...] = ()
+
+
+class Entry:
+    """A method as the command knows it: its class, and where each argument comes from.
+
+    Args:
+        make: Its class.
+        defaults: Flags that have another default with this method, by name.
+        **arguments: A `Flag`, a `Computed` or a constant for each argument.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        defaults: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ):
+        self.make = make
+        self.defaults = dict(defaults or {})
+        self.arguments = arguments
+
+    @property
+    def flags(self) -> Iterator[Flag]:
+        """The flags that its arguments depend on."""
+        for argument in self.arguments.values():
+            if isinstance(argument, Flag):
+                yield argument
+            elif isinstance(argument, Computed):
+                yield from argument.flags
+
+    def build(self, context: Context, **more: Any) -> Any:
+        """Makes the method.
+
+        Args:
+            context: What its arguments depend on.
+            **more: Further arguments.
+        """
+        return self.make(**{k: _value(v, context) for k, v in self.arguments.items()}, **more)
+
+
+def _value(argument: Any, context: Context) -> Any:
+    if isinstance(argument, Flag):
+        return context.settings[argument.name]
+    return argument.compute(context) if isinstance(argument, Computed) else argument
+
+
+def _one_of(flag: Flag, table: Mapping[str, Entry | None]) -> Computed:
+    """Returns the argument that is built by the entry that a flag names."""
+
+    def compute(context: Context) -> Any:
+        entry = table[context.settings[flag.name]]
+        return entry and entry.build(context)
+
+    return Computed(compute, (flag,))
+
+
+def _share_of_run(flag: Flag) -> Computed:
+    """Returns the argument that is a number of steps, given as a fraction of the run."""
+    return Computed(lambda c: round(c.settings[flag.name] * c.settings.steps), (flag,))
+
+
+# ---- What depends on the data
+
+UNLABELED_DISTRIBUTION = string(
+    "unlabeled_distribution",
+    "labeled",
+    "Class distribution of the unlabeled images: labeled (that of the labeled images), known, or "
+    "a JSON file.",
+)
+_class_distribution = Computed(
+    lambda c: unlabeled_distribution(c.settings.unlabeled_distribution, c.data),
+    (UNLABELED_DISTRIBUTION,),
+)
+_labeled_counts = Computed(lambda c: c.labeled_counts)
+_num_unlabeled = Computed(lambda c: len(c.data.unlabeled))
+_steps = Computed(lambda c: c.settings.steps)
+
+# ---- Flags of several methods
+
+CONFIDENCE = number(
+    "confidence_threshold",
+    0.95,
+    "[0, 1]",
+    "Least confidence of the pseudo-labels that are taught.",
+)
+PRETRAIN_STEPS = integer(
+    "pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels are used."
+)
+QUEUE_SIZE = integer(
+    "queue_size", 256, "[1, inf)", "Labeled features that are kept per class (Q)."
+)
+BETA = number(
+    "class_balance_beta",
+    0.999,
+    "[0, 1)",
+    "Parameter (beta) of the effective number of images; 0 weights all classes the same.",
+)
+
+# ---- What is an unlabeled image taught?
+
+PSEUDO_LABELERS = {
+    "linear": Entry(pseudo_labels.LinearPseudoLabeler),
+    "daso": Entry(
+        pseudo_labels.DASOPseudoLabeler,
+        queue_size=QUEUE_SIZE,
+        prototype_temperature=number(
+            "prototype_temperature",
+            0.05,
+            "(0, inf)",
+            "Temperature of semantic pseudo-labels (T_proto).",
+        ),
+        distribution_temperature=number(
+            "distribution_temperature", 1.5, "(0, inf)", "Temperature of the blend weights (T_dist)."
+        ),
+        distribution_aware=switch(
+            "distribution_aware",
+            True,
+            "Blend class by class, by the distribution of the pseudo-labels.",
+        ),
+        blend_weight=number(
+            "blend_weight",
+            0.5,
+            "[0, 1]",
+            "Weight of the semantic pseudo-label without --distribution_aware.",
+        ),
+        alignment_weight=number(
+            "alignment_weight", 1.0, "[0, inf)", "Weight of the alignment loss (lambda_align)."
+        ),
+        pretrain_steps=PRETRAIN_STEPS,
+        distribution_period=integer(
+            "distribution_period", 100, "[1, inf)", "Steps between updates of the blend weights."
+        ),
+    ),
+    "distribution_alignment": Entry(
+        pseudo_labels.AlignedPseudoLabeler, target_distribution=_class_distribution
+    ),
+    "darp": Entry(
+        pseudo_labels.DARPPseudoLabeler,
+        class_distribution=_class_distribution,
+        num_images=_num_unlabeled,
+        start_step=_share_of_run(
+            number(
+                "darp_start",
+                0.4,
+                "[0, 1]",
+                "Fraction of the run after which DARP refines pseudo-labels.",
+            )
+        ),
+        period=integer("darp_period", 10, "[1, inf)", "Steps between two refinements of DARP."),
+        alpha=number(
+            "darp_alpha",
+            2.0,
+            "(0, inf)",
+            "DARP keeps for each class at most this many times its estimated number of images.",
+        ),
+        iterations=integer(
+            "darp_iterations", 10, "[1, inf)", "Iterations of one refinement of DARP."
+        ),
+    ),
+    "debiaspl": Entry(
+        pseudo_labels.DebiasedPseudoLabeler,
+        strength=number(
+            "debiaspl_strength",
+            0.4,
+            "[0, inf)",
+            "Strength with which DebiasPL removes the mean bias of the predictions.",
+        ),
+    ),
+    # The generations of self-training differ in the labeled images that they start with
+    # (run/generations.py).
+    "crest": Entry(pseudo_labels.LinearPseudoLabeler),
+    "crest_plus": Entry(
+        pseudo_labels.AlignedPseudoLabeler,
+        target_distribution=_class_distribution,
+        temperature=Computed(lambda c: c.alignment_temperature),
+    ),
+}
+SELF_TRAINING = ("crest", "crest_plus")
+SELF_TRAINING_FLAGS = (
+    integer("generation_steps", 50_000, "[1, inf)", "Steps per generation of CReST and CReST+."),
+    number(
+        "crest_alpha",
+        3.0,
+        "(0, inf)",
+        "The larger, the more images of frequent classes CReST adds to the labeled ones.",
+    ),
+    number(
+        "crest_temperature",
+        0.5,
+        "[0, 1]",
+        "Temperature of CReST+'s distribution alignment in the last generation.",
+    ),
+)
+PSEUDO_LABELER = choice(
+    "pseudo_labeler", "daso", PSEUDO_LABELERS, "How the pseudo-labels of unlabeled images are made."
+)
+
+# ---- How strongly is a pseudo-label taught?
+
+THRESHOLDS = {
+    "fixed": Entry(thresholds.FixedThreshold, confidence=CONFIDENCE),
+    "flexmatch": Entry(
+        thresholds.FlexMatchThreshold, num_images=_num_unlabeled, confidence=CONFIDENCE
+    ),
+    "freematch": Entry(
+        thresholds.FreeMatchThreshold,
+        fairness_weight=number(
+            "freematch_fairness", 0.01, "[0, inf)", "Weight of FreeMatch's fairness loss."
+        ),
+    ),
+    "softmatch": Entry(thresholds.SoftMatchWeight),
+    "adsh": Entry(
+        thresholds.ADSHThreshold,
+        labeled_counts=_labeled_counts,
+        num_images=_num_unlabeled,
+        confidence=CONFIDENCE,
+    ),
+    "saw": Entry(thresholds.SAWWeight, num_images=_num_unlabeled, confidence=CONFIDENCE),
+}
+THRESHOLD = choice(
+    "threshold",
+    "fixed",
+    THRESHOLDS,
+    "How strongly each pseudo-label is taught: fully from --confidence_threshold on (fixed), or as "
+    "in the named paper.",
+)
+
+# ---- How is the imbalance of the labeled images countered?
+
+LOGIT_ADJUSTMENT = number(
+    "logit_adjustment", 0.0, "[0, inf)", "Strength (tau) of logit adjustment in the loss."
+)
+TEST_LOGIT_ADJUSTMENT = number(
+    "test_logit_adjustment",
+    0.0,
+    "[0, inf)",
+    "Strength (tau) of logit adjustment in the predictions of the trained model.",
+    free=True,
+)
+SUPERVISED_LOSSES = {
+    "cross_entropy": Entry(balance.SupervisedLoss),
+    "class_balanced": Entry(
+        balance.ClassBalancedLoss, labeled_counts=_labeled_counts, beta=BETA
+    ),
+    "ldam": Entry(
+        balance.LDAMLoss,
+        labeled_counts=_labeled_counts,
+        max_margin=number(
+            "ldam_max_margin", 0.5, "(0, inf)", "Margin of the rarest class in LDAM."
+        ),
+        scale=number(
+            "ldam_scale",
+            1.0,
+            "(0, inf)",
+            "Factor of the logits in LDAM; DASO's comparison uses 30 with --warmup_steps.",
+        ),
+        reweight_after=integer(
+            "ldam_reweight_after", 200_000, "[0, inf)", "Steps before LDAM-DRW weights the classes."
+        ),
+        beta=BETA,
+    ),
+}
+SUPERVISED_LOSS = choice(
+    "supervised_loss", "cross_entropy", SUPERVISED_LOSSES, "Loss of the labeled images."
+)
+BALANCED_HEADS: dict[str, Entry | None] = {
+    "none": None,
+    "abc": Entry(
+        balance.ABC,
+        labeled_counts=_labeled_counts,
+        total_steps=_steps,
+        confidence_threshold=CONFIDENCE,
+    ),
+    "cossl": Entry(
+        balance.CoSSL,
+        labeled_counts=_labeled_counts,
+        teach_after=_share_of_run(
+            number(
+                "cossl_start",
+                0.8,
+                "[0, 1]",
+                "Fraction of the run after which CoSSL's classifier makes the pseudo-labels.",
+            )
+        ),
+        least_share=number(
+            "cossl_least_share",
+            0.6,
+            "[0, 1]",
+            "Least share of its own feature that CoSSL leaves a labeled image.",
+        ),
+    ),
+}
+BALANCED_HEAD = choice(
+    "balanced_head",
+    "none",
+    BALANCED_HEADS,
+    "A second, balanced classifier, which makes the predictions instead of the first.",
+)
+
+
+def _supervised_loss(context: Context) -> balance.SupervisedLoss:
+    if context.settings.logit_adjustment:
+        return balance.LogitAdjustedLoss(context.labeled_counts, context.settings.logit_adjustment)
+    return _one_of(SUPERVISED_LOSS, SUPERVISED_LOSSES).compute(context)
+
+
+# ---- How does a raw image become a view?
+
+HORIZONTAL_FLIP = switch(
+    "horizontal_flip", True, "Mirror half of the views; off for digits and letters."
+)
+RESOLUTION = integer(
+    "resolution", 32, "[8, 1024]", "Height and width in pixels of the encoder's input."
+)
+WEAK_VIEWS = {
+    "padded_crop": Entry(augment.Weak, horizontal_flip=HORIZONTAL_FLIP),
+    "random_resized_crop": Entry(
+        augment.RandomResizedCrop, size=RESOLUTION, horizontal_flip=HORIZONTAL_FLIP
+    ),
+}
+WEAK_VIEW = choice(
+    "weak_view",
+    "padded_crop",
+    WEAK_VIEWS,
+    "How weak views are cropped: shifted by up to an eighth of the side, or a random part of any "
+    "size.",
+)
+_strong = Computed(
+    lambda c: augment.RandAugment(cutout=c.settings.cutout_size),
+    (
+        integer(
+            "cutout_size", 16, "[0, 1024]", "Side in pixels of the square cut out of strong views."
+        ),
+    ),
+)
+
+# ---- Which views are made, which losses are summed?
+
+_pseudo_labeler = _one_of(PSEUDO_LABELER, PSEUDO_LABELERS)
+_threshold = _one_of(THRESHOLD, THRESHOLDS)
+_balanced_head = _one_of(BALANCED_HEAD, BALANCED_HEADS)
+_unlabeled = {
+    "unlabeled_weight": number(
+        "unlabeled_weight", 1.0, "[0, inf)", "Weight of the consistency loss (lambda_u)."
+    ),
+    "ramp_steps": _share_of_run(
+        number(
+            "ramp_fraction",
+            0.0,
+            "[0, 1]",
+            "Fraction of the run in which --unlabeled_weight grows from 0.",
+        )
+    ),
+}
+_mixed = {
+    "sharpening_temperature": number(
+        "sharpening_temperature",
+        0.5,
+        "(0, inf)",
+        "Temperature with which MixMatch and ReMixMatch sharpen their predictions.",
+    ),
+    "mixup_beta": number(
+        "mixup_beta", 0.5, "(0, inf)", "Parameter of MixUp's Beta distribution."
+    ),
+}
+# The defaults are those of DASO's comparison of methods.
+LEARNERS = {
+    "supervised": Entry(learners.Supervised, {"pseudo_labeler": "linear"}),
+    "pseudo_label": Entry(
+        learners.PseudoLabel,
+        {"pseudo_labeler": "linear", "ramp_fraction": 0.4, "alignment_weight": 0.0},
+        pseudo_labeler=_pseudo_labeler,
+        threshold=_threshold,
+        **_unlabeled,
+    ),
+    "mean_teacher": Entry(
+        learners.MeanTeacher,
+        {"unlabeled_weight": 50.0, "ramp_fraction": 0.4, "alignment_weight": 0.0},
+        pseudo_labeler=_pseudo_labeler,
+        **_unlabeled,
+    ),
+    "mixmatch": Entry(
+        learners.MixMatch,
+        {"unlabeled_weight": 100.0, "ramp_fraction": 0.016, "alignment_weight": 0.0},
+        pseudo_labeler=_pseudo_labeler,
+        **_unlabeled,
+        **_mixed,
+    ),
+    "remixmatch": Entry(
+        learners.ReMixMatch,
+        {
+            "unlabeled_weight": 1.5,
+            "ramp_fraction": 0.016,
+            "mixup_beta": 0.75,
+            "distribution_alignment": True,
+        },
+        pseudo_labeler=_pseudo_labeler,
+        **_unlabeled,
+        **_mixed,
+        strong=_strong,
+        balanced_head=_balanced_head,
+        distribution_alignment=Computed(
+            lambda c: (
+                pseudo_labels.DistributionAlignment(_class_distribution.compute(c))
+                if c.settings.distribution_alignment
+                else None
+            ),
+            (
+                switch(
+                    "distribution_alignment",
+                    False,
+                    "Scale ReMixMatch's predictions to the class distribution of the labeled "
+                    "images.",
+                ),
+                UNLABELED_DISTRIBUTION,
+            ),
+        ),
+        premixup_weight=number(
+            "premixup_weight",
+            0.5,
+            "[0, inf)",
+            "Weight of ReMixMatch's loss of strong views before MixUp.",
+        ),
+        rotation_weight=number(
+            "rotation_weight", 0.5, "[0, inf)", "Weight of ReMixMatch's rotation loss."
+        ),
+    ),
+    "fixmatch": Entry(
+        learners.FixMatch,
+        pseudo_labeler=_pseudo_labeler,
+        **_unlabeled,
+        strong=_strong,
+        balanced_head=_balanced_head,
+        threshold=_threshold,
+    ),
+    "usadtm": Entry(
+        learners.USADTM,
+        {"pseudo_labeler": "linear", "confidence_threshold": 0.85, "pretrain_steps": 500},
+        **_unlabeled,
+        strong=_strong,
+        confidence_threshold=CONFIDENCE,
+        mutual_information_weight=number(
+            "mutual_information_weight",
+            0.1,
+            "[0, inf)",
+            "Weight of USADTM's mutual information loss.",
+        ),
+        queue_size=QUEUE_SIZE,
+        pretrain_steps=PRETRAIN_STEPS,
+    ),
+    "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
+}
+LEARNER = choice("learner", "fixmatch", LEARNERS, "Which views are made and which losses summed.")
+
+
+def build_learner(context: Context, **arguments: Any) -> learners.Learner:
+    """Makes the learner that the settings describe, not compiled yet.
+
+    Args:
+        context: What its arguments depend on.
+        **arguments: Those that do not depend on the method, such as the encoder.
+    """
+    return LEARNERS[context.settings.learner].build(
+        context,
+        weak=WEAK_VIEWS[context.settings.weak_view].build(context),
+        supervised_loss=_supervised_loss(context),
+        **arguments,
+    )
