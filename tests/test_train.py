@@ -161,12 +161,12 @@ def test_argument_that_is_no_flag_is_refused(tmp_path, capsys):
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path, capsys, monkeypatch):
-    loss = SupervisedLoss.of_every_class
+    loss = SupervisedLoss.class_losses
 
     def spoilt_at_step_4(self, logits, step):
         return tf.where(tf.equal(step, 3), float("nan"), 1.0) * loss(self, logits, step)
 
-    monkeypatch.setattr(SupervisedLoss, "of_every_class", spoilt_at_step_4)
+    monkeypatch.setattr(SupervisedLoss, "class_losses", spoilt_at_step_4)
     model_dir = tmp_path / "run"
     assert run_train(*arguments(model_dir=model_dir, steps=8, evaluate_every=2)) == 1
     message = capsys.readouterr().err

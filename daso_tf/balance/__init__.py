@@ -1,4 +1,4 @@
-"""How is the labeled images' imbalance countered? One answer a file."""
+"""How is the imbalance of the labeled images countered? Each file is one answer."""
 
 from daso_tf.balance.abc import ABC
 from daso_tf.balance.balanced_head import BalancedHead

@@ -1,10 +1,10 @@
-"""What every balanced head is: a second classifier, of all classes alike, beside the learner's."""
+"""Interface of the balanced heads, which train a second classifier that is balanced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import tensorflow as tf
 
@@ -12,12 +12,12 @@ from daso_tf.platform.checks import checked_counts
 
 
 class Features(NamedTuple):
-    """What the trained encoder makes of the views of a step; they carry the gradient.
+    """The trained encoder's features of the views of a step. They carry the gradient.
 
     Attributes:
         labeled: float `(batch, D)`, of the weak views of the labeled images.
-        weak: float `(mu * batch, D)`, of the weak views of the unlabeled ones.
-        strong: float `(mu * batch, D)`, of the strong views of the same unlabeled ones.
+        weak: float `(mu * batch, D)`, of the weak views of the unlabeled images.
+        strong: float `(mu * batch, D)`, of the strong views of the same unlabeled images.
     """
 
     labeled: tf.Tensor
@@ -26,16 +26,22 @@ class Features(NamedTuple):
 
 
 class BalancedHead:
-    """How a linear classifier on the learner's features is trained so that it is balanced.
+    """Base class of the rules that train a balanced classifier on the learner's features.
 
-    A learner takes one, gives it the classifier, which is the learner's own, and adds its `loss`.
-    That classifier answers in the place of the first one.
+    The learner owns this second, linear classifier, adds `loss` to its own losses, and predicts
+    with it instead of the first classifier.
 
     Args:
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
 
+    Attributes:
+        asks_for: What the learner must provide, by name: "pseudo_labels_of_two_classifiers", the
+            argument `pseudo_labels_of` of `loss`. The pseudo-labeler is then called twice per step.
+        refuses: What the head cannot be combined with, by such a name, and the reason.
+        loss_names: The name of its loss.
+
     Raises:
-        ValueError: If they are none.
+        ValueError: If `labeled_counts` is outside its range.
     """
 
     asks_for: ClassVar[frozenset[str]] = frozenset()
@@ -48,27 +54,27 @@ class BalancedHead:
     def loss(
         self,
         classifier: Callable[[tf.Tensor], tf.Tensor],
-        pseudo_labels_of: Callable[[tf.Tensor], NamedTuple],
+        pseudo_labels_of: Callable[[tf.Tensor], Any],
         features: Features,
         labels: tf.Tensor,
         draws: tf.Tensor,
         step: tf.Tensor,
     ) -> tf.Tensor:
-        """Computes what the balanced classifier learns.
+        """Computes the loss of the balanced classifier.
 
         Args:
             classifier: The balanced classifier, from features to logits `(batch, K)`.
-            pseudo_labels_of: From the probabilities of the weak views, float `(mu * batch, K)`, to
-                their `PseudoLabels`.
-            features: Those of the step's views.
+            pseudo_labels_of: Maps the probabilities of the weak views, float `(mu * batch, K)`, to
+                their `daso_tf.pseudo_labels.PseudoLabels`.
+            features: The features of the step's views.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
-            draws: float `(batch + mu * batch,)`, uniform in [0, 1), one an image.
+            draws: float `(batch + mu * batch,)`, one random number per image, uniform in [0, 1).
             step: int scalar, the number of steps done before this one.
 
         Returns:
             A scalar.
         """
-        raise ValueError(f"{type(self).__name__} does not say what it learns: `loss`.")
+        raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
 
     def teaching_logits(
         self,
@@ -77,24 +83,24 @@ class BalancedHead:
         logits: tf.Tensor,
         step: tf.Tensor,
     ) -> tf.Tensor:
-        """Returns the logits that the learner's pseudo-labels are made of.
+        """Returns the logits from which the learner makes its pseudo-labels.
 
         Args:
             classifier: The balanced classifier, from features to logits `(batch, K)`.
             features: float `(mu * batch, D)` of the weak views of the unlabeled images.
-            logits: float `(mu * batch, K)`, what the learner's own classifier makes of them.
+            logits: float `(mu * batch, K)` of the same views, by the learner's first classifier.
             step: int scalar, the number of steps done before this one.
 
         Returns:
-            float `(mu * batch, K)`; by default the learner's own.
+            float `(mu * batch, K)`; by default `logits`.
         """
         return logits
 
-    def get_config(self) -> dict:
-        """Returns the arguments that make this component again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this head."""
         return {"labeled_counts": self.labeled_counts}
 
     @classmethod
-    def from_config(cls, config: dict) -> BalancedHead:
-        """Makes the component from what `get_config` gave back."""
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Creates the head from the result of `get_config`."""
         return cls(**config)

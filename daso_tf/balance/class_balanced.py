@@ -1,23 +1,29 @@
-"""Class-balanced loss: what rare classes cost counts for more."""
+"""Class-balanced loss: weights classes by the inverse of their effective number of images."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from daso_tf.balance.supervised_loss import SupervisedLoss
-from daso_tf.platform.checks import checked_counts
+from daso_tf.platform.checks import checked_counts, checked_number
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class ClassBalancedLoss(SupervisedLoss):
-    """Cross-entropy weighted by the inverse of each class's effective number of images.
+    """Cross-entropy, weighted by the inverse of each class's effective number of images.
+
+    The loss is the plain mean over the batch of the weighted cross-entropies; the mean weight of
+    the classes is 1.
 
     Args:
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
-        beta: How much of what one image of a class adds the next one adds, in [0, 1): with 0 all
-            classes weigh the same, near 1 each weighs the inverse of its images.
+        beta: Controls the weights, in [0, 1). 0 gives every class the same weight. Near 1, the
+            weight of a class is inversely proportional to its number of images.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -33,21 +39,21 @@ class ClassBalancedLoss(SupervisedLoss):
         section 4.
     """
 
-    def __init__(self, labeled_counts: list[int], beta: float = 0.999):
+    def __init__(self, labeled_counts: Sequence[int], beta: float = 0.999):
         self.labeled_counts = checked_counts(labeled_counts)
-        self.beta = checked_beta(beta)
+        self.beta = checked_number("beta", beta, least=0, below=1)
 
-    def of_every_class(self, logits, step):
-        """Computes what each image costs if its class is k; see `SupervisedLoss`."""
+    def class_losses(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Computes the loss of each image for each class; see `SupervisedLoss.class_losses`."""
         weights = class_balanced_weights(self.labeled_counts, self.beta)
-        return tf.constant(weights, logits.dtype) * super().of_every_class(logits, step)
+        return tf.constant(weights, logits.dtype) * super().class_losses(logits, step)
 
-    def get_config(self):
-        """Returns the arguments that make this loss again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this loss."""
         return {"labeled_counts": self.labeled_counts, "beta": self.beta}
 
 
-def class_balanced_weights(labeled_counts: tuple[int, ...], beta: float) -> np.ndarray:
+def class_balanced_weights(labeled_counts: Sequence[int], beta: float) -> np.ndarray:
     """Computes the inverse of each class's effective number of images.
 
     Args:
@@ -55,14 +61,7 @@ def class_balanced_weights(labeled_counts: tuple[int, ...], beta: float) -> np.n
         beta: In [0, 1).
 
     Returns:
-        float64 `(K,)`: `(1 - beta) / (1 - beta^n_k)`, scaled to sum to K.
+        float64 `(K,)`: `(1 - beta) / (1 - beta^n_k)`, scaled to a mean of 1.
     """
     weights = (1 - beta) / (1 - beta ** np.array(labeled_counts, np.float64))
     return weights / weights.mean()
-
-
-def checked_beta(beta: float) -> float:
-    """Returns beta, or raises a ValueError where it is outside [0, 1)."""
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta must be in [0, 1), not {beta}.")
-    return float(beta)

@@ -1,10 +1,10 @@
-"""The supervised loss of every learner: plain cross-entropy, where nothing is countered."""
+"""The supervised loss of every learner: by default plain cross-entropy, without re-balancing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import keras
 import tensorflow as tf
@@ -14,12 +14,17 @@ from daso_tf.platform import replicas
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class SupervisedLoss:
-    """Mean cross-entropy of the labeled images, each class as it comes.
+    """Mean cross-entropy of the labeled images.
 
-    What counters imbalance in the supervised loss is a subclass with another `of_every_class`
-    (what an image would cost if it were of each class) or `weight_of_every_class` (what it would
-    count in the mean). Learners that mix images (MixMatch) have several classes an image, so one
-    statement serves hard and soft labels alike.
+    To re-balance the classes, write a subclass that overrides `class_losses` (the loss of an image
+    for each class it could have) or `class_weights` (the weight of each class in the mean).
+    Learners that mix images, such as MixMatch, have soft labels: the loss of an image is the mean
+    of `class_losses`, weighted by the label. Hard labels are the special case of one class.
+
+    Attributes:
+        asks_for: What the learner must provide, by name.
+        refuses: What the loss cannot be combined with, by such a name, and the reason.
+        loss_names: Names of the losses that it adds to the supervised loss.
 
     Example:
 
@@ -32,8 +37,8 @@ class SupervisedLoss:
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
     loss_names: ClassVar[tuple[str, ...]] = ()
 
-    def of_every_class(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Computes what each image costs if its class is k.
+    def class_losses(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Computes the loss of each image for each class that its label could be.
 
         Args:
             logits: float `(batch, K)`.
@@ -44,14 +49,14 @@ class SupervisedLoss:
         """
         return -tf.nn.log_softmax(logits)
 
-    def weight_of_every_class(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns what an image of each class counts in the mean over the batch.
+    def class_weights(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the weight of each class in the mean over the batch.
 
         Args:
             step: int scalar, the number of steps done before this one.
 
         Returns:
-            float `(K,)`, or a scalar where all classes count the same.
+            float `(K,)`, or a scalar if all classes have the same weight.
         """
         return tf.constant(1.0)
 
@@ -59,7 +64,8 @@ class SupervisedLoss:
         """Computes the weighted mean loss of a batch.
 
         Args:
-            labels: int `(batch,)`, classes in 0..K-1; or float `(batch, K)`, shares that sum to 1.
+            labels: int `(batch,)`, classes in 0..K-1; or float `(batch, K)`, soft labels whose
+                rows sum to 1.
             logits: float `(batch, K)`.
             step: int scalar, the number of steps done before this one.
 
@@ -69,15 +75,15 @@ class SupervisedLoss:
         labels = tf.convert_to_tensor(labels)
         if labels.dtype.is_integer:
             labels = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-        weights = labels * tf.cast(self.weight_of_every_class(step), labels.dtype)
-        weight = replicas.mean(tf.reduce_sum(weights))
-        return tf.reduce_sum(weights * self.of_every_class(logits, step)) / weight
+        weights = labels * tf.cast(self.class_weights(step), labels.dtype)
+        total_weight = replicas.mean(tf.reduce_sum(weights))
+        return tf.reduce_sum(weights * self.class_losses(logits, step)) / total_weight
 
-    def get_config(self) -> dict:
-        """Returns the arguments that make this loss again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this loss."""
         return {}
 
     @classmethod
-    def from_config(cls, config: dict) -> SupervisedLoss:
-        """Makes the loss from what `get_config` gave back."""
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Creates the loss from the result of `get_config`."""
         return cls(**config)
