@@ -91,7 +91,7 @@ def test_config_round_trip(layer):
         (([0, 0],), "not all of them 0"),
         (([1, float("nan")],), "at least 0 for each"),
         (([1, 1], 1.5), r"temperature must be in \[0, 1\], not 1.5"),
-        (([1, 1], 1.0, 0), "window must be at least 1 batch, not 0"),
+        (([1, 1], 1.0, 0), "window must be at least 1, not 0"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(arguments, message):

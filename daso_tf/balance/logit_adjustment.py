@@ -70,7 +70,7 @@ def adjusted(logits: Logits, labeled_counts: Sequence[int], tau: float = 1.0) ->
 
     Example:
 
-    >>> adjusted(np.log([0.6, 0.4]), labeled_counts=[30, 10]).argmax()  # 0.6 / 30 < 0.4 / 10
+    >>> int(adjusted(np.log([0.6, 0.4]), labeled_counts=[30, 10]).argmax())  # 0.6 / 30 < 0.4 / 10
     1
 
     Reference:

@@ -1,9 +1,10 @@
-"""DARP: pseudo-labels of all unlabeled images, refined to have the classes' known shares."""
+"""DARP: refines the pseudo-labels of all unlabeled images to a given class distribution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,33 +13,34 @@ from scipy.optimize import root_scalar
 from scipy.special import logsumexp, softmax
 
 from daso_tf.platform import replicas
-from daso_tf.pseudo_labels.base import (
-    ONE_CLASSIFIER,
+from daso_tf.platform.checks import checked_distribution, checked_number, checked_whole_number
+from daso_tf.pseudo_labels.pseudo_labeler import (
+    TWO_CLASSIFIERS,
     PseudoLabeler,
     PseudoLabels,
-    from_target,
+    checked_num_classes,
 )
 
-_TINY = 1e-6  # keeps classes without images, and images without a class, from dividing by zero
+_TINY = 1e-6  # avoids a division by zero for classes without images and images without a class
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class DARPPseudoLabeler(PseudoLabeler):
-    """Pseudo-labels whose shares of the classes are those of the unlabeled images.
+    """Refines pseudo-labels to the class distribution of the unlabeled images (DARP).
 
-    The latest prediction for every unlabeled image is remembered. From `start_step` on they are
-    all refined together every few steps, on the host, and images are taught what was made of them
-    the last time.
+    The layer remembers the latest prediction for every unlabeled image. From `start_step` on, it
+    refines all of them together every `period` steps, on the host. Between two refinements,
+    images are taught the result of the last one.
 
     Args:
         class_distribution: K numbers of at least 0, in any scale: the unlabeled images of each
-            class, or an estimate (`daso_tf.data.estimate_distribution`).
-        num_images: How many unlabeled images there are, at least 1.
-        start_step: Steps before pseudo-labels are refined. In DASO's comparison they are the first
-            40 % of the run.
+            class, or an estimate of them (`daso_tf.data.estimate_distribution`).
+        num_images: Number of unlabeled images, at least 1.
+        start_step: Steps before pseudo-labels are refined, at least 0. DASO's comparison refines
+            them after the first 40 % of the run.
         period: Steps between two refinements, at least 1.
-        alpha: As for `refine`.
-        iterations: As for `refine`.
+        alpha: How many times its number of images a class may keep, above 0; see `refine`.
+        iterations: Rounds of each refinement, at least 1; see `refine`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -61,7 +63,7 @@ class DARPPseudoLabeler(PseudoLabeler):
     refuses = MappingProxyType(
         {
             "xla": "DARP refines pseudo-labels on the host, which XLA cannot compile",
-            **ONE_CLASSIFIER,
+            **TWO_CLASSIFIERS,
         }
     )
 
@@ -73,63 +75,53 @@ class DARPPseudoLabeler(PseudoLabeler):
         period: int = 10,
         alpha: float = 2.0,
         iterations: int = 10,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.class_distribution = tuple(float(share) for share in class_distribution)
-        if len(self.class_distribution) < 2 or not (
-            min(self.class_distribution) >= 0 and 0 < sum(self.class_distribution) < np.inf
-        ):
-            raise ValueError(
-                "class_distribution must be one number of at least 0 for each of two classes or "
-                f"more, not all of them 0, not {list(class_distribution)}."
-            )
-        if not alpha > 0:
-            raise ValueError(f"alpha must be above 0, not {alpha}.")
-        for name, value, least in (
-            ("num_images", num_images, 1),
-            ("start_step", start_step, 0),
-            ("period", period, 1),
-            ("iterations", iterations, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}.")
-        self.num_images = int(num_images)
-        self.start_step = int(start_step)
-        self.period = int(period)
-        self.alpha = float(alpha)
-        self.iterations = int(iterations)
-        self.supports_jit = False  # so that Keras's jit_compile="auto" knows
+        self.class_distribution = checked_distribution("class_distribution", class_distribution)
+        self.num_images = checked_whole_number("num_images", num_images, least=1)
+        self.start_step = checked_whole_number("start_step", start_step, least=0)
+        self.period = checked_whole_number("period", period, least=1)
+        self.alpha = checked_number("alpha", alpha, above=0)
+        self.iterations = checked_whole_number("iterations", iterations, least=1)
+        self.supports_jit = False  # tells Keras for jit_compile="auto"
 
-    def build(self, input_shape):
-        """Makes the memory, from the shapes of logits `(batch, K)` and features `(batch, D)`."""
-        num_classes = len(self.class_distribution)
-        if input_shape[0][-1] != num_classes:
-            raise ValueError(
-                f"class_distribution has {num_classes} classes, the predictions "
-                f"{input_shape[0][-1]}."
-            )
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the memory of predictions; see `PseudoLabeler`."""
+        (_, num_classes), _ = input_shape
+        checked_num_classes("class_distribution", self.class_distribution, num_classes)
         uniform = keras.initializers.Constant(1.0 / num_classes)
-        for name in ("predictions", "refined"):
-            shape = (self.num_images, num_classes)
-            weight = self.add_weight(name=name, shape=shape, initializer=uniform, trainable=False)
-            setattr(self, name, weight)
+        shape = (self.num_images, num_classes)
+        self.predictions, self.refined = (
+            self.add_weight(name=name, shape=shape, initializer=uniform, trainable=False)
+            for name in ("predictions", "refined")
+        )
         self.built = True
 
-    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
-        """Makes the pseudo-labels; see `PseudoLabeler.call`."""
+    def call(
+        self,
+        linear_target: tf.Tensor,
+        features: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> PseudoLabels:
+        """Makes the pseudo-labels; see `PseudoLabeler.call`.
+
+        Raises:
+            ValueError: If `positions` is None.
+        """
         if positions is None:
             raise ValueError(
-                "DARP has to know which unlabeled images these are: give batches with their "
-                "positions, daso_tf.data.training_batches(..., with_positions=True)."
+                "DARP needs the positions of the unlabeled images of each batch. Create the "
+                "batches by daso_tf.data.training_batches(..., with_positions=True)."
             )
         linear_target = tf.stop_gradient(tf.cast(linear_target, tf.float32))
-        # An image that comes twice writes what its first view is taken for, since the order in
-        # which a scatter serves duplicates is not defined.
-        of_batch, predicted = replicas.gather(positions), replicas.gather(linear_target)
-        first = tf.argmax(tf.equal(of_batch[:, None], of_batch[None, :]), axis=1)
+        places, predicted = replicas.gather(positions), replicas.gather(linear_target)
+        # A scatter writes duplicates in an undefined order. An image that occurs twice in the batch
+        # therefore writes the prediction for its first view twice.
+        first = tf.argmax(tf.equal(places[:, None], places[None, :]), axis=1)
         predictions = tf.tensor_scatter_nd_update(
-            tf.convert_to_tensor(self.predictions), of_batch[:, None], tf.gather(predicted, first)
+            tf.convert_to_tensor(self.predictions), places[:, None], tf.gather(predicted, first)
         )
         self.predictions.assign(predictions)
 
@@ -141,11 +133,10 @@ class DARPPseudoLabeler(PseudoLabeler):
         )
         self.refined.assign(refined)
         target = tf.where(steps_since >= 0, tf.gather(refined, positions), linear_target)
-        linear = tf.argmax(linear_target, axis=-1)
-        return from_target(target, linear=linear, semantic=-tf.ones_like(linear))
+        return PseudoLabels.from_target(target, linear=tf.argmax(linear_target, axis=-1))
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "class_distribution": list(self.class_distribution),
@@ -157,7 +148,7 @@ class DARPPseudoLabeler(PseudoLabeler):
         }
 
     def _refine(self, predictions: tf.Tensor) -> tf.Tensor:
-        def on_host(predictions):
+        def on_host(predictions: np.ndarray) -> np.ndarray:
             refined = refine(predictions, self.class_distribution, self.alpha, self.iterations)
             return refined.astype(np.float32)
 
@@ -171,21 +162,23 @@ def refine(
     alpha: float = 2.0,
     iterations: int = 10,
 ) -> np.ndarray:
-    """Moves predictions as little as it takes to have given shares of the classes.
+    """Moves predictions to a given class distribution and changes them as little as possible.
 
-    First only the `alpha * M_k` images that are most likely of class k keep it, M_k being the
-    images that the class has. Then the divergence (Kullback-Leibler) from these predictions, each
-    image weighted by the inverse of its entropy, is minimised such that an image's probabilities
-    sum to 1 and those of class k to M_k: sure predictions stay, unsure ones move.
+    Let M_k be the number of images of class k by the given distribution. First, only the
+    `alpha * M_k` images with the highest probability of class k keep this probability. Then the
+    Kullback-Leibler divergence from these predictions is minimised, weighted for each image by the
+    inverse of its entropy. The constraints are that each row sums to 1 and column k to M_k. Because
+    of the weights, confident predictions stay and uncertain ones move.
 
     Args:
-        predictions: float `(N, K)`, rows sum to 1.
-        class_distribution: K numbers of at least 0, in any scale; M is it, scaled to sum to N.
-        alpha: How many times its images may be taken for a class, above 0.
-        iterations: Rounds of meeting the rows' sums and the columns' sums by turns.
+        predictions: float `(N, K)`, each row sums to 1.
+        class_distribution: K numbers of at least 0, in any scale.
+        alpha: How many times its number of images a class may keep, above 0.
+        iterations: Rounds of satisfying the constraints on rows and columns in turn, at least 1.
 
     Returns:
-        float64 `(N, K)`; rows sum to 1, columns to M as nearly as the rounds have got.
+        float64 `(N, K)`. Rows sum to 1; columns sum to M_k up to the error that the last round
+        leaves.
 
     Example:
 
@@ -201,9 +194,9 @@ def refine(
     images = np.maximum(images * len(predictions) / images.sum(), _TINY)
     predictions = _without_noise(predictions, images, alpha)
 
-    # With w_n = 1 / entropy the optimum is p_nk / e * x_n * exp(-nu_k / w_n): x meets the rows'
-    # sums and nu the columns', one given the other. Everything is kept as its logarithm, a row a
-    # class.
+    # With w_n = 1 / entropy, the optimum is p_nk / e * x_n * exp(-nu_k / w_n). Given nu, the row
+    # constraints determine x; given x, the column constraints determine nu. All values are kept as
+    # logarithms, with one row per class.
     log_p = np.log(np.ascontiguousarray(predictions.T)) - 1.0
     entropy = -np.sum(predictions * np.log(predictions), axis=1)
     nu = np.zeros(len(images))
@@ -214,7 +207,7 @@ def refine(
 
 
 def _without_noise(predictions: np.ndarray, images: np.ndarray, alpha: float) -> np.ndarray:
-    """Leaves class k to the `alpha * M_k` images most likely of it, scaled to sum to M_k."""
+    """Keeps class k for its `alpha * M_k` most likely images, scaled to sum to M_k."""
     kept = np.full(predictions.shape, _TINY)
     for k, count in enumerate(images):
         count = min(int(alpha * count), len(predictions))
@@ -230,16 +223,18 @@ def _meet_columns(
 ) -> np.ndarray:
     """Solves `sum_n exp(logs_kn - entropy_n * nu_k) = images_k` for every nu_k.
 
-    The logarithm of the sum is convex and falls with nu, so that Newton's method converges from
-    wherever it starts; on the sum itself it need not.
+    The equation is solved in logarithms: the logarithm of the sum is convex and decreases with nu,
+    so Newton's method converges from any start. On the sum itself it may diverge.
     """
 
-    def excess_and_slope(nu, logs, log_images):
+    def excess_and_slope(
+        nu: float, logs: np.ndarray, log_images: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         terms = logs - entropy * nu
         largest = terms.max()
         terms = np.exp(terms - largest)
         total = terms.sum()
-        # Not terms @ entropy, for which NumPy would start threads thousands of times.
+        # terms @ entropy would start NumPy's threads thousands of times.
         return largest + np.log(total) - log_images, -np.sum(terms * entropy) / total
 
     return np.array(

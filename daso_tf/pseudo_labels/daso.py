@@ -1,35 +1,47 @@
-"""DASO: linear and semantic pseudo-labels, blended class by class."""
+"""DASO: blends linear and semantic pseudo-labels, with a weight for each class."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
-from daso_tf.pseudo_labels.distribution import PseudoLabelDistribution
+from daso_tf.platform import replicas
+from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
+from daso_tf.pseudo_labels.pseudo_labeler import PseudoLabeler, PseudoLabels
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class DASOPseudoLabeler(PseudoLabeler):
     """Distribution-aware blend of linear and semantic pseudo-labels, and semantic alignment.
 
-    Linear pseudo-labels lean to the head classes, semantic ones (by similarity to balanced
-    prototypes) to the tail. Where the classifier's pseudo-labels already fall on a class too
-    often, the semantic one gets more weight: the final target of an image whose linear
-    pseudo-label is k' is `(1 - v_k') p + v_k' q`, with `v_k = m_k^(1/T) / max_j m_j^(1/T)` and m
-    the pseudo-label distribution in force.
+    Linear pseudo-labels are biased towards head classes. Semantic pseudo-labels, by similarity to
+    balanced prototypes, are biased towards tail classes. The more often a class is pseudo-labeled,
+    the more weight its semantic pseudo-labels get. For an image with linear target p, linear
+    pseudo-label k' and semantic target q, the final target is `(1 - v_k') p + v_k' q` with
+    `v_k = m_k^(1/T_dist) / max_j m_j^(1/T_dist)`. Here m is the pseudo-label distribution in force:
+    the histogram of the final pseudo-labels of the last full period.
+
+    The alignment loss is the cross-entropy between the semantic predictions of weak and strong
+    view.
 
     Args:
         queue_size: Q, labeled features kept for each class, at least 1.
-        prototype_temperature: T_proto, above 0.
-        distribution_temperature: T_dist, above 0. The paper takes 1.5 on CIFAR-10 where labeled
-            and unlabeled images are equally imbalanced, else 0.3.
-        distribution_aware: Whether `v` follows the distribution; if not, it is `blend_weight`.
-        blend_weight: The fixed weight of the semantic pseudo-label, in [0, 1].
+        prototype_temperature: T_proto, divides the similarities to the prototypes, above 0.
+        distribution_temperature: T_dist, above 0. The paper uses 1.5 on CIFAR-10 if labeled and
+            unlabeled images have the same imbalance ratio, else 0.3.
+        distribution_aware: Whether the weight v follows the pseudo-label distribution. If False,
+            it is `blend_weight` for every class.
+        blend_weight: The fixed weight of the semantic target, in [0, 1]. Used only if
+            `distribution_aware` is False.
         alignment_weight: Weight of the semantic alignment loss, at least 0.
-        pretrain_steps: The first steps, in which pseudo-labels are linear and nothing is aligned.
-        distribution_period: Steps between two updates of the pseudo-label distribution.
+        pretrain_steps: Number of first steps with linear pseudo-labels and no alignment loss, at
+            least 0.
+        distribution_period: Steps between two updates of the pseudo-label distribution, at
+            least 1.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -61,41 +73,44 @@ class DASOPseudoLabeler(PseudoLabeler):
         alignment_weight: float = 1.0,
         pretrain_steps: int = 5000,
         distribution_period: int = 100,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not distribution_temperature > 0:
-            raise ValueError(
-                f"distribution_temperature must be above 0, not {distribution_temperature}."
-            )
-        if not 0 <= blend_weight <= 1:
-            raise ValueError(f"blend_weight must be in [0, 1], not {blend_weight}.")
-        if not alignment_weight >= 0:
-            raise ValueError(f"alignment_weight must be at least 0, not {alignment_weight}.")
-        if pretrain_steps < 0:
-            raise ValueError(f"pretrain_steps must be at least 0, not {pretrain_steps}.")
-        self.distribution_temperature = distribution_temperature
-        self.distribution_aware = distribution_aware
-        self.blend_weight = blend_weight
-        self.alignment_weight = alignment_weight
-        self.pretrain_steps = pretrain_steps
-        self.prototype_classifier = PrototypeClassifier(
-            queue_size, prototype_temperature, name="prototype_classifier"
+        self.distribution_temperature = checked_number(
+            "distribution_temperature", distribution_temperature, above=0
         )
-        self.distribution = PseudoLabelDistribution(distribution_period, name="distribution")
+        self.distribution_aware = distribution_aware
+        self.blend_weight = checked_number("blend_weight", blend_weight, least=0, most=1)
+        self.alignment_weight = checked_number("alignment_weight", alignment_weight, least=0)
+        self.pretrain_steps = checked_whole_number("pretrain_steps", pretrain_steps, least=0)
+        self.prototype_classifier = PrototypeClassifier(
+            queue_size,
+            checked_number("prototype_temperature", prototype_temperature, above=0),
+            name="prototype_classifier",
+        )
+        self.distribution = PseudoLabelDistribution(
+            checked_whole_number("distribution_period", distribution_period, least=1),
+            name="distribution",
+        )
 
-    def build(self, input_shape):
-        """Makes the memory, from the shapes of logits `(batch, K)` and features `(batch, D)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the queues and the histograms; see `PseudoLabeler`."""
         logits_shape, _ = input_shape
         self.prototype_classifier.build(input_shape)
         self.distribution.build(logits_shape)
         self.built = True
 
-    def observe(self, features, labels):
+    def observe(self, features: tf.Tensor, labels: tf.Tensor) -> None:
         """Appends the labeled features to the queues ("Balanced prototype generation")."""
         self.prototype_classifier.push(features, labels)
 
-    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
+    def call(
+        self,
+        linear_target: tf.Tensor,
+        features: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> PseudoLabels:
         """Makes the pseudo-labels ("Distribution-aware blending"); see `PseudoLabeler.call`."""
         semantic_target = tf.nn.softmax(self.prototype_classifier(features))
         linear = tf.argmax(linear_target, axis=-1)
@@ -105,19 +120,21 @@ class DASOPseudoLabeler(PseudoLabeler):
         pretraining = self._pretraining(step)
         semantic_weight = tf.where(pretraining, 0.0, semantic_weight)[:, None]
         target = (1.0 - semantic_weight) * linear_target + semantic_weight * semantic_target
-        return from_target(
+        return PseudoLabels.from_target(
             tf.stop_gradient(target),
             linear=linear,
             semantic=tf.where(pretraining, tf.constant(-1, tf.int64), semantic),
         )
 
-    def auxiliary_losses(self, weak_features, strong_features, step):
+    def auxiliary_losses(
+        self, weak_features: tf.Tensor, strong_features: tf.Tensor, step: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """Computes the semantic alignment loss ("Semantic alignment loss").
 
-        The strong view's distribution over the prototypes shall be the weak view's.
+        The gradient flows through the strong view only. See `PseudoLabeler.auxiliary_losses`.
         """
         if not self.alignment_weight:
-            return {"alignment_loss": tf.zeros([])}  # and no gradient of nothing
+            return {"alignment_loss": tf.zeros([])}  # saves the gradient of a zero loss
         targets = tf.stop_gradient(tf.nn.softmax(self.prototype_classifier(weak_features)))
         loss = tf.nn.softmax_cross_entropy_with_logits(
             targets, self.prototype_classifier(strong_features)
@@ -125,12 +142,12 @@ class DASOPseudoLabeler(PseudoLabeler):
         weight = tf.where(self._pretraining(step), 0.0, self.alignment_weight)
         return {"alignment_loss": weight * tf.reduce_mean(loss)}
 
-    def update(self, pseudo_labels, step):
-        """Counts the final pseudo-labels, all of them, whatever their confidence."""
+    def update(self, pseudo_labels: PseudoLabels, step: tf.Tensor) -> None:
+        """Counts all final pseudo-labels, whatever their confidence; see `PseudoLabeler.update`."""
         self.distribution.count(pseudo_labels.final, step)
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "queue_size": self.prototype_classifier.queue_size,
@@ -143,11 +160,88 @@ class DASOPseudoLabeler(PseudoLabeler):
             "distribution_period": self.distribution.period,
         }
 
-    def _pretraining(self, step) -> tf.Tensor:
+    def _pretraining(self, step: tf.Tensor) -> tf.Tensor:
         return tf.cast(step, tf.int64) < self.pretrain_steps
 
     def _class_weights(self) -> tf.Tensor:
-        """The weight of the semantic pseudo-label, by the class of the linear one: v."""
+        """Returns v, the weight of the semantic target for each linear pseudo-label."""
         if self.distribution_aware:
             return self.distribution.tempered(self.distribution_temperature)
         return tf.fill([self.prototype_classifier.num_classes], self.blend_weight)
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class PseudoLabelDistribution(keras.layers.Layer):
+    """Histogram of the pseudo-labels over a window of steps.
+
+    The layer counts the pseudo-labels of `period` steps. Then these counts are in force during the
+    next `period` steps, while it counts again from 0.
+
+    Args:
+        period: Steps in a window, at least 1.
+
+    Raises:
+        ValueError: If `period` is outside its range.
+
+    Example:
+
+    >>> distribution = PseudoLabelDistribution(period=2)
+    >>> distribution.build((None, 3))  # 3 classes
+    >>> distribution.count(tf.constant([0, 2]), step=0)
+    >>> distribution.in_force.numpy().tolist()
+    [0.0, 0.0, 0.0]
+    >>> distribution.count(tf.constant([2, 2]), step=1)
+    >>> distribution.in_force.numpy().tolist()
+    [1.0, 0.0, 3.0]
+
+    Reference:
+        Oh, Kim and Kweon, "DASO", CVPR 2022, section 3.3, "Distribution-aware blending".
+    """
+
+    def __init__(self, period: int = 100, dtype: Any = "float32", **kwargs: Any):
+        super().__init__(dtype=dtype, **kwargs)
+        self.period = checked_whole_number("period", period, least=1)
+
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the two histograms.
+
+        Args:
+            input_shape: The shape of the logits, `(batch, K)`.
+        """
+        self.in_force, self.counted = (
+            self.add_weight(
+                name=name, shape=tuple(input_shape[-1:]), initializer="zeros", trainable=False
+            )
+            for name in ("in_force", "counted")
+        )
+        self.built = True
+
+    def count(self, pseudo_labels: tf.Tensor, step: tf.Tensor) -> None:
+        """Counts the pseudo-labels of a step. The last step of a window puts its counts in force.
+
+        Args:
+            pseudo_labels: int `(batch,)`, classes in 0..K-1.
+            step: int scalar, the number of steps done before this one.
+        """
+        num_classes = self.counted.shape[0]
+        in_batch = tf.reduce_sum(tf.one_hot(pseudo_labels, num_classes), axis=0)
+        counted = self.counted + replicas.total(in_batch)
+        window_full = tf.equal((tf.cast(step, tf.int64) + 1) % self.period, 0)
+        self.in_force.assign(tf.where(window_full, counted, tf.convert_to_tensor(self.in_force)))
+        self.counted.assign(tf.where(window_full, tf.zeros_like(counted), counted))
+
+    def tempered(self, temperature: float) -> tf.Tensor:
+        """Returns `m_k^(1 / temperature)` for the counts m in force, divided by its maximum.
+
+        Args:
+            temperature: Above 0. A high temperature makes the classes more alike.
+
+        Returns:
+            float32 `(K,)` in [0, 1]; all 0 until the first window is full.
+        """
+        counts = tf.convert_to_tensor(self.in_force)
+        return tf.math.divide_no_nan(counts, tf.reduce_max(counts)) ** (1.0 / temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
+        return {**super().get_config(), "period": self.period}

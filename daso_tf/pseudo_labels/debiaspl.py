@@ -1,33 +1,32 @@
-"""DebiasPL: predictions without their mean bias, and margins against that bias in the loss."""
+"""DebiasPL: removes the mean bias from the predictions, and adds margins against it to the loss."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.pseudo_labels.base import (
-    ONE_CLASSIFIER,
-    PseudoLabeler,
-    PseudoLabels,
-    from_target,
-)
+from daso_tf.platform.checks import checked_number
+from daso_tf.pseudo_labels.pseudo_labeler import TWO_CLASSIFIERS, PseudoLabeler, PseudoLabels
 
-_TINY = 1e-6  # keeps a class that is never predicted from dividing by zero
+_TINY = 1e-6  # avoids the logarithm of 0 for a class that is never predicted
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class DebiasedPseudoLabeler(PseudoLabeler):
-    """Debiased pseudo-labels, and the adaptive marginal loss (DebiasPL).
+    """Debiased pseudo-labels and the adaptive marginal loss (DebiasPL).
 
-    With m the moving average of the mean prediction of a batch, the logits of the weak view are
-    taken less `strength * log m`: classes that are predicted often anyway are predicted less. The
-    logits of the strong view are taken plus the same, so that the loss asks rarely predicted
-    classes for a larger margin.
+    Let m be the moving average of the mean prediction of a batch. The pseudo-labels are those of
+    the weak view's logits minus `strength * log m`, so classes that are predicted often are
+    predicted less. The loss uses the strong view's logits plus `strength * log m`, which demands a
+    larger margin for classes that are predicted rarely.
 
     Args:
         strength: lambda of the paper, at least 0.
-        momentum: Of the moving average, in [0, 1).
+        momentum: Momentum of the moving average, in [0, 1).
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -44,23 +43,19 @@ class DebiasedPseudoLabeler(PseudoLabeler):
 
     Reference:
         Wang, Wu, Lian and Yu, "Debiased Learning from Naturally Imbalanced Pseudo-Labels", CVPR
-        2022, section 4; the strength is that of the authors' scripts for ImageNet.
+        2022, section 4; the default strength is that of the authors' scripts for ImageNet.
     """
 
     asks_for = frozenset({"margins"})
-    refuses = ONE_CLASSIFIER
+    refuses = TWO_CLASSIFIERS
 
-    def __init__(self, strength: float = 0.4, momentum: float = 0.999, **kwargs):
+    def __init__(self, strength: float = 0.4, momentum: float = 0.999, **kwargs: Any):
         super().__init__(**kwargs)
-        if not strength >= 0:
-            raise ValueError(f"strength must be at least 0, not {strength}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}.")
-        self.strength = float(strength)
-        self.momentum = float(momentum)
+        self.strength = checked_number("strength", strength, least=0)
+        self.momentum = checked_number("momentum", momentum, least=0, below=1)
 
-    def build(self, input_shape):
-        """Makes the average, from the shapes of logits `(batch, K)` and features `(batch, D)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the moving average; see `PseudoLabeler`."""
         (_, num_classes), _ = input_shape
         self.mean_prediction = self.add_weight(
             name="mean_prediction",
@@ -70,25 +65,30 @@ class DebiasedPseudoLabeler(PseudoLabeler):
         )
         self.built = True
 
-    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
+    def call(
+        self,
+        linear_target: tf.Tensor,
+        features: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         prediction = tf.stop_gradient(linear_target)
-        # softmax(logits - strength * bias), of what is the softmax of the logits already.
+        # The prediction is softmax(logits); the result is softmax(logits - strength * log m).
         debiased = prediction * tf.exp(-self._bias())
         target = debiased / tf.reduce_sum(debiased, axis=-1, keepdims=True)
 
         mean = replicas.mean(tf.reduce_mean(prediction, axis=0))
         average = tf.convert_to_tensor(self.mean_prediction)
         self.mean_prediction.assign(self.momentum * average + (1.0 - self.momentum) * mean)
-        linear = tf.argmax(prediction, axis=-1)
-        return from_target(target, linear=linear, semantic=-tf.ones_like(linear))
+        return PseudoLabels.from_target(target, linear=tf.argmax(prediction, axis=-1))
 
-    def with_margins(self, logits):
-        """Adds what asks rarely predicted classes for a margin; see `PseudoLabeler`."""
+    def with_margins(self, logits: tf.Tensor) -> tf.Tensor:
+        """Adds `strength * log m` to the logits; see `PseudoLabeler.with_margins`."""
         return logits + tf.cast(self._bias(), logits.dtype)
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {**super().get_config(), "strength": self.strength, "momentum": self.momentum}
 
     def _bias(self) -> tf.Tensor:

@@ -1,37 +1,40 @@
-"""Distribution alignment: predictions scaled until their mean is the class distribution wanted."""
+"""Distribution alignment: scales predictions until their mean is a given class distribution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from daso_tf.platform import replicas
-from daso_tf.pseudo_labels.base import (
-    ONE_CLASSIFIER,
+from daso_tf.platform.checks import checked_distribution, checked_number, checked_whole_number
+from daso_tf.pseudo_labels.pseudo_labeler import (
+    TWO_CLASSIFIERS,
     PseudoLabeler,
     PseudoLabels,
-    from_target,
+    checked_num_classes,
 )
 
-_TINY = 1e-6  # keeps classes without a prediction, or without a share, from dividing by zero
+_TINY = 1e-6  # avoids a division by zero for classes without predictions or without a share
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class DistributionAlignment(keras.layers.Layer):
-    """Scales predictions by the class distribution wanted over the one predicted lately.
+    """Scales predictions by the ratio of a target class distribution to the mean prediction.
 
-    A prediction p becomes `p * (target^t / sum(target^t)) / mean`, scaled to sum to 1, where
-    `mean` is that of the last batches, this one included. Every call is remembered as a batch.
+    A prediction p becomes `p * (target^t / sum(target^t)) / mean`, scaled to sum to 1. `mean` is
+    the mean prediction of the last `window` batches, including this one. Every call counts as one
+    batch.
 
     Args:
-        target_distribution: K numbers of at least 0, in any scale: the class distribution wanted,
-            such as the labeled images of each class.
-        temperature: t, in [0, 1]: 1 takes the distribution as it is, 0 a uniform one. CReST+ lets
-            it fall from one generation to the next.
-        window: Batches remembered, at least 1.
+        target_distribution: K numbers of at least 0, in any scale, such as the labeled images of
+            each class.
+        temperature: t, in [0, 1]: 1 uses the target distribution as it is, 0 a uniform one. CReST+
+            decreases it from generation to generation.
+        window: Number of batches to average, at least 1.
 
     Input shape: float `(batch, K)`, rows sum to 1. Output shape: the same.
 
@@ -55,32 +58,22 @@ class DistributionAlignment(keras.layers.Layer):
         target_distribution: Sequence[float],
         temperature: float = 1.0,
         window: int = 128,
-        dtype="float32",
-        **kwargs,
+        dtype: Any = "float32",
+        **kwargs: Any,
     ):
         super().__init__(dtype=dtype, **kwargs)
-        self.target_distribution = tuple(float(share) for share in target_distribution)
-        if len(self.target_distribution) < 2 or not (
-            min(self.target_distribution) >= 0 and 0 < sum(self.target_distribution) < np.inf
-        ):
-            raise ValueError(
-                "target_distribution must be one number of at least 0 for each of two classes or "
-                f"more, not all of them 0, not {list(target_distribution)}."
-            )
-        if not 0 <= temperature <= 1:
-            raise ValueError(f"temperature must be in [0, 1], not {temperature}.")
-        if window < 1:
-            raise ValueError(f"window must be at least 1 batch, not {window}.")
-        self.temperature = float(temperature)
-        self.window = int(window)
+        self.target_distribution = checked_distribution("target_distribution", target_distribution)
+        self.temperature = checked_number("temperature", temperature, least=0, most=1)
+        self.window = checked_whole_number("window", window, least=1)
 
-    def build(self, input_shape):
-        """Makes the memory, from the shape of the predictions `(batch, K)`."""
-        num_classes = len(self.target_distribution)
-        if input_shape[-1] != num_classes:
-            raise ValueError(
-                f"target_distribution has {num_classes} classes, the predictions {input_shape[-1]}."
-            )
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the memory of mean predictions.
+
+        Args:
+            input_shape: The shape of the predictions, `(batch, K)`.
+        """
+        num_classes = input_shape[-1]
+        checked_num_classes("target_distribution", self.target_distribution, num_classes)
         self.batch_means = self.add_weight(
             name="batch_means",
             shape=(self.window, num_classes),
@@ -92,8 +85,15 @@ class DistributionAlignment(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, probabilities):
-        """Remembers a batch of predictions and aligns it; no gradient flows through."""
+    def call(self, probabilities: tf.Tensor) -> tf.Tensor:
+        """Remembers the mean of a batch of predictions and aligns them.
+
+        Args:
+            probabilities: float `(batch, K)`, rows sum to 1.
+
+        Returns:
+            float32 `(batch, K)`, rows sum to 1. No gradient flows through them.
+        """
         probabilities = tf.stop_gradient(tf.cast(probabilities, tf.float32))
         seen = tf.convert_to_tensor(self.batches_seen)
         place = tf.cast(seen % self.window, tf.int32)
@@ -104,7 +104,7 @@ class DistributionAlignment(keras.layers.Layer):
         self.batch_means.assign(means)
         self.batches_seen.assign(seen + 1)
 
-        # Places never written hold zeros, so the sum over the whole ring is right.
+        # Empty places hold zeros, so the sum over the whole buffer is right.
         filled = tf.cast(tf.minimum(seen + 1, self.window), tf.float32)
         predicted = tf.reduce_sum(means, axis=0) / filled
         target = np.array(self.target_distribution) / sum(self.target_distribution)
@@ -113,8 +113,8 @@ class DistributionAlignment(keras.layers.Layer):
         aligned = probabilities * (target + _TINY) / (predicted + _TINY)
         return aligned / tf.reduce_sum(aligned, axis=-1, keepdims=True)
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "target_distribution": list(self.target_distribution),
@@ -125,13 +125,13 @@ class DistributionAlignment(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class AlignedPseudoLabeler(PseudoLabeler):
-    """Pseudo-labels that are the learner's prediction, aligned to a class distribution.
+    """Aligns the learner's predictions to a class distribution.
 
     Args:
         target_distribution: K numbers of at least 0, in any scale: the class distribution of the
-            unlabeled images, or where it is not known of the labeled ones.
-        temperature: As for `DistributionAlignment`.
-        window: As for `DistributionAlignment`.
+            unlabeled images or, if it is unknown, of the labeled images.
+        temperature: In [0, 1], as for `DistributionAlignment`.
+        window: At least 1, as for `DistributionAlignment`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -145,38 +145,43 @@ class AlignedPseudoLabeler(PseudoLabeler):
     ([0, 0], [0, 1])
 
     Reference:
-        Wei et al., "CReST", CVPR 2021, section 3.3: alignment within FixMatch.
+        Wei et al., "CReST: A Class-Rebalancing Self-Training Framework for Imbalanced
+        Semi-Supervised Learning", CVPR 2021, section 3.3: alignment in FixMatch.
     """
 
-    refuses = ONE_CLASSIFIER
+    refuses = TWO_CLASSIFIERS
 
     def __init__(
         self,
         target_distribution: Sequence[float],
         temperature: float = 1.0,
         window: int = 128,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.alignment = DistributionAlignment(
             target_distribution, temperature, window, name="alignment"
         )
 
-    def build(self, input_shape):
-        """Makes the memory, from the shapes of logits `(batch, K)` and features `(batch, D)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the memory of mean predictions; see `PseudoLabeler`."""
         logits_shape, _ = input_shape
         self.alignment.build(logits_shape)
         self.built = True
 
-    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
+    def call(
+        self,
+        linear_target: tf.Tensor,
+        features: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
-        linear = tf.argmax(linear_target, axis=-1)
-        return from_target(
-            self.alignment(linear_target), linear=linear, semantic=-tf.ones_like(linear)
-        )
+        aligned = self.alignment(linear_target)
+        return PseudoLabels.from_target(aligned, linear=tf.argmax(linear_target, axis=-1))
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "target_distribution": list(self.alignment.target_distribution),

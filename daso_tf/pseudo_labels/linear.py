@@ -1,16 +1,16 @@
-"""The learners' own pseudo-labels: what the linear classifier says."""
+"""The learners' own pseudo-labels: the predictions of the linear classifier."""
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
 
-from daso_tf.pseudo_labels.base import PseudoLabeler, PseudoLabels, from_target
+from daso_tf.pseudo_labels.pseudo_labeler import PseudoLabeler, PseudoLabels
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class LinearPseudoLabeler(PseudoLabeler):
-    """Pseudo-labels that are the learner's prediction, as it is.
+    """Uses the learner's predictions unchanged, as plain FixMatch does.
 
     Example:
 
@@ -19,11 +19,17 @@ class LinearPseudoLabeler(PseudoLabeler):
     (0, 0.9)
 
     Reference:
-        Sohn et al., "FixMatch", NeurIPS 2020, section 2.
+        Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and
+        Confidence", NeurIPS 2020, section 2.
     """
 
-    def call(self, linear_target, features, step, positions=None) -> PseudoLabels:
+    def call(
+        self,
+        linear_target: tf.Tensor,
+        features: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         target = tf.stop_gradient(linear_target)
-        linear = tf.argmax(target, axis=-1)
-        return from_target(target, linear=linear, semantic=-tf.ones_like(linear))
+        return PseudoLabels.from_target(target, linear=tf.argmax(target, axis=-1))

@@ -1,23 +1,30 @@
-"""A balanced memory of labeled features, and the classifier by similarity to their means."""
+"""Feature queues of equal length for all classes, and a classifier by similarity to their means."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
+from daso_tf.platform.checks import checked_number, checked_whole_number
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class PrototypeClassifier(keras.layers.Layer):
-    """Classifies by similarity to the mean of the last Q labeled features of every class.
+    """Classifies features by their similarity to prototypes.
 
-    Head and tail classes have the same room, so the prototypes are as good for a class with ten
-    images as for one with a thousand.
+    The prototype of a class is the mean of its last Q labeled features. Head and tail classes have
+    queues of the same length, so the prototypes are balanced.
 
     Args:
         queue_size: Q, features kept for each class, at least 1.
-        temperature: Divides the cosine similarities before the softmax, above 0.
+        temperature: Divides the cosine similarities, above 0.
+
+    Raises:
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -28,20 +35,26 @@ class PrototypeClassifier(keras.layers.Layer):
     [1.0, 1.0, 1.0, 1.0]
 
     Reference:
-        DASO, CVPR 2022, section 3.3, "Balanced prototype generation".
+        Oh, Kim and Kweon, "DASO", CVPR 2022, section 3.3, "Balanced prototype generation".
     """
 
-    def __init__(self, queue_size: int = 256, temperature: float = 0.05, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        queue_size: int = 256,
+        temperature: float = 0.05,
+        dtype: Any = "float32",
+        **kwargs: Any,
+    ):
         super().__init__(dtype=dtype, **kwargs)
-        if queue_size < 1:
-            raise ValueError(f"queue_size must be at least 1, not {queue_size}.")
-        if not temperature > 0:
-            raise ValueError(f"The prototype temperature must be above 0, not {temperature}.")
-        self.queue_size = queue_size
-        self.temperature = temperature
+        self.queue_size = checked_whole_number("queue_size", queue_size, least=1)
+        self.temperature = checked_number("temperature", temperature, above=0)
 
-    def build(self, input_shape):
-        """Makes the queues, from the shapes of logits `(batch, K)` and features `(batch, D)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the queues.
+
+        Args:
+            input_shape: The shapes of the logits `(batch, K)` and the features `(batch, D)`.
+        """
         (_, num_classes), (_, num_features) = input_shape
         self.num_classes = num_classes
         self.features = self.add_weight(
@@ -50,7 +63,8 @@ class PrototypeClassifier(keras.layers.Layer):
             initializer="zeros",
             trainable=False,
         )
-        # Features ever pushed, for each class: it says where the ring goes on and how full it is.
+        # How many features each class has ever received. This gives the next place to write in
+        # its ring buffer, and how full the buffer is.
         self.pushed = self.add_weight(
             name="pushed",
             shape=(num_classes,),
@@ -61,23 +75,23 @@ class PrototypeClassifier(keras.layers.Layer):
         self.built = True
 
     def push(self, features: tf.Tensor, labels: tf.Tensor) -> None:
-        """Appends each feature to its class's queue; where Q is exceeded the oldest fall out.
+        """Appends each feature to the queue of its class. A full queue drops its oldest entries.
 
         Args:
             features: float `(batch, D)`.
-            labels: int `(batch,)`, classes in 0..K-1. A class may come several times (the later
-                image is the newer), more than Q times, or not at all.
+            labels: int `(batch,)`, classes in 0..K-1. A class may occur several times (later images
+                count as newer), more than Q times, or not at all.
         """
         labels = replicas.gather(tf.cast(labels, tf.int64))
         features = replicas.gather(tf.cast(features, tf.float32))
-        of_class = tf.one_hot(labels, self.num_classes, dtype=tf.int64)
+        one_hot = tf.one_hot(labels, self.num_classes, dtype=tf.int64)
         pushed = tf.convert_to_tensor(self.pushed)
         earlier_in_batch = tf.gather(
-            tf.cumsum(of_class, exclusive=True), labels, batch_dims=1, axis=1
+            tf.cumsum(one_hot, exclusive=True), labels, batch_dims=1, axis=1
         )
         position = (tf.gather(pushed, labels) + earlier_in_batch) % self.queue_size
-        # Images that fall on the same place of the ring all write what the last of them writes,
-        # since the order in which a scatter serves duplicates is not defined.
+        # A scatter writes duplicates in an undefined order. All images with the same slot therefore
+        # write the feature of the last of them.
         slot = labels * self.queue_size + position
         same_slot = tf.equal(slot[:, None], slot[None, :])
         batch_size = tf.shape(labels)[0]
@@ -89,16 +103,16 @@ class PrototypeClassifier(keras.layers.Layer):
                 tf.gather(features, last_writer),
             )
         )
-        self.pushed.assign(pushed + tf.reduce_sum(of_class, axis=0))
+        self.pushed.assign(pushed + tf.reduce_sum(one_hot, axis=0))
 
     def prototypes(self) -> tf.Tensor:
-        """Returns the mean feature of each class, float32 `(K, D)`; zero for one never seen."""
+        """Returns the mean feature of each class, float32 `(K, D)`; 0 for a class never seen."""
         filled = tf.clip_by_value(tf.convert_to_tensor(self.pushed), 1, self.queue_size)
-        # Places never written hold zeros, so the sum over the whole ring is right.
+        # Empty places hold zeros, so the sum over the whole buffer is right.
         return tf.reduce_sum(self.features, axis=1) / tf.cast(filled, tf.float32)[:, None]
 
-    def call(self, features):
-        """Classifies by similarity: cosine to each prototype, over the temperature.
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Computes the cosine similarity to each prototype, divided by the temperature.
 
         Args:
             features: float `(batch, D)`.
@@ -110,8 +124,8 @@ class PrototypeClassifier(keras.layers.Layer):
         prototypes = tf.math.l2_normalize(self.prototypes(), axis=-1)
         return tf.matmul(features, prototypes, transpose_b=True) / self.temperature
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "queue_size": self.queue_size,
