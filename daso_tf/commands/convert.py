@@ -1,23 +1,12 @@
-"""Converts trained networks: `python -m daso_tf.convert SOURCE TARGET`.
+"""Converts trained networks between Keras versions, and from the authors' PyTorch checkpoints.
 
-SOURCE is a model or one of the authors' PyTorch checkpoints:
-
-    *.keras                    a learner, saved by this version of Keras or, under Keras 3, by 2.15
-    *.npz, *.safetensors       a state dict of the authors' wide residual network
-
-TARGET says by its name what is written:
-
-    *.keras                    a learner, for `keras.saving.load_model`
-    *.weights.h5               its averaged encoder, for `--encoder_weights` of a new run
-    anything else              a folder, with a SavedModel of the averaged network
-
-Exit code: 0 written, 2 SOURCE or TARGET cannot be used.
+    daso-tf convert SOURCE TARGET
 
 The checkpoints of a run, exported SavedModels and `*.weights.h5` files of encoders need no
-conversion: either version of Keras reads what the other wrote.
+conversion: both versions of Keras read them.
 
 The authors' checkpoints hold a network and its moving average, under the names `model` and
-`ema_model`. Where PyTorch is, this writes the file to convert:
+`ema_model`. This writes the file to convert, on a machine with PyTorch:
 
     saved = torch.load("model_final.pth.tar", map_location="cpu")
     arrays = {
@@ -27,68 +16,73 @@ The authors' checkpoints hold a network and its moving average, under the names 
     }
     numpy.savez("model_final.npz", **arrays)
 
-The state dict of one network alone can be converted too; its average is then the network itself.
+The state dict of a single network can be converted too. Its average is then the network itself.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
-from absl import flags
 
 import daso_tf
 from daso_tf.commands import terminal
+from daso_tf.data.sources.benchmarks import CIFAR10_STATISTICS
 from daso_tf.encoders.pytorch_names import assign, pytorch_weights
+from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_2_models import load_model
-from daso_tf.step.averaged_network import CIFAR10_MEAN, CIFAR10_STD
+from daso_tf.settings.flag import integer, string
+from daso_tf.settings.settings import Settings
 
-FLAGS = flags.FLAGS
-flags.DEFINE_integer("image_size", 32, "State dict: side in pixels that it was trained on.", 8)
-flags.DEFINE_list(
-    "image_mean",
-    [str(value) for value in CIFAR10_MEAN],
-    "State dict: mean of each colour channel that images were normalised with, in [0, 1].",
-)
-flags.DEFINE_list(
-    "image_std",
-    [str(value) for value in CIFAR10_STD],
-    "State dict: standard deviation of each colour channel.",
-)
+CIFAR10_MEAN, CIFAR10_STD = CIFAR10_STATISTICS
 
 # Heads that only training needs.
 _UNUSED = re.compile(r"projection\.")
 
 
-def main(argv: list[str]) -> int:
+def main(settings: Settings, arguments: list[str]) -> int:
     """Converts one file.
 
     Args:
-        argv: the program's name, SOURCE and TARGET.
+        settings: The values of the flags.
+        arguments: SOURCE and TARGET.
 
     Returns:
         The exit code.
     """
-    if len(argv) != 3:
-        return terminal.fail("give what to convert and what to write: SOURCE TARGET")
-    source, target = argv[1:]
+    if len(arguments) != 2:
+        return terminal.fail("needs what to convert and what to write: SOURCE TARGET")
+    source, target = arguments
+    mean = _channels(settings, "image_mean")
+    std = _channels(settings, "image_std")
     try:
-        write(read(source), target)
+        write(read(source, settings.image_size, mean, std), target)
     except (ValueError, OSError) as error:
         return terminal.fail(f"{source} cannot be converted to {target}: {error}")
-    print(f"{target} is written.")
+    print(f"Wrote {target}")
     return 0
 
 
-def read(source: str) -> keras.Model:
-    """Makes the learner that a file holds.
+def read(
+    source: str,
+    image_size: int = 32,
+    mean: Sequence[float] = CIFAR10_MEAN,
+    std: Sequence[float] = CIFAR10_STD,
+) -> keras.Model:
+    """Reads a learner from a file.
 
     Args:
         source: Path of a `.keras` file, or of a state dict as `.npz` or `.safetensors`.
+        image_size: See `from_state_dict`; a `.keras` file contains it, as well as the next two.
+        mean: See `from_state_dict`.
+        std: See `from_state_dict`.
 
     Returns:
-        A learner; from a state dict a `daso_tf.DASO`, whose queues and histogram are empty.
+        A learner. From a state dict it is a `daso_tf.DASO` with empty queues and an empty
+        histogram.
 
     Raises:
         ValueError: If the file holds something else.
@@ -103,21 +97,17 @@ def read(source: str) -> keras.Model:
     elif suffix == ".safetensors":
         arrays = _read_safetensors(source)
     else:
-        raise ValueError("what is converted is a .keras, .npz or .safetensors file")
-    return from_state_dict(
-        arrays,
-        FLAGS.image_size,
-        mean=[float(value) for value in FLAGS.image_mean],
-        std=[float(value) for value in FLAGS.image_std],
-    )
+        raise ValueError("SOURCE must be a .keras, .npz or .safetensors file")
+    return from_state_dict(arrays, image_size, mean, std)
 
 
 def write(learner: keras.Model, target: str) -> None:
-    """Writes a learner, its encoder or its export.
+    """Writes a learner, its averaged encoder or its export.
 
     Args:
         learner: Any learner.
-        target: Path; `.keras` and `.weights.h5` at its end say what, otherwise it is a folder.
+        target: A path. It ends in `.keras` for the learner and in `.weights.h5` for the averaged
+            encoder; otherwise it is the folder of a SavedModel.
 
     Raises:
         ValueError: If the target's name ends like that of another kind of file.
@@ -128,7 +118,7 @@ def write(learner: keras.Model, target: str) -> None:
     elif target.endswith(".keras"):
         learner.save(target)
     elif Path(target).suffix in (".h5", ".npz", ".safetensors", ".pb"):
-        raise ValueError("what is written is a .keras file, a .weights.h5 file or a folder")
+        raise ValueError("TARGET must be a .keras file, a .weights.h5 file or a folder")
     else:
         learner.export(target)
 
@@ -136,28 +126,30 @@ def write(learner: keras.Model, target: str) -> None:
 def from_state_dict(
     arrays: Mapping[str, np.ndarray],
     image_size: int = 32,
-    mean: tuple[float, float, float] = CIFAR10_MEAN,
-    std: tuple[float, float, float] = CIFAR10_STD,
+    mean: Sequence[float] = CIFAR10_MEAN,
+    std: Sequence[float] = CIFAR10_STD,
 ) -> daso_tf.DASO:
-    """Makes a learner of the authors' network, and of its moving average if that is there.
+    """Makes a learner of the authors' network and its moving average.
 
     Args:
         arrays: Parameters and BatchNorm statistics by their PyTorch names, such as
-            `encoder.unit1.0.layer.1.weight`, after `model.` or nothing for the network, and after
-            `ema_model.` for its average.
+            `encoder.unit1.0.layer.1.weight`. Names of the network may start with `model.`; those
+            of its moving average start with `ema_model.`. The average may be missing.
         image_size: Side in pixels of the images that the network was trained on.
-        mean: Mean of each colour channel that they were normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they were normalised with.
+        mean: Mean of each color channel that the images were normalized with, in [0, 1].
+        std: Standard deviation of each color channel that the images were normalized with.
 
     Returns:
-        The learner; depth, width and classes follow from the arrays.
+        The learner. Its depth, width and number of classes follow from the arrays.
 
     Raises:
         ValueError: If names are missing or unknown, or an array has another shape.
     """
-    network, average = {}, {}
-    for name, array in arrays.items():
-        prefix, name = re.fullmatch(r"((?:module\.|model\.|ema_model\.)*)(.*)", name).groups()
+    network: dict[str, np.ndarray] = {}
+    average: dict[str, np.ndarray] = {}
+    for full_name, array in arrays.items():
+        name = re.sub(r"^(module\.|model\.|ema_model\.)*", "", full_name)
+        prefix = full_name.removesuffix(name)
         if not _UNUSED.match(name):
             (average if "ema_model." in prefix else network)[name] = array
     network, average = network or average, average or network
@@ -165,14 +157,14 @@ def from_state_dict(
     first, classifier = "encoder.init_conv.weight", "classifier.classifier.weight"
     if missing := {first, classifier} - network.keys():
         raise ValueError(
-            f"it is no state dict of the authors' network: {', '.join(sorted(missing))} is not "
+            f"it is not a state dict of the authors' network: {', '.join(sorted(missing))} is not "
             f"among its {len(arrays)} arrays"
         )
     blocks = {match[1] for name in network if (match := re.match(r"encoder\.unit1\.(\d+)\.", name))}
     num_classes, features = network[classifier].shape
     shape = (image_size, image_size, 3)
     encoder = daso_tf.encoders.wide_resnet(6 * len(blocks) + 4, features // 64, shape)
-    learner = daso_tf.DASO(encoder, num_classes, mean=mean, std=std)
+    learner = daso_tf.DASO(encoder, num_classes, mean=tuple(mean), std=tuple(std))
     for state, layers in (
         (network, (learner.encoder, learner.classifier)),
         (average, (learner.ema_encoder, learner.ema_classifier)),
@@ -182,14 +174,54 @@ def from_state_dict(
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
+    safetensors = import_extra("safetensors.numpy", "safetensors", "reading it")
+    errors = import_extra("safetensors", "safetensors", "reading it")
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ValueError(
-            "reading it takes daso_tf[safetensors]: pip install safetensors"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
+        return safetensors.load_file(path)
+    except errors.SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def _channels(settings: Settings, name: str) -> tuple[float, ...]:
+    """Returns the three numbers of a flag."""
+    try:
+        red, green, blue = map(float, settings[name].split(","))
+    except ValueError:
+        raise ValueError(
+            f"--{name}={settings[name]} must be three numbers, such as {_text(CIFAR10_MEAN)}"
+        ) from None
+    return red, green, blue
+
+
+def _text(channels: Sequence[float]) -> str:
+    return ",".join(map(str, channels))
+
+
+COMMAND = terminal.Command(
+    "convert",
+    main,
+    flags=(
+        integer("image_size", 32, "[8, inf)", "State dict: side in pixels of its training images."),
+        string(
+            "image_mean",
+            _text(CIFAR10_MEAN),
+            "State dict: mean of each color channel that its training images were normalized "
+            "with, in [0, 1].",
+        ),
+        string(
+            "image_std",
+            _text(CIFAR10_STD),
+            "State dict: standard deviation of each color channel.",
+        ),
+    ),
+    usage="SOURCE TARGET",
+    details="""\
+SOURCE is one of
+    *.keras                a learner, saved by this version of Keras or, under Keras 3, by 2.15
+    *.npz, *.safetensors   a state dict of the authors' wide residual network
+TARGET is one of
+    *.keras                the learner, for `keras.saving.load_model`
+    *.weights.h5           its averaged encoder, for --encoder_weights of a new run
+    anything else          a folder, for a SavedModel of the averaged network
+Exit code: 0 written, 2 SOURCE or TARGET cannot be used.""",
+)

@@ -1,63 +1,57 @@
 """Shows what a training run would learn from: a table of classes, and a picture.
 
-    python -m daso_tf.data.describe --flagfile=flags/digits_lt.cfg
-
-Takes the flags of `daso_tf.train`. As a program of its own it stands above the rest of this
-folder, and may use them.
+daso-tf describe --flagfile=digits_lt.cfg
 """
+
+from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
-from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import daso_tf.settings.flags
 from daso_tf.commands import terminal
-from daso_tf.data.errors import DataError
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.loading import select
 from daso_tf.data.long_tail import LongTail
+from daso_tf.data.pools import Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
+from daso_tf.data.sources import OPTIONS
+from daso_tf.settings.flag import string
+from daso_tf.settings.flags import SECTIONS, complete
+from daso_tf.settings.settings import Settings
 
-FLAGS = flags.FLAGS
-MOST_CLASSES_SHOWN = 12  # in the picture, with images
+MOST_CLASSES_SHOWN = 12  # with images, in the picture
 IMAGES_SHOWN = 12  # of each of these classes
 MOST_CLASSES_NAMED = 20  # on an axis
 
-flags.DEFINE_string("picture", None, "PNG file to write. [default: MODEL_DIR/data.png]")
 
-
-def main(argv: list[str]) -> int:
+def main(settings: Settings, arguments: list[str]) -> int:
     """Prints the table and writes the picture.
 
     Args:
-        argv: the program's name; everything else has to be a flag.
+        settings: Those of a training run, and `picture`.
+        arguments: There are none.
 
     Returns:
-        The exit code: 0, or 2 where the data cannot be used.
+        The exit code.
     """
-    if len(argv) > 1:
-        return terminal.fail(f"{argv[1]!r} is not a flag; settings are written --name=value")
-    wanted = LongTail(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(LongTail)})
-    try:
-        selection = select(
-            FLAGS.dataset,
-            FLAGS.data_dir,
-            wanted,
-            FLAGS.seed,
-            labeled=FLAGS.labeled,
-            unlabeled=FLAGS.unlabeled,
-        )
-        # Some images are shown and all are counted, so none but those shown is read.
-        data = selection.read(FLAGS.source_size, FLAGS.resolution, True, FLAGS.max_bad_files)
-    except DataError as error:
-        return terminal.fail(error)
+    sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
+    options = {name: settings[name] for name in OPTIONS}
+    selection = select(settings.dataset, settings.data_dir, sizes, settings.seed, **options)
+    # All images are counted and a few are shown. With `stream`, only those shown are read.
+    data = selection.read(
+        settings.source_size,
+        settings.resolution,
+        stream=True,
+        max_bad_files=settings.max_bad_files,
+    )
     print(table(data))
     print(f"\n{_sizes(selection.sizes)} used at {_by(data.labeled.size)}.")
-    path = Path(FLAGS.picture or f"{FLAGS.model_dir or f'runs/{FLAGS.dataset}'}/data.png")
+    path = Path(settings.picture or f"{complete(settings).model_dir}/data.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(data, path)
     print(f"Wrote {path}")
@@ -65,14 +59,15 @@ def main(argv: list[str]) -> int:
 
 
 def table(data: SemiSupervisedData) -> str:
-    """Writes how many images of each class each part has, a line a class.
+    """Returns a table of the number of images per class and part.
 
     Args:
-        data: any data.
+        data: Any data.
 
     Returns:
-        Lines of text. Below the classes come the sums, and the imbalance reached: the largest
-        class over the smallest that has images. "-" stands for what is not known or not there.
+        Lines of text, one per class. Below them are the sums and the imbalance ratios: the largest
+        class over the smallest class that has images. "-" means that the number is not known or
+        that there is no such part.
 
     Example:
 
@@ -102,8 +97,8 @@ def draw(data: SemiSupervisedData, path: str | Path) -> None:
     """Draws the class distribution and images of some classes, as a PNG.
 
     Args:
-        data: any data.
-        path: the PNG file to write.
+        data: Any data.
+        path: The PNG file to write.
     """
     figure = Figure(figsize=(12, 9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -113,21 +108,21 @@ def draw(data: SemiSupervisedData, path: str | Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def _draw_counts(axes, data: SemiSupervisedData) -> None:
-    known = {name: _counts(part, data.num_classes) for name, part in _parts(data).items()}
-    known = {name: counts for name, counts in known.items() if counts is not None}
+def _draw_counts(axes: Axes, data: SemiSupervisedData) -> None:
+    parts = {name: _counts(part, data.num_classes) for name, part in _parts(data).items()}
+    known = {name: counts for name, counts in parts.items() if counts is not None}
     classes, width = np.arange(data.num_classes), 0.8 / len(known)
     for index, (name, counts) in enumerate(known.items()):
         axes.bar(classes + (index - (len(known) - 1) / 2) * width, counts, width, label=name)
     axes.set(title="Images of each class", xlabel="class", yscale="log")
-    axes.set_ylim(bottom=0.8)  # one image still shows
+    axes.set_ylim(bottom=0.8)  # a bar of one image stays visible
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     if data.num_classes <= MOST_CLASSES_NAMED:
         axes.set_xticks(classes, data.class_names, fontsize=8, parse_math=False)
 
 
-def _draw_images(axes, data: SemiSupervisedData) -> None:
-    """A row of labeled images for each class shown, and one of unlabeled images."""
+def _draw_images(axes: Axes, data: SemiSupervisedData) -> None:
+    """Draws a row of labeled images per class shown, and a row of unlabeled images."""
     height, width = data.labeled.size
     rows = min(data.num_classes, MOST_CLASSES_SHOWN)
     shown = np.linspace(0, data.num_classes - 1, rows).round().astype(int)
@@ -138,7 +133,7 @@ def _draw_images(axes, data: SemiSupervisedData) -> None:
     sheet = np.full((len(row_images) * height, IMAGES_SHOWN * width, 3), 255, np.uint8)
     for row, pictures in enumerate(row_images):
         top = row * height
-        sheet[top : top + height, : len(pictures) * width] = np.hstack(pictures)
+        sheet[top : top + height, : len(pictures) * width] = np.hstack(list(pictures))
     axes.imshow(sheet, interpolation="nearest")
     names = [*(data.class_names[k] for k in shown), "unlabeled"]
     axes.set_yticks((np.arange(len(names)) + 0.5) * height, names, fontsize=8, parse_math=False)
@@ -150,18 +145,29 @@ def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
 
 
 def _counts(part: Images | ImageFiles | None, num_classes: int) -> np.ndarray | None:
-    """Images of each class, or None where the part is absent or has unknown classes."""
+    """Returns the images per class; None if there is no such part or its classes are unknown."""
     if part is None or (part.labels < 0).any():
         return None
     return np.bincount(part.labels, minlength=num_classes)
 
 
-def _sizes(sizes: set[tuple[int, int]]) -> str:
+def _sizes(sizes: set[Size]) -> str:
     if len(sizes) == 1:
         return f"All images are {_by(*sizes)} pixels,"
-    smallest, largest = (choose(sizes, key=lambda s: s[0] * s[1]) for choose in (min, max))
-    return f"Images are of {len(sizes)} sizes from {_by(smallest)} to {_by(largest)} pixels,"
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    return f"Images have {len(sizes)} sizes from {_by(by_area[0])} to {_by(by_area[-1])} pixels,"
 
 
-def _by(size: tuple[int, int]) -> str:
+def _by(size: Size) -> str:
     return f"{size[1]} x {size[0]}"  # width first, as people say it
+
+
+COMMAND = terminal.Command(
+    "describe",
+    main,
+    flags={
+        "Picture": (string("picture", None, "PNG file.", shown_default="MODEL_DIR/data.png"),),
+        **SECTIONS,
+    },
+    details="Its other flags are those of `daso-tf train`.",
+)

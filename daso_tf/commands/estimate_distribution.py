@@ -1,91 +1,100 @@
-"""Estimates how many unlabeled images of each class there are, by a finished training run.
+"""Estimates how many unlabeled images each class has, with the network of a finished run.
 
-    python -m daso_tf.estimate_distribution --flagfile=RUN/flags.cfg --output=FILE.json
+    daso-tf estimate-distribution --flagfile=RUN/flags.cfg --output=FILE.json
 
-What the run's network takes validation images of each class for tells how to read what it takes
-the unlabeled images for. The file is for `--unlabeled_distribution=FILE.json` of `daso_tf.train`.
-Exit code: 0 written, 2 nothing could be begun.
+The predictions for validation images, whose classes are known, show which classes the network
+confuses. The estimate corrects the predictions for the unlabeled images by that. Training reads
+the file with `--unlabeled_distribution=FILE.json`.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
-from daso_tf.commands import terminal, train
-from daso_tf.data import evaluation_batches, reading, unlabeled_distribution
-from daso_tf.pseudo_labels.darp import estimate_distribution
-from daso_tf.settings.flags import FLAGS
+from daso_tf.commands import terminal
+from daso_tf.data import SemiSupervisedData, estimate_distribution, reading
+from daso_tf.data.images import ImageFiles, Images
+from daso_tf.run.files import write_atomically
+from daso_tf.run.prediction import Prediction
+from daso_tf.run.run import prepare
+from daso_tf.settings.flag import string
+from daso_tf.settings.flags import SECTIONS
+from daso_tf.settings.settings import Settings
 
 
-def main(argv: list[str]) -> int:
-    """Restores the run, writes the estimate and prints it beside what is known.
+def main(settings: Settings, arguments: list[str]) -> int:
+    """Restores the run, writes the estimate, and prints it next to what is known.
 
     Args:
-        argv: the program's name; everything else has to be a flag.
+        settings: Those of the run, and `output`.
+        arguments: There are none.
 
     Returns:
         The exit code.
     """
-    try:
-        if not FLAGS.output:
-            raise ValueError("say where the estimate goes: --output=FILE.json")
-        if not FLAGS.model_dir or not Path(FLAGS.model_dir, "checkpoints").is_dir():
-            raise ValueError(
-                f"there is no training run in --model_dir={FLAGS.model_dir}; give the flags of "
-                "one, --flagfile=RUN/flags.cfg"
-            )
-        run = train.prepare(argv[1:])
-        counts = estimate(run, FLAGS.evaluation_batch_size)
-        unlabeled_distribution.write(FLAGS.output, run.data.class_names, counts)
-    except (ValueError, OSError) as error:
-        return terminal.fail(error)
+    if not settings.output:
+        return terminal.fail("needs a file for the estimate: --output=FILE.json")
+    if not settings.model_dir or not Path(settings.model_dir, "checkpoints").is_dir():
+        return terminal.fail(
+            f"there is no training run in --model_dir={settings.model_dir}; give the flags of a "
+            "run: --flagfile=RUN/flags.cfg"
+        )
+    run = prepare(settings)
+    counts = estimate(run.data, Prediction(run.learner, settings.evaluation_batch_size))
+    write(settings.output, run.data.class_names, counts)
     print(table(run.data, counts))
     return 0
 
 
-def estimate(run: train.Run, batch_size: int) -> np.ndarray:
-    """Estimates the unlabeled images of each class.
+def estimate(
+    data: SemiSupervisedData, predict: Callable[[Images | ImageFiles], np.ndarray]
+) -> np.ndarray:
+    """Estimates the number of unlabeled images of each class.
 
     Args:
-        run: a training run, restored.
-        batch_size: images a batch of the predictions.
+        data: The data of a run.
+        predict: Returns the class probabilities of images, float `(N, K)`.
 
     Returns:
-        float64 `(K,)`; sums to the number of unlabeled images.
+        float64 `(K,)`; its sum is the number of unlabeled images.
 
     Raises:
-        ValueError: the run has no validation image of some class.
+        ValueError: If a class has no validation image.
     """
-    data = run.data
     classes = range(data.num_classes)
-    absent = (
-        data.class_names
-        if data.validation is None
-        else [data.class_names[k] for k in classes if k not in data.validation.labels]
-    )
-    if absent:
+    labels = np.array([]) if data.validation is None else data.validation.labels
+    absent = [data.class_names[k] for k in classes if k not in labels]
+    if data.validation is None or absent:
         raise ValueError(
-            f"{run.model_dir} has no validation images of {', '.join(absent[:5])}, by which to "
-            "measure what the network takes each class for. Train with --validation_size, or with "
-            "a folder validation/ that has all classes."
+            f"there are no validation images of {', '.join(absent[:5])}, which show what the "
+            "network confuses with the class. Train with --validation_size, or with a folder "
+            "validation/ that has images of all classes."
         )
     with reading(data):
-        predictions = {
-            name: run.learner.predict(evaluation_batches(images, batch_size), verbose=0)
-            for name, images in (("validation", data.validation), ("unlabeled", data.unlabeled))
-        }
-    confusion = [
-        predictions["validation"][data.validation.labels == k].mean(axis=0) for k in classes
-    ]
-    predicted = predictions["unlabeled"].sum(axis=0, dtype=np.float64)
+        validation, unlabeled = predict(data.validation), predict(data.unlabeled)
+    confusion = [validation[labels == k].mean(axis=0) for k in classes]
+    predicted = unlabeled.sum(axis=0, dtype=np.float64)
     return estimate_distribution(np.transpose(confusion), predicted)
 
 
-def table(data, counts: np.ndarray) -> str:
-    """Writes the classes' shares in percent: labeled, estimated and, where known, true."""
+def write(path: str | Path, class_names: Sequence[str], counts: Iterable[float]) -> None:
+    """Writes the estimate as `daso_tf.data.unlabeled_distribution.read` reads it.
+
+    Args:
+        path: The JSON file to write.
+        class_names: K names.
+        counts: K numbers, the unlabeled images of each class.
+    """
+    text = json.dumps(dict(zip(class_names, map(float, counts), strict=True)), indent=1) + "\n"
+    write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+
+def table(data: SemiSupervisedData, counts: np.ndarray) -> str:
+    """Returns a table of each class's share in percent: labeled, estimated and, if known, true."""
     columns = {"labeled %": data.labeled_counts, "estimated %": counts}
     if data.unlabeled_counts is not None:
         columns["true %"] = data.unlabeled_counts
@@ -95,3 +104,15 @@ def table(data, counts: np.ndarray) -> str:
         shares = [100 * column[k] / np.sum(column) for column in columns.values()]
         lines.append(f"{class_name:<{width}}" + "".join(f"{share:>13.1f}" for share in shares))
     return "\n".join(lines)
+
+
+COMMAND = terminal.Command(
+    "estimate-distribution",
+    main,
+    flags={
+        "Estimate": (string("output", None, "Required: JSON file to write."),),
+        **SECTIONS,
+    },
+    details="Its other flags are those of `daso-tf train`; give those of a finished run.\n"
+    "Exit code: 0 written, 2 nothing was started.",
+)

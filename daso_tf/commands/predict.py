@@ -1,68 +1,70 @@
-"""Classifies image files: `python -m daso_tf.predict --model=runs/digits_lt/export PATH...`.
+"""Classifies image files with an exported model.
 
-Writes CSV with a line an image: path, class number, class name (empty where the model has none)
-and probability. Exit code: 0 every file was classified, 1 some could not be read, 2 nothing could
-be begun.
+    daso-tf predict --model=runs/digits_lt/export PATH...
+
+The output is CSV with one line per image: path, class number, class name (empty where the model
+has no names) and probability.
 """
+
+from __future__ import annotations
 
 import csv
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from daso_tf.commands import terminal
 from daso_tf.data import DataError, read_image
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Folder of an exported SavedModel.")
-flags.DEFINE_string("output", None, "CSV file to write; without it, the terminal.")
+from daso_tf.settings.flag import string
+from daso_tf.settings.settings import Settings
 
 BATCH_SIZE = 64
 
+Signature = Callable[..., dict[str, tf.Tensor]]
 
-def main(argv: list[str]) -> int:
+
+def main(settings: Settings, arguments: list[str]) -> int:
     """Classifies the files of a command line.
 
     Args:
-        argv: the program's name, then paths of image files and of folders of them.
+        settings: The values of the flags.
+        arguments: Paths of image files and of folders with image files.
 
     Returns:
         The exit code.
     """
-    if not FLAGS.model or len(argv) < 2:
-        return terminal.fail("say which model and which images: --model=DIR PATH...")
-    try:
-        paths = list(image_paths(argv[1:]))
-        model = load_model(FLAGS.model)
-        with _opened_output(FLAGS.output) as output:
-            unreadable = classify(model, paths, output)
-    except (ValueError, OSError) as error:
-        return terminal.fail(error)
+    if not settings.model or not arguments:
+        return terminal.fail("needs a model and images: --model=FOLDER PATH...")
+    paths = list(image_paths(arguments))
+    model = load_model(settings.model)
+    with _opened_output(settings.output) as output:
+        unreadable = classify(model, paths, output)
     if unreadable:
-        return terminal.fail(f"{unreadable} of {len(paths)} files left out", code=1)
+        return terminal.fail(f"{unreadable} of {len(paths)} files left out", terminal.FAILED)
     return 0
 
 
-def load_model(directory: str):
+def load_model(directory: str) -> Signature:
     """Loads the signature of a SavedModel that `export` wrote.
 
     Args:
-        directory: the folder of the SavedModel.
+        directory: The folder of the SavedModel.
 
     Returns:
-        A function of uint8 images `(batch, height, width, 3)`; see `daso_tf.export`.
+        A function of `images`, uint8 `(batch, height, width, 3)`, that returns a dictionary with
+        `class_ids` `(batch,)`, `probabilities` `(batch, K)` in 0..1 and, if the classes have
+        names, `class_names` `(batch,)`.
 
     Raises:
-        ValueError: there is no such SavedModel.
+        ValueError: If there is no such SavedModel.
     """
     if not tf.saved_model.contains_saved_model(directory):
-        raise ValueError(f"{directory!r} is no SavedModel; give the folder of an export")
+        raise ValueError(f"{directory!r} is not a SavedModel; give the folder of an export")
     loaded = tf.saved_model.load(directory)
     if "serving_default" not in loaded.signatures:
         raise ValueError(f"the SavedModel in {directory!r} has no signature serving_default")
@@ -70,13 +72,14 @@ def load_model(directory: str):
 
 
 def image_paths(arguments: Iterable[str]) -> Iterator[Path]:
-    """Yields files as they are and, of folders, every visible file below, sorted by name.
+    """Yields the image files of a command line.
 
     Args:
-        arguments: paths of files and folders.
+        arguments: Paths of files and folders. A file is taken as it is. A folder stands for all
+            visible files in it and in its subfolders, sorted by name.
 
     Raises:
-        ValueError: one of them is not there.
+        ValueError: If a path does not exist.
     """
     for argument in map(Path, arguments):
         if not argument.exists():
@@ -88,34 +91,38 @@ def image_paths(arguments: Iterable[str]) -> Iterator[Path]:
             yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
 
 
-def classify(model, paths: Iterable[Path], output: TextIO) -> int:
-    """Writes a line of CSV for every image that can be read, a line to stderr for every other.
+def classify(model: Signature, paths: Iterable[Path], output: TextIO) -> int:
+    """Writes one line of CSV per readable image, and one line to stderr per unreadable file.
 
     Args:
-        model: what `load_model` returns.
-        paths: image files.
-        output: text file to write to.
+        model: What `load_model` returns.
+        paths: Image files.
+        output: The text file to write to.
 
     Returns:
-        The number of files that could not be read.
+        The number of files that cannot be read.
     """
     writer = csv.writer(output)
     writer.writerow(["path", "class_id", "class_name", "probability"])
-    unreadable = []
+    unreadable: list[Path] = []
     for batch_paths, images in _batches(paths, unreadable):
-        answer = {name: value.numpy() for name, value in model(images=tf.constant(images)).items()}
-        class_ids = answer["class_ids"]
-        names = answer.get("class_names", [b""] * len(class_ids))
-        shares = answer["probabilities"].max(axis=1)
-        for path, class_id, name, share in zip(batch_paths, class_ids, names, shares, strict=True):
-            writer.writerow([path, class_id, name.decode(), f"{share:.4f}"])
+        outputs = {name: value.numpy() for name, value in model(images=tf.constant(images)).items()}
+        class_ids = outputs["class_ids"]
+        names = outputs.get("class_names", [b""] * len(class_ids))
+        probabilities = outputs["probabilities"].max(axis=1)
+        for path, class_id, name, probability in zip(
+            batch_paths, class_ids, names, probabilities, strict=True
+        ):
+            writer.writerow([path, class_id, name.decode(), f"{probability:.4f}"])
         output.flush()
     return len(unreadable)
 
 
-def _batches(paths, unreadable) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Yields consecutive images of one size together; appends files it cannot read to a list."""
-    batch = []
+def _batches(
+    paths: Iterable[Path], unreadable: list[Path]
+) -> Iterator[tuple[list[Path], np.ndarray]]:
+    """Yields consecutive images of the same size; appends unreadable files to a list."""
+    batch: list[tuple[Path, np.ndarray]] = []
     for path in paths:
         try:
             image = read_image(path)
@@ -131,8 +138,22 @@ def _batches(paths, unreadable) -> Iterator[tuple[list[Path], np.ndarray]]:
         yield [path for path, _ in batch], np.stack([image for _, image in batch])
 
 
-def _opened_output(path):
-    """The CSV file or the terminal, able to write any file name."""
-    # A descriptor of its own, so that closing it leaves the terminal open.
-    target = path if path else os.dup(sys.stdout.fileno())
+def _opened_output(path: str | None) -> TextIO:
+    """Opens the CSV file, or the terminal if there is none; both can write any file name."""
+    # The terminal is opened by a copy of its descriptor, so closing the copy leaves it open.
+    target: str | int = path if path else os.dup(sys.stdout.fileno())
     return open(target, "w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+COMMAND = terminal.Command(
+    "predict",
+    main,
+    flags=(
+        string("model", None, "Required: folder of an exported SavedModel."),
+        string("output", None, "CSV file to write.", shown_default="the terminal"),
+    ),
+    usage="PATH...",
+    details="PATH is an image file or a folder with image files. The output is CSV with one line\n"
+    "per image: path, class number, class name, probability.\n"
+    "Exit code: 0 all files were classified, 1 some could not be read, 2 nothing was started.",
+)

@@ -1,13 +1,14 @@
-"""Shows what the augmentations do to one's own images: a labelled contact sheet.
+"""Shows what the augmentations do to your images, as a contact sheet with captions.
 
-    python -m daso_tf.augment.preview IMAGE_OR_FOLDER OUT.png
+    daso-tf preview IMAGE_OR_FOLDER OUT.png
 
-The sheet has each operation at three levels on the first image, then weak and strong views of up
-to four images.
+The sheet shows each operation at three levels on the first image, then weak and strong views of
+up to four images.
 """
 
-import argparse
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from daso_tf.augment.ops import OPS
 from daso_tf.augment.policies import RandAugment, Weak, magnitudes
+from daso_tf.commands import terminal
+from daso_tf.settings.flag import integer
+from daso_tf.settings.settings import Settings
 
 LEVELS = (1, 5, 9)
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -22,56 +26,45 @@ COLUMNS = 7  # half of the operations; also the number of weak and of strong vie
 MOST_IMAGES = 4
 GAP, CAPTION_HEIGHT, CAPTION_WIDTH = 6, 14, 84  # pixels
 
+_Row = list[tuple[str, np.ndarray]]  # captions and views
 
-def main(arguments: Sequence[str] | None = None) -> None:
+
+def main(settings: Settings, arguments: list[str]) -> int:
     """Reads the images and writes the sheet.
 
     Args:
-        arguments: The command line without the program's name; None takes the process's own.
+        settings: The values of the flags.
+        arguments: An image or a folder of images, and the PNG file to write.
 
-    Raises:
-        SystemExit: An argument cannot be used; the message says which and why.
-
-    Example:
-
-    >>> main(["photo.jpg", "sheet.png"])  # doctest: +SKIP
+    Returns:
+        The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m daso_tf.augment.preview",
-        description="Writes a contact sheet of the augmentations of an image.",
-    )
-    parser.add_argument("source", type=Path, help="an image, or a folder of images")
-    parser.add_argument("output", type=Path, help="the picture to write, a .png file")
-    parser.add_argument("--side", type=int, default=96, help="a view's longer side in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="of the random views")
-    options = parser.parse_args(arguments)
-    if options.output.suffix.lower() != ".png":
-        parser.error(f"the sheet is a PNG picture: {options.output} does not end in .png")
-    if not options.output.absolute().parent.is_dir():
-        parser.error(f"there is no folder {options.output.absolute().parent} to write to")
-    if not 8 <= options.side <= 512:
-        parser.error(f"--side must be 8 to 512 pixels, got {options.side}")
-    try:
-        images = read_images(options.source, options.side)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    contact_sheet(images, seed=options.seed).save(options.output, optimize=True)
-    print(f"Wrote {options.output}")
+    if len(arguments) != 2:
+        return terminal.fail("needs images and a picture to write: IMAGE_OR_FOLDER OUT.png")
+    source, output = map(Path, arguments)
+    if output.suffix.lower() != ".png":
+        return terminal.fail(f"the sheet is a PNG picture, but {output} does not end in .png")
+    if not output.absolute().parent.is_dir():
+        return terminal.fail(f"there is no folder {output.absolute().parent} to write to")
+    images = read_images(source, settings.side)
+    contact_sheet(images, seed=settings.seed).save(output, optimize=True)
+    print(f"Wrote {output}")
+    return 0
 
 
 def read_images(source: Path, side: int) -> list[np.ndarray]:
-    """Reads an image, or the first few of a folder in the order of their names.
+    """Reads an image, or the first images of a folder, sorted by name.
 
     Args:
-        source: An image file or a folder that has some.
-        side: The longer side in pixels to which each is reduced.
+        source: An image file, or a folder with image files in it or in its subfolders.
+        side: The longer side in pixels to which each image is reduced.
 
     Returns:
         Up to four images, uint8 `[H, W, 3]`, values 0 to 255.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or the folder has no images.
-        ValueError: A file is no image that Pillow reads.
+        FileNotFoundError: If there is no such file or folder, or no image in the folder.
+        ValueError: If Pillow cannot read a file as an image.
 
     Example:
 
@@ -99,15 +92,15 @@ def contact_sheet(images: Sequence[np.ndarray], seed: int = 0) -> Image.Image:
     """Draws each operation on the first image, and weak and strong views of all of them.
 
     Args:
-        images: One or more, each uint8 `[H, W, 3]`, values 0 to 255.
-        seed: Of the random views.
+        images: One or more images, each uint8 `[H, W, 3]`, values 0 to 255.
+        seed: Seed of the random views.
 
     Returns:
         The sheet, an RGB picture.
 
     Raises:
-        TypeError: An image is not uint8.
-        ValueError: An image does not have the shape `[H, W, 3]`.
+        TypeError: If an image is not uint8.
+        ValueError: If an image does not have the shape `[H, W, 3]`.
 
     Example:
 
@@ -117,8 +110,8 @@ def contact_sheet(images: Sequence[np.ndarray], seed: int = 0) -> Image.Image:
     return _sheet([*_operation_rows(images[0]), *_random_rows(images, seed)])
 
 
-def _operation_rows(image):
-    """Yields rows of (caption, view): half of the operations, a row a level; then the others."""
+def _operation_rows(image: np.ndarray) -> Iterator[_Row]:
+    """Yields one row per level for the first half of the operations, then for the others."""
     height, width = image.shape[:2]
     names = list(OPS)
     for half in (names[:COLUMNS], names[COLUMNS:]):
@@ -135,8 +128,8 @@ def _operation_rows(image):
             yield list(zip(captions, views, strict=True))
 
 
-def _random_rows(images, seed):
-    """Yields rows of (caption, view): weak, then strong views of each image."""
+def _random_rows(images: Sequence[np.ndarray], seed: int) -> Iterator[_Row]:
+    """Yields two rows per image: weak views and strong views."""
     weak, strong = Weak(), RandAugment()
     for i, image in enumerate(images):
         views = weak(np.stack([image] * COLUMNS), seed=[seed, i])
@@ -144,8 +137,8 @@ def _random_rows(images, seed):
         yield [("strong", view) for view in strong(views, seed=[seed, i]).numpy()]
 
 
-def _sheet(rows):
-    """Sets rows of (caption, view) under each other, each caption above its view."""
+def _sheet(rows: Sequence[_Row]) -> Image.Image:
+    """Draws the rows one below the other, each caption above its view."""
     font = ImageFont.load_default(size=10)
     column = max(CAPTION_WIDTH, *(view.shape[1] for row in rows for _, view in row)) + GAP
     heights = [row[0][1].shape[0] + CAPTION_HEIGHT + GAP for row in rows]
@@ -159,3 +152,16 @@ def _sheet(rows):
             sheet.paste(Image.fromarray(view), (left, top + CAPTION_HEIGHT))
         top += height
     return sheet
+
+
+COMMAND = terminal.Command(
+    "preview",
+    main,
+    flags=(
+        integer("side", 96, "[8, 512]", "Longer side of a view in pixels."),
+        integer("seed", 0, "[0, 2147483647]", "Seed of the random views."),
+    ),
+    usage="IMAGE_OR_FOLDER OUT.png",
+    details="The sheet shows each operation at three levels on the first image, then weak and\n"
+    "strong views of up to four images.",
+)

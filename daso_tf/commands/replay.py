@@ -1,9 +1,10 @@
-"""Replays a recorded run of the authors' implementation: `python -m daso_tf.replay TRACE.npz`.
+"""Compares the library with a recorded run of the authors' implementation.
 
-The trace holds the network before the first step, the ready views of every step, and what the
-authors' code computed from them. The same views go through the very step that training uses, and
-each quantity is compared; the exit code is 0 where all are within their tolerances, 1 where one is
-not, 2 where the trace cannot be replayed.
+    daso-tf replay TRACE.npz
+
+A trace holds the initial network, the views of every step, and what the authors' code computed
+from them. The command feeds the same views to the step that training uses and compares each
+quantity.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ import re
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 import daso_tf
 from daso_tf.balance import LogitAdjustedLoss
 from daso_tf.commands import terminal
 from daso_tf.encoders.pytorch_names import from_pytorch, pytorch_weights, to_pytorch
 from daso_tf.learners import Views
+from daso_tf.settings.flag import switch
+from daso_tf.settings.settings import Settings
 
-flags.DEFINE_bool("xla", False, "Whether the step is compiled with XLA.")
-
-# Largest deviation allowed: the largest absolute difference over all steps, over the largest
-# absolute reference value. 0 means: exactly.
+# The largest allowed deviation: the largest absolute difference over all steps, divided by the
+# largest absolute reference value. 0 requires equality.
 TOLERANCES = {
     "loss_cls": 1e-3,
     "loss_cons": 1e-3,
@@ -43,19 +43,20 @@ TOLERANCES = {
 
 
 def replay(trace: dict[str, np.ndarray], jit_compile: bool = False) -> dict[str, float]:
-    """Replays a trace through the learner and measures how far it deviates.
+    """Replays a trace through the learner and measures the deviations.
 
     Args:
         trace: The arrays of a trace file by their keys.
         jit_compile: Whether the step is compiled with XLA.
 
     Returns:
-        The deviation of each quantity in the trace, by the names of `TOLERANCES`: relative to the
-        largest reference value, or for `final` to the distance that the reference's parameters
-        moved, ||final - reference|| / ||reference - init||.
+        The deviation of each quantity in the trace, by the names of `TOLERANCES`. It is relative
+        to the largest reference value. For `final`, the parameters after the last step, it is
+        relative to the distance that the reference moved, ||final - reference|| / ||reference -
+        init||.
 
     Raises:
-        KeyError: If the trace lacks something.
+        KeyError: If an array or a setting is missing in the trace.
         ValueError: If its network is not a wide residual network with these names and shapes.
     """
     config = json.loads(str(trace["config"]))
@@ -115,7 +116,7 @@ def _load_initial(model: keras.Model, weights: dict, trace: dict[str, np.ndarray
     recorded = {key.removeprefix("init/") for key in trace if key.startswith("init/")}
     if recorded != weights.keys():
         raise ValueError(
-            "The trace's network is another one. Only in the trace: "
+            "The trace has another network. Only in the trace: "
             f"{sorted(recorded - weights.keys())}; "
             f"only in ours: {sorted(weights.keys() - recorded)}."
         )
@@ -126,7 +127,7 @@ def _load_initial(model: keras.Model, weights: dict, trace: dict[str, np.ndarray
 
 
 def _replay_step(model, step_function, trace: dict[str, np.ndarray], step: str) -> dict:
-    """Trains on the views of one recorded step; returns what the trace has under its names."""
+    """Trains on the views of one recorded step; returns its quantities by their names."""
     labeler = model.pseudo_labeler
     in_force = np.asarray(labeler.distribution.in_force)
     views = Views(*(model.as_input(tf.constant(trace[f"{step}/{name}"])) for name in Views._fields))
@@ -146,9 +147,9 @@ def _replay_step(model, step_function, trace: dict[str, np.ndarray], step: str) 
 
 
 def _deviation(ours: list[np.ndarray], reference: list[np.ndarray]) -> float:
-    ours, reference = (np.stack(values).astype(np.float64) for values in (ours, reference))
-    difference = np.max(np.abs(ours - reference))
-    scale = np.max(np.abs(reference))
+    expected = np.stack(reference).astype(np.float64)
+    difference = np.max(np.abs(np.stack(ours).astype(np.float64) - expected))
+    scale = np.max(np.abs(expected))
     return float(difference if scale == 0 else difference / scale)
 
 
@@ -163,16 +164,25 @@ def _final_deviation(model, weights: dict, trace: dict[str, np.ndarray]) -> floa
     return float(np.sqrt(difference / distance))
 
 
-def main(argv: list[str]) -> int:
-    """Prints a line for each quantity."""
-    if len(argv) != 2:
-        return terminal.fail("give one trace: python -m daso_tf.replay TRACE.npz")
+def main(settings: Settings, arguments: list[str]) -> int:
+    """Replays one trace and prints a line for each quantity.
+
+    Args:
+        settings: The values of the flags.
+        arguments: The path of the trace.
+
+    Returns:
+        The exit code.
+    """
+    if len(arguments) != 1:
+        return terminal.fail("needs one trace: TRACE.npz")
+    (path,) = arguments
     try:
-        with np.load(argv[1], allow_pickle=False) as archive:
+        with np.load(path, allow_pickle=False) as archive:
             trace = dict(archive)
-        deviations = replay(trace, jit_compile=flags.FLAGS.xla)
+        deviations = replay(trace, jit_compile=settings.xla)
     except (OSError, ValueError, KeyError) as error:
-        return terminal.fail(f"{argv[1]} cannot be replayed: {error}")
+        return terminal.fail(f"{path} cannot be replayed: {error}")
     exceeded = 0
     print(f"{'quantity':<18}{'deviation':>12}{'tolerance':>12}")
     for name, deviation in deviations.items():
@@ -180,4 +190,14 @@ def main(argv: list[str]) -> int:
         exceeded += not within
         tolerance = f"{TOLERANCES[name]:.0e}" if TOLERANCES[name] else "exactly"
         print(f"{name:<18}{deviation:>12.2e}{tolerance:>12}  {'ok' if within else 'EXCEEDED'}")
-    return 1 if exceeded else 0
+    return terminal.FAILED if exceeded else 0
+
+
+COMMAND = terminal.Command(
+    "replay",
+    main,
+    flags=(switch("xla", False, "Compile the step with XLA."),),
+    usage="TRACE.npz",
+    details="Exit code: 0 all quantities are within their tolerances, 1 one is not, 2 the trace\n"
+    "cannot be replayed.",
+)

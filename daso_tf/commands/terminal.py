@@ -35,6 +35,7 @@ class Command:
         flags: The flags that it accepts, as a sequence or by section; `--verbosity` is added.
         usage: The arguments that are not flags, as help shows them.
         details: Further lines for help.
+        parses: Whether flags are parsed. If not, `main` gets the whole command line as arguments.
     """
 
     name: str
@@ -42,10 +43,13 @@ class Command:
     flags: Sequence[Flag] | Mapping[str, Sequence[Flag]] = ()
     usage: str = ""
     details: str = ""
+    parses: bool = True
 
     @property
     def sections(self) -> dict[str, tuple[Flag, ...]]:
         """The flags by section."""
+        if not self.parses:
+            return {}
         own = self.flags if isinstance(self.flags, Mapping) else {"Flags": self.flags}
         sections = {title: tuple(of_section) for title, of_section in own.items()}
         last = list(sections)[-1]
@@ -62,9 +66,30 @@ def call(command: Command, arguments: Sequence[str]) -> int:
     Returns:
         The exit code. What is wrong with the command line is one line on stderr and code 2.
     """
+    try:
+        code = _call(command, arguments)
+        sys.stdout.flush()  # here a pipe that its reader has closed is still noticed
+        return code
+    except KeyboardInterrupt:
+        return fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (ValueError, OSError) as error:
+        return fail(error)
+
+
+def run(command: Command) -> None:
+    """Runs a command of the process's own command line and exits with its code."""
+    sys.exit(call(command, sys.argv[1:]))
+
+
+def _call(command: Command, arguments: Sequence[str]) -> int:
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
         print(help_of(command))
         return 0
+    if not command.parses:
+        return command.main(Settings({}), list(arguments))
     accepted = [flag for of_section in command.sections.values() for flag in of_section]
     try:
         settings, rest = parse(arguments, accepted)
@@ -72,29 +97,12 @@ def call(command: Command, arguments: Sequence[str]) -> int:
             raise ValueError(f"{rest[0]!r} is not a flag; settings are written --name=value")
     except flags.Error as error:
         return fail(f"{error} (--help lists all flags)")
-    except ValueError as error:
-        return fail(error)
     _set_verbosity(settings.verbosity)
-    try:
-        return command.main(settings, rest)
-    except (ValueError, OSError) as error:
-        return fail(error)
-
-
-def run(command: Command) -> None:
-    """Runs a command of the process's own command line and exits with its code."""
-    try:
-        code = call(command, sys.argv[1:])
-    except KeyboardInterrupt:
-        code = fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
-    sys.exit(code)
+    return command.main(settings, rest)
 
 
 def fail(message: object, code: int = UNUSABLE) -> int:
-    """Prints to stderr what is wrong, after the name of the command.
+    """Prints to stderr what is wrong, after the name of the program.
 
     Args:
         message: One line.
@@ -103,15 +111,14 @@ def fail(message: object, code: int = UNUSABLE) -> int:
     Returns:
         The exit code, for the command to return.
     """
-    specification = getattr(sys.modules["__main__"], "__spec__", None)
-    name = specification.name if specification else os.path.basename(sys.argv[0])
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"daso-tf: {message}", file=sys.stderr)
     return code
 
 
 def help_of(command: Command) -> str:
     """Writes the help of a command: usage, summary, and every flag with its default."""
-    usage = f"daso-tf {command.name} [--FLAG=VALUE ...] {command.usage}".rstrip()
+    flags = "[--FLAG=VALUE ...] " if command.parses else ""
+    usage = f"daso-tf {command.name} {flags}{command.usage}".rstrip()
     lines = [f"usage: {usage}", "", SUMMARIES[command.name]]
     if command.details:
         lines += ["", *command.details.splitlines()]
@@ -131,7 +138,10 @@ def _help_of_flag(flag: Flag) -> list[str]:
         texts.append(f"In {flag.interval}.")
     others = other_defaults(flag.name)
     if default or others:
-        named = [default or "none", *(f"{name}: {as_text(value)}" for name, value in others.items())]
+        named = [
+            default or "none",
+            *(f"{name}: {as_text(value)}" for name, value in others.items()),
+        ]
         texts.append(f"[default: {'; '.join(named)}]")
     body = textwrap.wrap(" ".join(texts), _WIDTH - 6)
     return [f"  --{flag.name}", *(f"      {line}" for line in body)]

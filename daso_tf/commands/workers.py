@@ -1,9 +1,12 @@
-"""Trains with several workers on this machine: `python -m daso_tf.workers 3 --dataset=...`.
+"""Trains with several worker processes on this machine, as a cluster does.
 
-To try what `--strategy=multi_worker` does on a cluster. The first worker, the chief, prints here;
-what the others print goes into files. When one of them ends by a fault, so do all. Exit code: that
-of the first worker that fails, or 0.
+    daso-tf workers 3 --flagfile=digits_lt.cfg
+
+The first worker, the chief, prints to the terminal. The output of the others goes to files. If one
+of them fails, all stop.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -16,13 +19,14 @@ import time
 from pathlib import Path
 
 from daso_tf.commands import terminal
+from daso_tf.settings.settings import Settings
 
 _POLL_SECONDS = 0.2
-_GRACE_SECONDS = 60.0  # for the others to notice by themselves, and to say so
+_GRACE_SECONDS = 60.0  # for the others to notice the failure and to report it
 
 
 def cluster(count: int) -> list[dict[str, str]]:
-    """Returns the environment of each worker: its `TF_CONFIG`, with ports that are free now."""
+    """Returns the `TF_CONFIG` of each worker as environment variables; the ports are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for free in sockets:
@@ -38,25 +42,27 @@ def cluster(count: int) -> list[dict[str, str]]:
     ]
 
 
-def main(argv: list[str]) -> int:
+def main(settings: Settings, arguments: list[str]) -> int:
     """Runs the workers.
 
     Args:
-        argv: the program's name, how many workers, and the flags of `daso_tf.train`.
+        settings: No flag is parsed here.
+        arguments: The number of workers, then the flags of `daso-tf train`.
 
     Returns:
         The exit code.
     """
-    if len(argv) < 2 or not argv[1].isdecimal() or int(argv[1]) < 1:
+    count, *flags = arguments or [""]
+    if not count.isdecimal() or int(count) < 1:
         return terminal.fail(
-            "say how many workers, then the flags of daso_tf.train, such as: 2 "
-            "--flagfile=flags/digits_lt.cfg"
+            "needs the number of workers, then the flags of daso-tf train, such as: 2 "
+            "--flagfile=digits_lt.cfg"
         )
     logs = Path(tempfile.mkdtemp(prefix="daso_tf-workers-"))
-    command = [sys.executable, "-m", "daso_tf.train", *argv[2:], "--strategy=multi_worker"]
-    processes = []
+    command = [sys.executable, "-m", "daso_tf.train", *flags, "--strategy=multi_worker"]
+    processes: list[subprocess.Popen] = []
     with contextlib.ExitStack() as stack:
-        for index, variables in enumerate(cluster(int(argv[1]))):
+        for index, variables in enumerate(cluster(int(count))):
             output = None
             if index:
                 output = stack.enter_context(open(logs / f"worker_{index}.log", "wb"))
@@ -67,8 +73,8 @@ def main(argv: list[str]) -> int:
             print(f"The other workers print to {logs}", file=sys.stderr)
         try:
             return _wait(processes)
-        except KeyboardInterrupt:
-            return 130
+        except KeyboardInterrupt:  # each worker has received it too and says so
+            return terminal.INTERRUPTED
         finally:
             for process in processes:
                 process.kill()
@@ -76,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
-    """Waits for all of them, or some time longer than for the first that fails."""
+    """Waits for all processes; after the first failure, only a limited time longer."""
     end, code = float("inf"), 0
     while any(process.poll() is None for process in processes) and time.monotonic() < end:
         failed = next((p.returncode for p in processes if p.returncode), 0)
@@ -84,3 +90,14 @@ def _wait(processes: list[subprocess.Popen]) -> int:
             code, end = failed, time.monotonic() + _GRACE_SECONDS
         time.sleep(_POLL_SECONDS)
     return code or next((p.returncode for p in processes if p.returncode), 0)
+
+
+COMMAND = terminal.Command(
+    "workers",
+    main,
+    parses=False,
+    usage="NUMBER [FLAGS]",
+    details="FLAGS are those of `daso-tf train`; its --help lists them. Each worker gets them and\n"
+    "--strategy=multi_worker.\n"
+    "Exit code: that of the first worker that fails, or 0.",
+)

@@ -1,0 +1,40 @@
+"""Packages that only an extra of the installation contains, such as `daso_tf[safetensors]`."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class MissingExtraError(ImportError, ValueError):
+    """A package of an extra cannot be imported; the message says how to install it."""
+
+
+def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Imports a module that an extra of the installation contains.
+
+    Args:
+        module: Its full name.
+        extra: The name of the extra in `setup.py`.
+        purpose: What needs it, the subject of the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: If it cannot be imported.
+
+    Example:
+
+    >>> import_extra("no_such_module", "safetensors", "reading it")
+    Traceback (most recent call last):
+    daso_tf.platform.extras.MissingExtraError: reading it needs a package that cannot be imported \
+(No module named 'no_such_module'): pip install "daso_tf[safetensors]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs a package that cannot be imported ({error}): "
+            f'pip install "daso_tf[{extra}]"'
+        ) from error
