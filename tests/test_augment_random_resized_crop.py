@@ -1,7 +1,5 @@
 """Random resized crops: the parts are drawn as torchvision draws them, the pixels are Pillow's."""
 
-import doctest
-import importlib
 import math
 
 import keras
@@ -237,10 +235,10 @@ def test_a_learner_makes_its_views_with_it():
 @pytest.mark.parametrize(
     ("images", "seed", "error", "message"),
     [
-        (np.zeros([8, 8, 3], np.uint8), SEED, ValueError, r"got \(8, 8, 3\)"),
-        (np.zeros([2, 8, 8, 1], np.uint8), SEED, ValueError, r"got \(2, 8, 8, 1\)"),
-        (np.zeros([2, 8, 8, 3], np.float32), SEED, TypeError, "got float32"),
-        (np.zeros([2, 8, 8, 3], np.uint8), (1.0, 2.0), ValueError, "got float32"),
+        (np.zeros([8, 8, 3], np.uint8), SEED, ValueError, r"not \(8, 8, 3\)"),
+        (np.zeros([2, 8, 8, 1], np.uint8), SEED, ValueError, r"not \(2, 8, 8, 1\)"),
+        (np.zeros([2, 8, 8, 3], np.float32), SEED, TypeError, "not float32"),
+        (np.zeros([2, 8, 8, 3], np.uint8), (1.0, 2.0), ValueError, "not float32"),
     ],
 )
 def test_bad_input_is_refused(images, seed, error, message):
@@ -251,24 +249,16 @@ def test_bad_input_is_refused(images, seed, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "size must be a whole number of pixels.*got 0"),
-        ({"size": 4.5}, "got 4.5"),
-        ({"scale": (0.0, 1.0)}, r"scale must be two fractions.*got \(0.0, 1.0\)"),
-        ({"scale": (0.5, 1.1)}, r"got \(0.5, 1.1\)"),
-        ({"scale": (0.5, 0.2)}, r"got \(0.5, 0.2\)"),
-        ({"ratio": (0.0, 1.0)}, r"ratio must be two aspect ratios.*got \(0.0, 1.0\)"),
-        ({"ratio": (2.0, 1.0)}, r"got \(2.0, 1.0\)"),
-        ({"ratio": (1.0,)}, r"got \(1.0,\)"),
+        ({"size": 0}, "size must be at least 1, not 0"),
+        ({"size": 4.5}, "size must be a whole number of at least 1, not 4.5"),
+        ({"scale": (0.0, 1.0)}, r"scale must be two fractions.*not \(0.0, 1.0\)"),
+        ({"scale": (0.5, 1.1)}, r"scale must be .*not \(0.5, 1.1\)"),
+        ({"scale": (0.5, 0.2)}, r"scale must be .*not \(0.5, 0.2\)"),
+        ({"ratio": (0.0, 1.0)}, r"ratio must be two finite aspect ratios.*not \(0.0, 1.0\)"),
+        ({"ratio": (2.0, 1.0)}, r"ratio must be .*not \(2.0, 1.0\)"),
+        ({"ratio": (1.0,)}, r"ratio must be .*not \(1.0,\)"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         RandomResizedCrop(**arguments)
-
-
-@pytest.mark.parametrize("module", ["draws", "random_resized_crop"])
-def test_docstring_examples(module):
-    module = importlib.import_module(f"daso_tf.augment.{module}")
-    outcome = doctest.testmod(module, extraglobs={"np": np})
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

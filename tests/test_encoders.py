@@ -1,4 +1,8 @@
-"""Encoders: the paper's network, and anybody's."""
+"""Encoders: the network of the paper, and custom ones."""
+
+import doctest
+import importlib
+import pkgutil
 
 import keras
 import numpy as np
@@ -7,6 +11,7 @@ import tensorflow as tf
 
 import daso_tf
 from daso_tf.encoders import BatchNormalization, build, wide_resnet
+from daso_tf.encoders.applications import ApplicationsInput
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
@@ -123,9 +128,19 @@ def test_build_by_name(name, features):
     assert build(name, 32, MEAN, STD).output_shape == (None, features)
 
 
-@pytest.mark.parametrize("name", ["resnet", "wrn_28", "wrn_12_1", "applications:NoSuchNet"])
-def test_build_refuses_an_unknown_name(name):
-    with pytest.raises(ValueError, match=r"wrn_DEPTH_WIDTH|6n \+ 4|has no network"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *(
+            (name, "Allowed: wrn_DEPTH_WIDTH,.*; resnet_DEPTH with 18,.*; applications:NAME with")
+            for name in ("vit", "wrn_28", "xwrn_28_2", "wrn_28_2_1")
+        ),
+        ("wrn_12_1", r"depth of a wide residual network must be 6n \+ 4: .*, not 12\."),
+        ("applications:NoSuchNet", "no network 'NoSuchNet'. Allowed: .*MobileNetV3Small"),
+    ],
+)
+def test_build_refuses_an_unknown_name(name, message):
+    with pytest.raises(ValueError, match=message):
         build(name, 32, MEAN, STD)
 
 
@@ -272,8 +287,61 @@ def test_batch_normalization_activates_in_inference_too():
     assert not layer.synchronized
     expected = np.where(x > 0, x, 0.2 * x) / np.sqrt(1 + 1e-5)
     np.testing.assert_allclose(layer(x, training=False), expected, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"negative_slope must be in \[0, 1\), or None .* not 1"):
-        BatchNormalization(negative_slope=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"momentum": 1.1}, r"momentum must be in \[0, 1\], not 1.1"),
+        ({"momentum": -0.1}, r"momentum must be in \[0, 1\], not -0.1"),
+        ({"epsilon": -1e-5}, "epsilon must be at least 0, not -1e-05"),
+        ({"negative_slope": 1}, r"negative_slope must be in \[0, 1\), not 1"),
+        ({"renorm": True}, "renorm must be False"),
+    ],
+)
+def test_batch_normalization_refuses_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        BatchNormalization(**arguments)
+
+
+def test_batch_normalization_refuses_channels_that_are_not_last():
+    BatchNormalization(axis=3).build((None, 2, 2, 3))
+    with pytest.raises(ValueError, match=r"axis must be the last one, -1 or 3 .*, not 1\."):
+        BatchNormalization(axis=1).build((None, 2, 2, 3))
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_batch_normalization_returns_from_its_configuration(built):
+    layer = BatchNormalization(
+        0.8, 1e-3, False, 0.1, center=False, gamma_initializer="zeros", beta_regularizer="l2"
+    )
+    if built:
+        layer.build((None, 2, 2, 3))
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is BatchNormalization
+    assert again.get_config() == layer.get_config()
+    assert (again.momentum, again.synchronized, again.negative_slope) == (0.8, False, 0.1)
+    assert not again.center
+
+
+def test_applications_input_returns_from_its_configuration():
+    layer = ApplicationsInput("MobileNetV2", MEAN, STD, name="input")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is ApplicationsInput
+    assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("NoSuchNet", MEAN, STD), "no network 'NoSuchNet'. Allowed: .*MobileNetV3Small"),
+        (("MobileNetV2", (125, 123, 114), STD), r"mean must be .*by 255\.$"),
+        (("MobileNetV2", MEAN, (0.2, 0.0, 0.2)), r"std must be three numbers in \(0, 1\]"),
+    ],
+)
+def test_applications_input_refuses_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ApplicationsInput(*arguments)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 5, 3), (6, 4, 5, 3), (6, 2, 4, 5, 3)])
@@ -294,3 +362,16 @@ def test_batch_normalization_of_low_precision_counts_in_float32():
     np.testing.assert_allclose(layer.moving_mean, 0.1 * seen.mean((0, 1, 2)), rtol=1e-6)
     exact = (seen - seen.mean((0, 1, 2))) / np.sqrt(seen.var((0, 1, 2)) + 1e-5)
     np.testing.assert_allclose(tf.cast(y, tf.float64), exact, atol=0.02)
+
+
+def modules():
+    for package in (daso_tf.augment, daso_tf.encoders, daso_tf.platform):
+        yield package.__name__
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            yield module.name
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples(name):
+    names = {"daso_tf": daso_tf, "keras": keras, "np": np, "tf": tf}
+    assert doctest.testmod(importlib.import_module(name), extraglobs=names).failed == 0

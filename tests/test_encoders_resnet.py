@@ -1,13 +1,10 @@
 """Residual networks: the published layout, against NumPy, from torchvision's weights."""
 
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from daso_tf.encoders import build, pytorch_names, resnet, wide_resnet
+from daso_tf.encoders import build, pytorch_names, resnet
 from daso_tf.encoders.pytorch_names import load_torchvision_weights, torchvision_weights
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -195,7 +192,9 @@ def test_initial_weights_are_he_normal_and_independent():
 
 @pytest.mark.parametrize("name", ["resnet_35", "resnet_0"])
 def test_unknown_depths_are_refused(name):
-    with pytest.raises(ValueError, match=rf"18, 34, 50, 101 layers, not depth={name[7:]}\."):
+    with pytest.raises(
+        ValueError, match=rf"depth .* must be one of 18, 34, 50, 101, not {name[7:]}\."
+    ):
         build(name, 32, MEAN, STD)
 
 
@@ -203,12 +202,3 @@ def test_unknown_depths_are_refused(name):
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="resnet_DEPTH with 18, 34, 50 or 101, such as resnet_34"):
         build(name, 32, MEAN, STD)
-
-
-@pytest.mark.parametrize("module", ["resnet", "pytorch_names"])
-def test_docstring_examples(module):
-    module = importlib.import_module(f"daso_tf.encoders.{module}")
-    networks = {"resnet": resnet, "wide_resnet": wide_resnet}
-    outcome = doctest.testmod(module, extraglobs=networks)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

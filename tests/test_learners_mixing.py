@@ -7,6 +7,7 @@ from numpy_statements import log_softmax, softmax
 from scipy import stats
 
 from daso_tf.learners import mixing
+from daso_tf.platform import draws
 from daso_tf.step import losses
 
 RNG = np.random.default_rng(0)
@@ -148,5 +149,5 @@ def test_batches_that_cannot_be_cut_are_refused(labeled, unlabeled):
 
 
 def test_whole_numbers_are_uniform():
-    drawn = mixing.whole_numbers(tf.constant([3, 4]), 40_000, bits=2).numpy()
+    drawn = draws.whole_numbers(tf.constant([3, 4]), 40_000, bits=2).numpy()
     assert stats.chisquare(np.bincount(drawn, minlength=4)).pvalue > 0.01

@@ -1,4 +1,4 @@
-"""Many workers train as one does; without one of them the others stop, and all go on later."""
+"""Many workers train like one process. If one stops, the others stop, and all continue later."""
 
 import json
 import os
@@ -23,7 +23,7 @@ LAST = Path("checkpoints/step_00000020.npz")
 
 
 def train_workers(folder, killed_at=-1, **settings):
-    """Trains with three workers; returns their exit codes, and what each has printed."""
+    """Trains with three workers; returns their exit codes and what each has printed."""
     settings = {**SETTINGS, "strategy": "multi_worker", "wait_for_workers": 60, **settings}
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def train_workers(folder, killed_at=-1, **settings):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run by three workers that nothing interrupts."""
+    """An uninterrupted run by three workers."""
     if not KERAS_3:
         pytest.skip("many workers need Keras 3")
     folder = tmp_path_factory.mktemp("whole")
@@ -83,7 +83,7 @@ def test_the_chief_alone_prints_and_writes(whole):
     assert (run / "export" / "saved_model.pb").exists()
 
 
-def test_without_one_worker_the_others_stop_and_all_go_on_later(whole, tmp_path):
+def test_without_one_worker_the_others_stop_and_all_continue_later(whole, tmp_path):
     codes, printed = train_workers(tmp_path, killed_at=12)
     assert codes == [1, 1, -signal.SIGKILL]
     for text in printed[:2]:

@@ -1,4 +1,4 @@
-"""How a raw image becomes a view."""
+"""How does a raw image become a view?"""
 
 from daso_tf.augment.ops import OPS
 from daso_tf.augment.policies import RandAugment, Weak

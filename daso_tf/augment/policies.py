@@ -1,22 +1,28 @@
-"""Weak and strong views: which operation each image gets, where it is cropped, what is cut out.
+"""Weak and strong views of images, as FixMatch and DASO use them.
 
-Layers that draw for every image by itself. What image i becomes depends on the seed, i, the image
-and the layer's arguments alone: not on the rest of the batch, the device or the compiler.
+The layers draw separately for each image. The view of image i depends on the seed, on i, on the
+image and on the arguments of the layer, and on nothing else: not on the rest of the batch, the
+device or the compiler.
 
-Source: Sohn et al., "FixMatch", 2020, section 2.3 and appendix D; DASO, section 4.1.
+Reference:
+    Sohn et al., "FixMatch", 2020, section 2.3 and appendix D; DASO, section 4.1.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.augment.checks import checked_sized_images
-from daso_tf.augment.ops import OPS
+from daso_tf.augment.ops import OPS, checked_images
+from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.draws import RAND_AUGMENT, WEAK, below, uniform
 
-# The operation at the end of the list is the one that is never carried out.
+# `identity` comes last. Its index means that an image gets no operation.
 _NAMES = (*(name for name in OPS if name != "identity"), "identity")
 _NOTHING = len(_NAMES) - 1
 _SIGNED = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
@@ -25,41 +31,44 @@ _LEVELS = tuple(level / 10 for level in range(1, 10))
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class Weak(keras.layers.Layer):
-    """Weak views: each image is flipped or not, padded by reflection and cropped at random.
+    """Weak views: each image is flipped or not, padded by reflection, and cropped at random.
 
     Args:
-        horizontal_flip: Whether half of the images are flipped.
-        padding: What is added on each side before the crop, as a fraction of that side's length:
-            0 or more, below 1; 0 crops nothing. An eighth is 4 pixels of 32.
+        horizontal_flip: Whether to flip each image with probability 1/2.
+        padding: Width of the padding on each side before the crop, as a fraction of the length of
+            that side, in [0, 1). An eighth is 4 pixels of 32. With 0, images are not cropped.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Call arguments:
-        images: uint8 `[N, H, W, 3]`, values 0 to 255; H and W known.
+        images: uint8 `[N, H, W, 3]`, values 0 to 255. H and W must be known.
         seed: Two integers, `[2]`. The same seed gives the same views.
 
     Returns:
         uint8 `[N, H, W, 3]`.
 
     Raises:
-        TypeError: The images are not uint8.
-        ValueError: An argument is out of its range, or the images or the seed have another shape.
+        TypeError: If the images are not uint8.
+        ValueError: If an argument is outside its range, or the images or the seed have another
+            shape.
 
     Example:
 
     >>> images = np.zeros([8, 32, 32, 3], np.uint8)
-    >>> Weak()(images, seed=[0, 1]).shape
+    >>> daso_tf.augment.Weak()(images, seed=[0, 1]).shape
     TensorShape([8, 32, 32, 3])
+
+    Reference:
+        Sohn et al., "FixMatch", 2020, section 2.3.
     """
 
-    def __init__(self, horizontal_flip: bool = True, padding: float = 0.125, **kwargs):
+    def __init__(self, horizontal_flip: bool = True, padding: float = 0.125, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 <= padding < 1:
-            raise ValueError(f"padding must be a fraction from 0 to below 1, got {padding!r}")
-        self.horizontal_flip = horizontal_flip
-        self.padding = padding
+        self.horizontal_flip = bool(horizontal_flip)
+        self.padding = checked_number("padding", padding, least=0, below=1)
 
-    def call(self, images, seed):
-        """Returns the weak views of uint8 images [N, H, W, 3]."""
-        images = checked_sized_images(images)
+    def call(self, images: tf.Tensor, seed: tf.Tensor | Sequence[int]) -> tf.Tensor:
+        """Returns the weak views."""
+        images = checked_images(images, sized=True)
         count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
         flip, down, right = tf.unstack(uniform(seed, WEAK, count, 3), axis=1)
         row, column = self._crop(down, height), self._crop(right, width)
@@ -69,66 +78,69 @@ class Weak(keras.layers.Layer):
         index = first + row[:, :, tf.newaxis] * width + column[:, tf.newaxis, :]
         return tf.gather(tf.reshape(images, [-1, 3]), index)
 
-    def _crop(self, draw, length):
-        """Returns where in the image each row (or column) of a crop comes from: int32 [N, L]."""
+    def _crop(self, draw: tf.Tensor, length: int) -> tf.Tensor:
+        """Returns the row (or column) of the image that each one of a crop shows: int32 [N, L]."""
         padding = int(self.padding * length)
         start = below(2 * padding + 1, draw) - padding
         reflected_at_first = tf.abs(start[:, tf.newaxis] + tf.range(length))
         return length - 1 - tf.abs(length - 1 - reflected_at_first)
 
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the images, which stays."""
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the images: views have the same."""
         return input_shape
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         config = {"horizontal_flip": self.horizontal_flip, "padding": self.padding}
         return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class RandAugment(keras.layers.Layer):
-    """Strong distortion: random operations on each image, then a grey square somewhere in it.
+    """Strong views: random operations on each image, then a grey square (Cutout) at a random place.
 
-    Each of `num_ops` times, an image draws one of the 14 operations, a level from 1 to 9 of 10, a
-    sign, and whether the operation is applied at all (every other time). The strong view of an
-    image is this layer's output for its weak view.
+    `num_ops` times, each image draws one of the 14 operations in `OPS`, a level from 1 to 9 (of
+    10), a sign, and whether to apply the operation, with probability 1/2. To make a strong view,
+    apply this layer to a weak view.
 
     Args:
-        num_ops: How many operations each image draws: 0 or more.
-        cutout: The grey square's side in pixels of these images: 0 or more; 0 paints none. As
-            Pillow's rectangle has both its ends, one pixel more is grey where no border cuts it.
+        num_ops: Number of operations that each image draws, at least 0.
+        cutout: Side of the grey square in pixels, at least 0. With 0 there is no square. As
+            rectangles of Pillow include both ends, the square covers one pixel more, unless the
+            border of the image cuts it.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Call arguments:
-        images: uint8 `[N, H, W, 3]`, values 0 to 255; H and W known.
+        images: uint8 `[N, H, W, 3]`, values 0 to 255. H and W must be known.
         seed: Two integers, `[2]`. The same seed gives the same views.
 
     Returns:
         uint8 `[N, H, W, 3]`.
 
     Raises:
-        TypeError: The images are not uint8.
-        ValueError: An argument is out of its range, or the images or the seed have another shape.
+        TypeError: If the images are not uint8.
+        ValueError: If an argument is outside its range, or the images or the seed have another
+            shape.
 
     Example:
 
     >>> images = np.zeros([8, 32, 32, 3], np.uint8)
-    >>> weak = Weak()(images, seed=[0, 1])
-    >>> RandAugment()(weak, seed=[0, 1]).shape
+    >>> weak = daso_tf.augment.Weak()(images, seed=[0, 1])
+    >>> daso_tf.augment.RandAugment()(weak, seed=[0, 1]).shape
     TensorShape([8, 32, 32, 3])
+
+    Reference:
+        Cubuk et al., "RandAugment", 2020; Sohn et al., "FixMatch", 2020, appendix D.
     """
 
-    def __init__(self, num_ops: int = 2, cutout: int = 16, **kwargs):
+    def __init__(self, num_ops: int = 2, cutout: int = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value in (("num_ops", num_ops), ("cutout", cutout)):
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be a whole number, 0 or more, got {value!r}")
-        self.num_ops = num_ops
-        self.cutout = cutout
+        self.num_ops = checked_whole_number("num_ops", num_ops, least=0)
+        self.cutout = checked_whole_number("cutout", cutout, least=0)
 
-    def call(self, images, seed):
-        """Returns the distorted uint8 images [N, H, W, 3]."""
-        images = checked_sized_images(images)
+    def call(self, images: tf.Tensor, seed: tf.Tensor | Sequence[int]) -> tf.Tensor:
+        """Returns the strong views."""
+        images = checked_images(images, sized=True)
         count = tf.shape(images)[0]
         draws = uniform(seed, RAND_AUGMENT, count, 4 * self.num_ops + 2)
         if self.num_ops:
@@ -140,35 +152,35 @@ class RandAugment(keras.layers.Layer):
             )[1]
         return _cut_out(images, draws[:, -2:], self.cutout) if self.cutout else images
 
-    def compute_output_shape(self, input_shape):
-        """Returns the shape of the images, which stays."""
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the images: views have the same."""
         return input_shape
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "num_ops": self.num_ops, "cutout": self.cutout}
 
 
 def magnitudes(name: str, height: int, width: int) -> list[float]:
-    """Lists an operation's magnitudes at the levels 1 to 9 of 10, signs left out.
+    """Returns the magnitudes of an operation at the levels 1 to 9 (of 10), without signs.
 
     Args:
-        name: One of `OPS`.
-        height: The images' height in pixels.
-        width: Their width in pixels.
+        name: A key of `OPS`.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
 
     Returns:
-        Nine numbers, in the operation's own unit.
+        Nine numbers in the unit of the operation.
 
     Raises:
-        KeyError: There is no such operation.
+        KeyError: If there is no operation of that name.
 
     Example:
 
     >>> magnitudes("rotate", 32, 32)
     [3, 6, 9, 12, 15, 18, 21, 24, 27]
     """
-    at = {
+    magnitude_at: dict[str, Callable[[float], float]] = {
         **dict.fromkeys(("autocontrast", "equalize", "identity"), lambda level: 0.0),
         **dict.fromkeys(
             ("brightness", "color", "contrast", "sharpness"), lambda level: level * 0.9 + 0.05
@@ -179,27 +191,27 @@ def magnitudes(name: str, height: int, width: int) -> list[float]:
         "solarize": lambda level: 256 - int(level * 256),
         "translate_x": lambda level: int(level * 0.3 * width),
         "translate_y": lambda level: int(level * 0.3 * height),
-    }[name]
-    return [at(level) for level in _LEVELS]
+    }
+    return [magnitude_at[name](level) for level in _LEVELS]
 
 
-def _distort(images, draws):
-    """Carries out one operation, or none, on each image, by draws [N, 4]."""
+def _distort(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Applies one operation or none to each image, as chosen by its row of draws, [N, 4]."""
     which, level, sign, applied = tf.unstack(draws, axis=1)
     operation = tf.where(applied < 0.5, below(len(_NAMES), which), _NOTHING)
     table = [magnitudes(name, images.shape[1], images.shape[2]) for name in _NAMES]
     level = below(len(_LEVELS), level)
     magnitude = tf.gather_nd(np.array(table), tf.stack([operation, level], axis=1))
     signed = tf.gather(np.isin(_NAMES, _SIGNED), operation)
-    return _carry_out(images, operation, tf.where(signed & (sign < 0.5), -magnitude, magnitude))
+    return _apply(images, operation, tf.where(signed & (sign < 0.5), -magnitude, magnitude))
 
 
-def _carry_out(images, operation, magnitude):
-    """Carries out each image's operation, an index into `_NAMES`.
+def _apply(images: tf.Tensor, operation: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
+    """Applies to each image the operation with its index in `_NAMES`.
 
-    Most images need none, and no image needs most operations. So the batch is sorted by operation
-    and worked through in chunks of a few images that share theirs: a loop that XLA compiles once,
-    and whose time follows what was drawn.
+    Half of the images have no operation, and the others need one of 14. So the batch is sorted by
+    operation and processed in small chunks of images that have the same operation. XLA compiles
+    this loop once, and each image costs only the operation that it has drawn.
     """
     count = tf.shape(images)[0]
     chunk = tf.maximum(count // 32, 1)
@@ -211,13 +223,13 @@ def _carry_out(images, operation, magnitude):
     first_image, first_chunk = (tf.cumsum(c, exclusive=True) for c in (counts, chunks))
     last_image, last_chunk = first_image + counts - 1, first_chunk + chunks - 1
 
-    def next_chunk(i, images):
+    def next_chunk(i: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         current = tf.math.count_nonzero(last_chunk < i, dtype=tf.int32)
         first, last, chunks_before = (
             tf.gather(values, current) for values in (first_image, last_image, first_chunk)
         )
         position = first + (i - chunks_before) * chunk + tf.range(chunk)
-        # A chunk that is not full takes its last image several times, with the same outcome.
+        # A chunk that is not full repeats its last image, which writes the same result again.
         rows = tf.gather(order, tf.minimum(position, last))
         before, strength = tf.gather(images, rows), tf.gather(magnitude, rows)
         after = tf.switch_case(
@@ -228,10 +240,10 @@ def _carry_out(images, operation, magnitude):
     return tf.while_loop(lambda i, images: i <= last_chunk[-1], next_chunk, (0, images))[1]
 
 
-def _cut_out(images, draws, side):
-    """Paints the square around a point drawn in each image, both its ends included."""
+def _cut_out(images: tf.Tensor, draws: tf.Tensor, side: int) -> tf.Tensor:
+    """Paints a grey square, both ends included, around a random point of each image."""
 
-    def covered(draw, length):
+    def covered(draw: tf.Tensor, length: int) -> tf.Tensor:
         first = tf.cast(tf.maximum(draw * length - side / 2, 0.0), tf.int32)[:, tf.newaxis]
         return (tf.range(length) >= first) & (tf.range(length) <= first + side)
 

@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from daso_tf.encoders.precision import dtype_policy
+from daso_tf.platform.checks import checked_channel_statistics
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class ApplicationsInput(keras.layers.Layer):
-    """Turns normalised images into what a network of `keras.applications` was made for.
+    """Converts normalised images to the input of a network in `keras.applications`.
 
-    Those networks differ: some take 0..255, some -1..1, some subtract means themselves. Each comes
-    with a function that knows; this layer undoes our normalisation and calls it.
+    Some of these networks expect values in 0..255, some in -1..1, and some subtract a mean
+    themselves. Each comes with a function `preprocess_input` for values in 0..255. This layer
+    reverses the normalisation and calls that function.
 
     Args:
         application: Name in `keras.applications`, such as `"MobileNetV3Small"`.
         mean: Mean of each colour channel that the images were normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they were normalised with.
+        std: Standard deviation of each colour channel that they were normalised with, in (0, 1].
+        dtype: Keras dtype policy of this layer.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
+
+    Call arguments:
+        images: float `[N, H, W, 3]`, normalised.
+
+    Returns:
+        float `[N, H, W, 3]`.
+
+    Raises:
+        ValueError: If there is no network of that name, or `mean` or `std` is outside its range.
+
+    Example:
+
+    >>> layer = ApplicationsInput("MobileNetV2", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> layer(tf.zeros([1, 1, 1, 3])).numpy().tolist()  # grey, in -1..1
+    [[[[0.0, 0.0, 0.0]]]]
     """
 
-    def __init__(self, application: str, mean, std, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        application: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: Any = "float32",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dtype=dtype, **kwargs)
+        _checked_builder(application)
         self.application = application
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.mean, self.std = checked_channel_statistics(mean, std)
 
-    def call(self, images):
-        """Maps normalised images to the network's own input."""
-        module = sys.modules[getattr(keras.applications, self.application).__module__]
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the images as the network expects them."""
+        module: Any = sys.modules[getattr(keras.applications, self.application).__module__]
         return module.preprocess_input((images * self.std + self.mean) * 255.0)
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "application": self.application,
@@ -43,34 +72,38 @@ class ApplicationsInput(keras.layers.Layer):
         }
 
 
-def application(name: str, resolution: int, mean, std, dtype: str | None = None) -> keras.Model:
+def application(
+    name: str,
+    resolution: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: str | None = None,
+) -> keras.Model:
     """Builds a network of `keras.applications` as an encoder, with random weights.
 
     Args:
         name: Name in `keras.applications`, such as `"MobileNetV3Small"`.
-        resolution: Side of the images in pixels; the network decides which sides it can take.
+        resolution: Height and width of the images in pixels. Each network has its own minimum.
         mean: Mean of each colour channel that the images are normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they are normalised with.
-        dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
-            is in force. Its weights are float32 in any case.
+        std: Standard deviation of each colour channel that they are normalised with, in (0, 1].
+        dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
+            that is in force. The weights are float32 with any policy.
 
     Returns:
         A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
-        `(batch, D)`, D as the network has it, by global average pooling.
+        `(batch, D)` by global average pooling. D depends on the network.
 
     Raises:
-        ValueError: If there is no network of that name.
+        ValueError: If there is no network of that name, or an argument is outside its range.
 
     Example:
 
-    >>> encoder = application("MobileNetV3Small", 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    >>> encoder = daso_tf.encoders.application("MobileNetV3Small", 32, mean, std)
     >>> encoder.output_shape
     (None, 576)
     """
-    builder = getattr(keras.applications, name, None)
-    if not callable(builder):
-        known = sorted(key for key in vars(keras.applications) if key[0].isupper())
-        raise ValueError(f"keras.applications has no network {name!r}; it has {', '.join(known)}.")
+    builder = _checked_builder(name)
     with dtype_policy(dtype):
         images = keras.Input((resolution, resolution, 3), name="images")
         backbone = builder(
@@ -81,3 +114,14 @@ def application(name: str, resolution: int, mean, std, dtype: str | None = None)
         )
         features = backbone(ApplicationsInput(name, mean, std, name="application_input")(images))
         return keras.Model(images, features, name=name)
+
+
+def _checked_builder(name: str) -> Any:
+    """Returns the function of `keras.applications` that builds a network."""
+    builder = getattr(keras.applications, name, None)
+    if not callable(builder):
+        known = sorted(key for key in vars(keras.applications) if key[0].isupper())
+        raise ValueError(
+            f"keras.applications has no network {name!r}. Allowed: {', '.join(known)}."
+        )
+    return builder

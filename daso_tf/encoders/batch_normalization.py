@@ -1,51 +1,77 @@
-"""BatchNorm that keeps the running statistics the way PyTorch does."""
+"""Batch normalisation that updates its running statistics like PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
+from daso_tf.platform.checks import checked_number
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation with PyTorch's running statistics and accurate batch statistics.
+    """Batch normalisation with the running statistics of PyTorch and exact batch statistics.
 
-    Two things differ from `keras.layers.BatchNormalization`. The running variance moves towards
-    the *unbiased* variance of the batch (divided by n - 1), as in PyTorch, where the authors'
-    implementation was written: with small batches this is visible in the evaluated network. And
-    the batch statistics are means over one dimension after the other: one float32 sum over all
-    pixels of a batch, which TensorFlow's fused kernel makes, errs by up to 4e-5, enough to flip
-    activations near zero and to leave a recorded run's tolerances.
+    It differs from `keras.layers.BatchNormalization` in two ways. First, the running variance is
+    updated with the *unbiased* variance of the batch (divided by n - 1), as in PyTorch, in which
+    the DASO authors' implementation is written. With small batches this visibly changes the network
+    in evaluation. Second, the batch statistics are means over one dimension after the other. The
+    fused kernel of TensorFlow computes one float32 sum over all pixels of a batch, with errors of
+    up to 4e-5. This is enough to flip activations near zero and to leave the tolerances of a
+    recorded run.
+
+    Channels are the last axis.
 
     Args:
-        momentum: Weight of the old running statistics in [0, 1]. PyTorch calls `1 - momentum` the
-            momentum, so its 0.1 is 0.9 here.
-        epsilon: Added to the variance.
+        momentum: Weight of the old running statistics, in [0, 1]. PyTorch calls `1 - momentum` the
+            momentum, so 0.1 in PyTorch is 0.9 here.
+        epsilon: Added to the variance, at least 0.
         synchronized: Whether the replicas of a distributed step normalise with the statistics of
-            the global batch, as one alone would; if not, each with those of its own rows.
-        negative_slope: Slope below zero, in [0, 1), of a LeakyReLU that follows: 0 is ReLU; None is
-            no activation.
-        **kwargs: As for `keras.layers.BatchNormalization`, but for `axis`: channels come last.
+            the global batch. If not, each replica uses those of its own rows.
+        negative_slope: Applies a LeakyReLU with this slope below zero, in [0, 1), to the result.
+            0 is ReLU. None applies no activation.
+        center: Whether to add a trained offset, beta.
+        scale: Whether to multiply by a trained factor, gamma.
+        beta_initializer: Initializer of beta.
+        gamma_initializer: Initializer of gamma.
+        moving_mean_initializer: Initializer of the running mean.
+        moving_variance_initializer: Initializer of the running variance.
+        beta_regularizer: Regularizer of beta.
+        gamma_regularizer: Regularizer of gamma.
+        beta_constraint: Constraint on beta.
+        gamma_constraint: Constraint on gamma.
+        axis: Position of the channels, which must be the last one. It exists because Keras saves
+            it.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Attributes:
-        jit_compile: Whether XLA compiles this layer's training by itself, activation included,
-            within a step that is not compiled: False until a learner's `compile` sets it.
+        jit_compile: Whether XLA compiles the training computation of this layer, including the
+            activation, in a step that is not compiled as a whole. False until `compile` of a
+            learner sets it.
 
-    Input shape:
-        `(batch, ..., channels)`.
+    Call arguments:
+        inputs: float `(batch, ..., channels)`.
+        training: Whether to normalise with the statistics of the batch and to update the running
+            statistics, instead of normalising with the running statistics.
+
+    Returns:
+        A tensor with the shape and dtype of the inputs.
 
     Raises:
-        ValueError: If `negative_slope` is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
-    >>> layer = BatchNormalization()
+    >>> layer = daso_tf.encoders.BatchNormalization()
     >>> layer(tf.ones((2, 4, 4, 3)), training=True).shape
     TensorShape([2, 4, 4, 3])
+
+    Reference:
+        Ioffe and Szegedy, "Batch Normalization", ICML 2015, algorithm 1.
     """
 
     def __init__(
@@ -54,27 +80,71 @@ class BatchNormalization(keras.layers.BatchNormalization):
         epsilon: float = 1e-5,
         synchronized: bool = True,
         negative_slope: float | None = None,
-        **kwargs,
-    ):
-        super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
-        if negative_slope is not None and not 0 <= negative_slope < 1:
-            raise ValueError(
-                f"negative_slope must be in [0, 1), or None for no ReLU, not {negative_slope}."
-            )
+        *,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        axis: int = -1,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.pop("renorm", False):
+            raise ValueError("renorm must be False: this layer has no batch renormalization.")
+        super().__init__(
+            axis=axis,
+            momentum=checked_number("momentum", momentum, least=0, most=1),
+            epsilon=checked_number("epsilon", epsilon, least=0),
+            synchronized=synchronized,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            moving_mean_initializer=moving_mean_initializer,
+            moving_variance_initializer=moving_variance_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            **kwargs,
+        )
+        if negative_slope is not None:
+            negative_slope = checked_number("negative_slope", negative_slope, least=0, below=1)
         self.negative_slope = negative_slope
         self.jit_compile = False
 
-    def call(self, inputs, training=False, mask=None):
-        """Normalises with the batch's statistics in training, with the running ones otherwise."""
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates gamma, beta and the running statistics.
+
+        Raises:
+            ValueError: If `axis` is not the last axis.
+        """
+        axis = self.axis if isinstance(self.axis, int) else self.axis[0]  # Keras 2 keeps a list
+        if axis not in (-1, len(input_shape) - 1):
+            raise ValueError(
+                f"axis must be the last one, -1 or {len(input_shape) - 1} for inputs of shape "
+                f"{tuple(input_shape)}, not {axis}."
+            )
+        super().build(input_shape)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Normalises with the batch statistics in training, and else with the running ones."""
         if not (training and self.trainable):  # a frozen layer keeps its statistics
             outputs = super().call(inputs, training=False, mask=mask)
             return _activated(outputs, self.negative_slope)
         channels = inputs.shape[-1]
-        # In mixed precision Keras hands out variables in the precision of the layer.
+        # In mixed precision, Keras returns variables in the precision of the layer.
         gamma = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones([channels])
         beta = tf.cast(self.beta, tf.float32) if self.center else tf.zeros([channels])
         of_batch, parts = (replicas.mean, replicas.count()) if self.synchronized else (_own, 1)
-        # Only where XLA compiles the passes does the activation come at no cost within them.
+        # The activation is free within the passes if XLA compiles them, and a separate kernel else.
         passes, within, after = _PASSES, None, self.negative_slope
         if self.jit_compile:
             passes, within, after = _COMPILED_PASSES, self.negative_slope, None
@@ -89,10 +159,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
             statistic.assign(statistic * self.momentum + batch_value * (1.0 - self.momentum))
         return _activated(outputs, after)
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        # get_config of Keras 2.15 lacks synchronized.
         ours = {"synchronized": self.synchronized, "negative_slope": self.negative_slope}
-        return {**super().get_config(), **ours}  # that of Keras 2.15 forgets synchronized
+        return {**super().get_config(), **ours}
 
 
 def _normalised(
@@ -104,24 +175,24 @@ def _normalised(
     of_batch: Callable,
     passes: tuple[Callable, ...],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalises a batch by its own statistics, which it returns, too, and activates it.
+    """Normalises a batch by its own statistics, activates it, and returns mean and variance too.
 
-    The gradient is the closed form (Ioffe and Szegedy, 2015, section 3). It keeps the inputs alone
-    and makes the rest anew, which takes three quarters of the time of the gradient that TensorFlow
-    would put together, and less memory. None flows through the returned statistics.
+    The gradient is the closed form (Ioffe and Szegedy, 2015, section 3). It stores only the inputs
+    and computes the rest again, which takes less memory and three quarters of the time of the
+    gradient that TensorFlow derives. No gradient flows through the returned statistics.
 
-    `of_batch` makes means over the whole batch of those over the rows that are here.
+    `of_batch` turns means over the rows of this replica into means over the whole batch.
     """
     mean_of, variance_of, outputs_of, slopes_of, gradient_of = passes
 
     @tf.custom_gradient
-    def forward(inputs, gamma, beta):
+    def forward(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[Any, Callable]:
         mean = of_batch(mean_of(inputs))
         variance = of_batch(variance_of(inputs, mean))
         inverse = tf.math.rsqrt(variance + epsilon)
         outputs = outputs_of(inputs, mean, inverse * gamma, beta, negative_slope)
 
-        def backward(upstream, *_):
+        def backward(upstream: tf.Tensor, *_: Any) -> tuple[tf.Tensor, ...]:
             kept = inputs, upstream, mean, inverse, gamma, beta, negative_slope
             of_beta, of_gamma = slopes_of(*kept)
             shift, slope = of_batch([of_beta, of_gamma])
@@ -134,47 +205,73 @@ def _normalised(
     return forward(inputs, gamma, beta)
 
 
-# The passes over a batch. XLA makes one reading of each, where TensorFlow reads and writes the
-# batch for every operation.
+# The passes over a batch. Compiled by XLA, a pass reads the batch once. Otherwise, TensorFlow reads
+# and writes the batch for every operation.
 
 
-def _mean(x):
+def _mean(x: tf.Tensor) -> tf.Tensor:
     return _mean_of_channels(tf.cast(x, tf.float32))
 
 
-def _variance(x, mean):
+def _variance(x: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
     return _mean_of_channels(tf.square(tf.cast(x, tf.float32) - mean))
 
 
-def _outputs(x, mean, slope, beta, negative_slope):
+def _outputs(
+    x: tf.Tensor,
+    mean: tf.Tensor,
+    slope: tf.Tensor,
+    beta: tf.Tensor,
+    negative_slope: float | None,
+) -> tf.Tensor:
     outputs = (tf.cast(x, tf.float32) - mean) * slope + beta
     return _activated(tf.cast(outputs, x.dtype), negative_slope)
 
 
-def _slopes(x, upstream, mean, inverse, gamma, beta, negative_slope):
+def _slopes(
+    x: tf.Tensor,
+    upstream: tf.Tensor,
+    mean: tf.Tensor,
+    inverse: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    negative_slope: float | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     normalised = (tf.cast(x, tf.float32) - mean) * inverse
     upstream = _before_activation(upstream, normalised * gamma + beta, negative_slope)
     return _mean_of_channels(upstream), _mean_of_channels(upstream * normalised)
 
 
-def _gradient(x, upstream, mean, inverse, gamma, beta, negative_slope, shift, slope):
+def _gradient(
+    x: tf.Tensor,
+    upstream: tf.Tensor,
+    mean: tf.Tensor,
+    inverse: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    negative_slope: float | None,
+    shift: tf.Tensor,
+    slope: tf.Tensor,
+) -> tf.Tensor:
     normalised = (tf.cast(x, tf.float32) - mean) * inverse
     upstream = _before_activation(upstream, normalised * gamma + beta, negative_slope)
     return tf.cast((inverse * gamma) * (upstream - shift - normalised * slope), x.dtype)
 
 
 _PASSES = (_mean, _variance, _outputs, _slopes, _gradient)
-# One of each for all layers: what one has compiled, the others with inputs of its shape use.
+# All layers share these functions, so layers with inputs of the same shape compile once.
 _COMPILED_PASSES = tuple(tf.function(p, jit_compile=True, autograph=False) for p in _PASSES)
 
 
-def _activated(x, negative_slope):
+def _activated(x: tf.Tensor, negative_slope: float | None) -> tf.Tensor:
     if negative_slope is None:
         return x
     return tf.nn.leaky_relu(x, negative_slope) if negative_slope else tf.nn.relu(x)
 
 
-def _before_activation(upstream, before, negative_slope):
+def _before_activation(
+    upstream: tf.Tensor, before: tf.Tensor, negative_slope: float | None
+) -> tf.Tensor:
     upstream = tf.cast(upstream, tf.float32)
     if negative_slope is None:
         return upstream
@@ -182,7 +279,14 @@ def _before_activation(upstream, before, negative_slope):
 
 
 def batch_norms_of(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
-    """Yields the BatchNorm layers of a model, Keras's own too, and those of models within it."""
+    """Yields the BatchNorm layers of a model and of the models in it, including those of Keras.
+
+    Example:
+
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
+    >>> len(list(batch_norms_of(encoder)))
+    7
+    """
     for layer in getattr(model, "layers", ()):
         if isinstance(layer, keras.layers.BatchNormalization):
             yield layer
@@ -191,14 +295,15 @@ def batch_norms_of(model: keras.Model) -> Iterator[keras.layers.BatchNormalizati
 
 
 def _mean_of_channels(x: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of each channel, of one dimension after the other.
+    """Returns the mean of each channel, over one dimension after the other.
 
-    That keeps the sums short, and rows of all channels of an image lie together in memory.
+    This keeps the sums short, which makes them exact. It starts with dimension 1 because the rows
+    of an image are contiguous in memory.
     """
     for axis in [1, *[0] * (len(x.shape) - 2)] if len(x.shape) > 2 else [0]:
         x = tf.reduce_mean(x, axis=axis)
     return x
 
 
-def _own(means):
+def _own(means: Any) -> Any:
     return means

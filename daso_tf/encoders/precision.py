@@ -1,4 +1,4 @@
-"""In which precision an encoder computes."""
+"""The precision in which an encoder computes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import keras
 
 @contextlib.contextmanager
 def dtype_policy(name: str | None) -> Iterator[None]:
-    """Makes the layers that are built within compute in a precision.
+    """Sets the dtype policy of layers that are built in this context.
 
     Args:
-        name: A Keras dtype policy, such as `mixed_bfloat16`: layers compute in bfloat16, their
-            variables are float32. None for the policy that is in force.
+        name: A Keras dtype policy. With `"mixed_bfloat16"`, for example, layers compute in bfloat16
+            and have float32 variables. None keeps the policy that is in force.
 
     Example:
 
@@ -33,6 +33,12 @@ def dtype_policy(name: str | None) -> Iterator[None]:
 
 
 def computes_in(encoder: keras.layers.Layer, dtype: str) -> bool:
-    """Whether a network, or any layer in it, computes in a precision, such as `float16`."""
+    """Returns whether a network, or any layer in it, computes in a precision such as `"float16"`.
+
+    Example:
+
+    >>> computes_in(keras.layers.Dense(2, dtype="mixed_float16"), "float16")
+    True
+    """
     layers = getattr(encoder, "layers", ())
     return encoder.compute_dtype == dtype or any(computes_in(layer, dtype) for layer in layers)

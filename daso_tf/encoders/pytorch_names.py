@@ -1,4 +1,4 @@
-"""The names that PyTorch networks give to our weights: the authors', and torchvision's."""
+"""PyTorch names of weights: those of the DASO authors' implementation and of torchvision."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _STATISTICS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# Places in a block's list of layers: BatchNorm, activation, convolution, BatchNorm, ... . In the
-# very first block the first BatchNorm stands before the list, since it feeds the shortcut too.
+# Positions in the list of layers of a block: BatchNorm, activation, convolution, BatchNorm, ... In
+# the first block of the network, the first BatchNorm is outside the list, as it feeds the shortcut.
 _BLOCK = {"norm1": "layer.0", "conv1": "layer.2", "norm2": "layer.3", "conv2": "layer.5"}
 _FIRST_BLOCK = {"norm1": "pre_act.0", "conv1": "layer.0", "norm2": "layer.1", "conv2": "layer.3"}
 
@@ -26,11 +26,11 @@ _FIRST_BLOCK = {"norm1": "pre_act.0", "conv1": "layer.0", "norm2": "layer.1", "c
 def pytorch_weights(
     encoder: keras.Model, classifier: keras.layers.Dense | None = None
 ) -> dict[str, keras.Variable]:
-    """Pairs the authors' names with our variables.
+    """Maps the names in the DASO authors' implementation to variables.
 
     Args:
         encoder: A `wide_resnet`.
-        classifier: The layer behind it, if that is wanted too.
+        classifier: The layer on top of it, to include its variables.
 
     Returns:
         Every weight and BatchNorm statistic by its PyTorch name, such as
@@ -38,7 +38,7 @@ def pytorch_weights(
 
     Example:
 
-    >>> encoder, classifier = wide_resnet(10, 1), keras.layers.Dense(10)
+    >>> encoder, classifier = daso_tf.encoders.wide_resnet(10, 1), keras.layers.Dense(10)
     >>> classifier.build((None, 64))
     >>> list(pytorch_weights(encoder, classifier))[0]
     'encoder.init_conv.weight'
@@ -54,18 +54,18 @@ def pytorch_weights(
 
 
 def torchvision_weights(encoder: keras.Model) -> dict[str, keras.Variable]:
-    """Pairs torchvision's names with our variables.
+    """Maps the names in torchvision to variables.
 
     Args:
         encoder: A `resnet`.
 
     Returns:
-        Every weight and BatchNorm statistic by its name in the state dict of torchvision's network
-        of that depth, such as `layer1.0.downsample.0.weight`.
+        Every weight and BatchNorm statistic by its name in the state dict of the torchvision
+        network with the same depth, such as `layer1.0.downsample.0.weight`.
 
     Example:
 
-    >>> list(torchvision_weights(resnet(18)))[:2]
+    >>> list(torchvision_weights(daso_tf.encoders.resnet(18)))[:2]
     ['conv1.weight', 'bn1.weight']
     """
     return {
@@ -78,22 +78,24 @@ def torchvision_weights(encoder: keras.Model) -> dict[str, keras.Variable]:
 def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> None:
     """Loads the state dict of a torchvision network, such as one trained on ImageNet.
 
-    Where PyTorch is, this writes the file:
+    To write the file, run this where PyTorch is installed:
 
         state = torchvision.models.resnet34(weights="IMAGENET1K_V1").state_dict()
         numpy.savez("resnet34.npz", **{name: value.numpy() for name, value in state.items()})
 
     Args:
-        encoder: A `resnet` of the same depth; nothing is loaded into it if anything is wrong.
-        path: An `.npz` file: arrays in PyTorch's layout by torchvision's names. The classifier
-            (`fc.*`) and the counters `num_batches_tracked` are not used.
+        encoder: A `resnet` of the same depth. If there is an error, it stays unchanged.
+        path: Path of an `.npz` file with one array per name, in the axis order of PyTorch. The
+            classifier (`fc.*`) and the counters `num_batches_tracked` are ignored.
 
     Raises:
-        ValueError: If names are missing, unknown or have an array of another shape.
+        ValueError: If names are missing or unknown, or an array has another shape.
+        OSError: If the file cannot be read.
 
     Example:
 
-    >>> load_torchvision_weights(resnet(34), "resnet34.npz")  # doctest: +SKIP
+    >>> encoder = daso_tf.encoders.resnet(34)
+    >>> daso_tf.encoders.load_torchvision_weights(encoder, "resnet34.npz")  # doctest: +SKIP
     """
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files if not name.startswith("fc.")}
@@ -103,16 +105,16 @@ def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> N
 def assign(
     weights: dict[str, keras.Variable], arrays: Mapping[str, np.ndarray], owner: str
 ) -> None:
-    """Gives weights the values of a state dict; nothing is changed if anything is wrong.
+    """Assigns the arrays of a state dict to variables. If there is an error, none is changed.
 
     Args:
-        weights: Our variables by PyTorch's names.
-        arrays: As many arrays by the same names, in PyTorch's layout. The counters
-            `num_batches_tracked` are not used.
-        owner: What the weights belong to, for messages.
+        weights: The variables by their PyTorch names.
+        arrays: One array per name, in the axis order of PyTorch. The counters
+            `num_batches_tracked` are ignored.
+        owner: The network that has the variables, for messages.
 
     Raises:
-        ValueError: If names are missing, unknown or have an array of another shape.
+        ValueError: If names are missing or unknown, or an array has another shape.
     """
     names = {name for name in arrays if not name.endswith(".num_batches_tracked")}
     problems = [
@@ -138,22 +140,22 @@ def assign(
 
 
 def to_pytorch(value: np.ndarray) -> np.ndarray:
-    """Turns a weight's axes from (..., in, out) to PyTorch's (out, in, ...)."""
+    """Reorders the axes of a weight from (..., in, out) to (out, in, ...), as in PyTorch."""
     return value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim))
 
 
 def from_pytorch(value: np.ndarray) -> np.ndarray:
-    """Turns a weight's axes from PyTorch's (out, in, ...) to (..., in, out)."""
+    """Reorders the axes of a weight from (out, in, ...), as in PyTorch, to (..., in, out)."""
     return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim))
 
 
 def _kind(variable: keras.Variable) -> str:
-    """Returns PyTorch's name for the part that a variable has in its layer."""
+    """Returns the PyTorch name of a variable within its layer."""
     return _STATISTICS.get(own_name(variable), "weight")
 
 
 def _listed(names: Collection[str], most: int = 4) -> str:
-    """Lists the first few names."""
+    """Lists the first names and counts the others."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + rest
 

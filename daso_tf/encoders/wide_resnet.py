@@ -1,8 +1,9 @@
-"""Wide residual networks, the encoder of the paper's CIFAR and STL-10 experiments."""
+"""Wide residual networks, the encoder of the CIFAR and STL-10 experiments in the DASO paper."""
 
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
 from daso_tf.encoders.precision import dtype_policy
@@ -15,18 +16,19 @@ def wide_resnet(
     input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
     dtype: str | None = None,
 ) -> keras.Model:
-    """Builds WRN-depth-width, from normalised images to feature vectors.
+    """Builds a wide residual network (WRN), which maps normalised images to features.
 
-    Pre-activation residual blocks in three groups of `(depth - 4) / 6`, with 16, 32 and 64 times
-    `width` channels after a first convolution of 16. In the very first block the first BatchNorm
-    and activation feed the shortcut too; in all others they feed only the residual branch.
+    A convolution with 16 channels is followed by three groups of `(depth - 4) / 6` pre-activation
+    residual blocks, with 16, 32 and 64 times `width` channels. In the first block, the shortcut
+    branches off after the first BatchNorm and activation. In all other blocks it branches off
+    before them.
 
     Args:
         depth: Number of convolutional layers, 6n + 4: 10, 16, 22, 28, ...
-        width: Factor on the number of channels, at least 1.
-        input_shape: `(height, width, 3)` of the images; the weights do not depend on it.
-        dtype: Keras dtype policy of its layers, such as `mixed_bfloat16`; by default the one that
-            is in force. Weights, statistics and features are float32 in any case.
+        width: Factor for the number of channels, at least 1.
+        input_shape: `(height, width, 3)` of the images. The weights do not depend on it.
+        dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
+            that is in force. Weights, statistics and features are float32 with any policy.
 
     Returns:
         A `keras.Model` from float images `(batch, height, width, 3)` to features
@@ -37,17 +39,17 @@ def wide_resnet(
 
     Example:
 
-    >>> encoder = wide_resnet(depth=10, width=1)
+    >>> encoder = daso_tf.encoders.wide_resnet(depth=10, width=1)
     >>> encoder.output_shape
     (None, 64)
 
     Reference:
-        Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; the variant with LeakyReLU
-        0.1 of Oliver et al., NeurIPS 2018, which the DASO paper uses (section 4.1).
+        Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, in the variant with LeakyReLU
+        (slope 0.1) of Oliver et al., NeurIPS 2018, which the DASO paper uses (section 4.1).
     """
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(
-            f"A wide residual network has 6n + 4 layers (10, 16, 22, 28, ...), not depth={depth}."
+            f"depth of a wide residual network must be 6n + 4: 10, 16, 22, 28, ..., not {depth}."
         )
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}.")
@@ -65,7 +67,9 @@ def wide_resnet(
         return keras.Model(images, features, name=f"wrn_{depth}_{width}")
 
 
-def _block(x, channels: int, stride: int, name: str, activate_shortcut: bool):
+def _block(
+    x: tf.Tensor, channels: int, stride: int, name: str, activate_shortcut: bool
+) -> tf.Tensor:
     activated = _activated_norm(x, f"{name}_norm1")
     shortcut = activated if activate_shortcut else x
     if stride != 1 or x.shape[-1] != channels:
@@ -77,22 +81,24 @@ def _block(x, channels: int, stride: int, name: str, activate_shortcut: bool):
     return keras.layers.Add(name=name)([shortcut, residual])
 
 
-def _padded(x, stride: int):
-    """Pads by 1 on every side where TensorFlow's "same" would pad unevenly (stride 2)."""
+def _padded(x: tf.Tensor, stride: int) -> tf.Tensor:
+    """Pads by 1 on every side for stride 2, where "same" of TensorFlow would pad unevenly."""
     return x if stride == 1 else keras.layers.ZeroPadding2D(1)(x)
 
 
-def _convolution(channels: int, size: int = 3, stride: int = 1, name: str | None = None):
+def _convolution(
+    channels: int, size: int = 3, stride: int = 1, name: str | None = None
+) -> keras.layers.Conv2D:
     return keras.layers.Conv2D(
         channels,
         size,
         strides=stride,
         padding="same" if stride == 1 else "valid",
         use_bias=False,
-        kernel_initializer=scaled_normal(2.0, "fan_out"),  # He-normal over the fan-out
+        kernel_initializer=scaled_normal(2.0, "fan_out"),  # He et al., 2015
         name=name,
     )
 
 
-def _activated_norm(x, name: str):
+def _activated_norm(x: tf.Tensor, name: str) -> tf.Tensor:
     return BatchNormalization(negative_slope=0.1, name=name)(x)

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
 
+from daso_tf.platform.draws import whole_numbers
+
 _QUANTILE_BITS = 12
 
 
@@ -198,25 +200,3 @@ def check_arguments(sharpening_temperature: float, mixup_beta: float) -> None:
         raise ValueError(f"sharpening_temperature must be above 0, not {sharpening_temperature}.")
     if not mixup_beta > 0:
         raise ValueError(f"mixup_beta must be above 0, not {mixup_beta}.")
-
-
-def whole_numbers(seed: tf.Tensor, count: int | tf.Tensor, bits: int) -> tf.Tensor:
-    """Draws whole numbers below 2^bits, alike on every device, compiled or not.
-
-    Args:
-        seed: int `(2,)`.
-        count: How many.
-        bits: 1 to 31.
-
-    Returns:
-        int32 `(count,)`.
-
-    Example:
-
-    >>> whole_numbers(tf.constant([0, 1]), count=5, bits=2).shape
-    TensorShape([5])
-    """
-    drawn = tf.random.stateless_uniform(
-        [count], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
-    )
-    return tf.cast(tf.bitwise.right_shift(drawn, 32 - bits), tf.int32)

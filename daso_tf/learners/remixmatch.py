@@ -10,7 +10,7 @@ import tensorflow as tf
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
-from daso_tf.platform import replicas
+from daso_tf.platform import draws, replicas
 from daso_tf.pseudo_labels import PseudoLabeler
 from daso_tf.step import losses
 from daso_tf.step.outcome import StepOutcome
@@ -132,7 +132,7 @@ class ReMixMatch(PseudoLabelingLearner):
             strong=self.as_input(self.strong(strong_starts[0], seed=seeds[4])),
             second_strong=self.as_input(self.strong(strong_starts[1], seed=seeds[5])),
             turns=replicas.own_rows(
-                mixing.whole_numbers(seeds[6], replicas.count() * unlabeled_count, bits=2)
+                draws.whole_numbers(seeds[6], replicas.count() * unlabeled_count, bits=2)
             ),
             mixup=mixing.draw_mixup(
                 seeds[7], tf.shape(labeled)[0] + 3 * unlabeled_count, self.mixup_beta

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def checked_number(
@@ -132,3 +132,42 @@ def checked_distribution(name: str, distribution: Sequence[float]) -> tuple[floa
             f"them 0, not {list(shares)}."
         )
     return shares
+
+
+def checked_channel_statistics(
+    mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Returns mean and standard deviation of the colour channels as tuples of floats.
+
+    Args:
+        mean: Mean of each of the three channels, in [0, 1].
+        std: Standard deviation of each channel, in (0, 1].
+
+    Raises:
+        ValueError: If there are not three numbers each, or a number is outside its range.
+
+    Example:
+
+    >>> checked_channel_statistics([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    >>> checked_channel_statistics([0.5, 0.5, 0.5], [0, 1, 1])
+    Traceback (most recent call last):
+    ...
+    ValueError: std must be three numbers in (0, 1], one per channel, not (0.0, 1.0, 1.0).
+    """
+    return (
+        _checked_channels("mean", mean, "[0, 1]", lambda value: 0 <= value <= 1),
+        _checked_channels("std", std, "(0, 1]", lambda value: 0 < value <= 1),
+    )
+
+
+def _checked_channels(
+    name: str, values: Sequence[float], interval: str, fits: Callable[[float], bool]
+) -> tuple[float, float, float]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) == 3 and all(map(fits, numbers)):
+        return numbers
+    hint = " Divide statistics of values 0 to 255 by 255." if max(numbers, default=0) > 1 else ""
+    raise ValueError(
+        f"{name} must be three numbers in {interval}, one per channel, not {numbers}.{hint}"
+    )

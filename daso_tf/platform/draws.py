@@ -1,31 +1,40 @@
-"""Random numbers for each image by itself."""
+"""Random numbers that are the same on every device, compiled or not.
+
+TensorFlow and XLA draw the same random bits everywhere, but not the same random floats. The
+functions here therefore draw bits with the Philox generator and compute numbers from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from daso_tf.augment.checks import checked_seed
 from daso_tf.platform import replicas
 
-# Streams of random numbers, one a layer: they keep layers apart that are given one seed.
+# Streams of random numbers, one per user. Users that receive the same seed stay independent.
 WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_LABELED, BALANCED_UNLABELED = 1, 2, 3, 4, 5
 
 
-def uniform(seed, stream: int, count: int | tf.Tensor, draws: int) -> tf.Tensor:
-    """Draws numbers from [0, 1), a row an image, the same row for every count.
+def uniform(
+    seed: tf.Tensor | Sequence[int], stream: int, count: int | tf.Tensor, draws: int
+) -> tf.Tensor:
+    """Draws numbers from [0, 1), one row per image.
 
-    Made of integer bits, which TensorFlow and XLA draw alike on every device; their floats differ.
-    A replica of a distributed step gets the rows that its images have in the global batch.
+    The row of an image does not depend on the number of images. A replica of a distributed step
+    receives the rows that its images have in the global batch.
 
     Args:
         seed: Two integers, `[2]`.
-        stream: Which of the streams above.
-        count: How many images, of this replica.
-        draws: How many numbers an image.
+        stream: One of the streams of this module.
+        count: Number of images on this replica.
+        draws: Number of draws per image.
 
     Returns:
         float32 `[count, draws]`, multiples of 2^-24.
 
     Raises:
-        ValueError: The seed is not two integers.
+        ValueError: If the seed is not two integers.
 
     Example:
 
@@ -33,27 +42,19 @@ def uniform(seed, stream: int, count: int | tf.Tensor, draws: int) -> tf.Tensor:
     True
     """
     seed = tf.random.experimental.stateless_fold_in(checked_seed(seed), stream, alg="philox")
-    bits = tf.random.stateless_uniform(
-        [replicas.count() * count, draws],
-        seed,
-        minval=None,
-        maxval=None,
-        dtype=tf.uint32,
-        alg="philox",
-    )
-    bits = replicas.own_rows(bits)
+    bits = replicas.own_rows(_random_bits(seed, [replicas.count() * count, draws]))
     return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
 
 
 def below(limit: int | tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-    """Turns draws from [0, 1) into whole numbers from 0 to below the limit.
+    """Turns draws from [0, 1) into whole numbers from 0 to `limit - 1`.
 
     Args:
-        limit: A whole number, 1 or more, or one a draw.
+        limit: A whole number of at least 1, or one such number per draw.
         draw: Multiples of 2^-24.
 
     Returns:
-        int32, as many as there are draws.
+        int32, with the shape of `draw`.
 
     Example:
 
@@ -61,3 +62,60 @@ def below(limit: int | tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     [0, 1, 2]
     """
     return tf.cast(draw * tf.cast(limit, draw.dtype), tf.int32)
+
+
+def whole_numbers(seed: tf.Tensor | Sequence[int], count: int | tf.Tensor, bits: int) -> tf.Tensor:
+    """Draws whole numbers from 0 to 2^bits - 1.
+
+    Args:
+        seed: Two integers, `[2]`.
+        count: Number of draws.
+        bits: 1 to 31.
+
+    Returns:
+        int32 `[count]`.
+
+    Raises:
+        ValueError: If the seed is not two integers.
+
+    Example:
+
+    >>> whole_numbers([0, 1], count=5, bits=2).shape
+    TensorShape([5])
+    """
+    return tf.cast(
+        tf.bitwise.right_shift(_random_bits(checked_seed(seed), [count]), 32 - bits), tf.int32
+    )
+
+
+def checked_seed(seed: tf.Tensor | Sequence[int]) -> tf.Tensor:
+    """Returns a seed as a tensor, if TensorFlow's stateless random functions accept it.
+
+    Args:
+        seed: Two integers, `[2]`.
+
+    Returns:
+        int32 or int64 `[2]`.
+
+    Raises:
+        ValueError: If the seed is not two integers.
+
+    Example:
+
+    >>> checked_seed([3, 5]).numpy().tolist()
+    [3, 5]
+    """
+    seed = tf.convert_to_tensor(seed)
+    if seed.dtype not in (tf.int32, tf.int64) or seed.shape != [2]:
+        raise ValueError(
+            "seed must be two integers, int32 or int64 of shape (2,), "
+            f"not {seed.dtype.name} of shape {seed.shape}."
+        )
+    return seed
+
+
+def _random_bits(seed: tf.Tensor, shape: Sequence[int | tf.Tensor]) -> tf.Tensor:
+    """Draws 32 random bits per element: uint32."""
+    return tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+    )

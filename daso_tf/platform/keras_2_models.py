@@ -1,4 +1,4 @@
-"""Reads `.keras` files under Keras 3 that Keras 2.15 wrote; Keras 3 alone does not."""
+"""Loads `.keras` files of Keras 2.15 under Keras 3, which cannot read them by itself."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from daso_tf.platform.keras_versions import KERAS_3, optimizer_variables
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
-    """Loads a learner, as `keras.saving.load_model`, from files of Keras 2.15 too.
+    """Loads a learner like `keras.saving.load_model`, and also from files of Keras 2.15.
 
     Args:
         path: A `.keras` file.
 
     Returns:
-        The learner, compiled if it was, with its optimizer's state.
+        The learner. If it was compiled, it still is, with the state of its optimizer.
 
     Raises:
-        ValueError: If the file is none, or of a Keras that this one cannot read.
-        OSError: If it cannot be read.
+        ValueError: If the path is not a `.keras` file, or this Keras cannot read its version.
+        OSError: If the file cannot be read.
+
+    Example:
+
+    >>> learner = load_model("learner.keras")  # doctest: +SKIP
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -37,25 +41,26 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             config = json.loads(archive.read("config.json"))
             weights = archive.read("model.weights.h5")
     except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"it is no .keras file: {error}") from error
+        raise ValueError(f"it is not a .keras file: {error}") from error
     of_keras_3 = int(version.split(".")[0]) >= 3
     if of_keras_3 and not KERAS_3:
         raise ValueError(
-            f"it is of Keras {version}, which Keras {keras.__version__} cannot read. Convert it "
-            "there to a folder or a .weights.h5 file; checkpoints of a run can be read here."
+            f"it was written by Keras {version}, and Keras {keras.__version__} cannot read it. "
+            f"Convert it to an export folder or a .weights.h5 file under Keras {version}. "
+            "Checkpoints of a run can be read under both."
         )
     try:
         if of_keras_3 == KERAS_3:
             return keras.saving.load_model(path)
         learner = keras.saving.deserialize_keras_object(_translated(config))
-    except TypeError as error:  # what Keras raises for a class that it does not know
+    except TypeError as error:  # Keras raises it for an unknown class
         raise ValueError(str(error)) from error
     _load_weights(learner, weights)
     return learner
 
 
 def _translated(config: Any) -> Any:
-    """Returns the configuration of a model or a part of it as Keras 3 has it."""
+    """Translates the configuration of a model, or of a part of it, to that of Keras 3."""
     if isinstance(config, list):
         return [_translated(value) for value in config]
     if not isinstance(config, dict):
@@ -68,7 +73,12 @@ def _translated(config: Any) -> Any:
         (arguments["axis"],) = arguments["axis"]
     elif config.get("class_name") == "LeakyReLU":
         arguments["negative_slope"] = arguments.pop("alpha")
-    elif config.get("module") == "keras.optimizers.experimental":
+    elif config.get("class_name") == "Policy":
+        config |= {"module": "keras", "class_name": "DTypePolicy"}
+    elif config.get("class_name") == "PiecewiseConstantDecay":
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        config["config"] = arguments
+    elif isinstance(arguments, dict) and arguments.get("is_legacy_optimizer") is False:
         config["module"] = "keras.optimizers"
         for name in ("is_legacy_optimizer", "jit_compile"):
             arguments.pop(name, None)
@@ -79,22 +89,22 @@ def _translated(config: Any) -> Any:
 
 
 def _load_weights(learner: keras.Model, weights: bytes) -> None:
-    """Loads a weights file of Keras 2.15 whole, or raises a ValueError."""
+    """Loads a weights file of Keras 2.15, or raises a ValueError if weights are missing in it."""
     for variable in learner.variables:
-        if tf.as_dtype(variable.dtype).is_floating:  # to see afterwards whether it was found
+        if tf.as_dtype(variable.dtype).is_floating:  # a NaN that remains was not in the file
             variable.assign(np.full(variable.shape, np.nan))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder, "model.weights.h5")
         path.write_bytes(weights)
-        # Keras warns of each of the places where it looks for weights in vain.
+        # Keras warns about every place that it searches without finding weights.
         warnings.simplefilter("ignore")
         learner.load_weights(path)
         with h5py.File(path) as file:
             if learner.optimizer and "optimizer" in file:
-                # Keras passes them over: it counts the learning rate among them, Keras 2 does not.
+                # Keras 3 skips them: its list includes the learning rate, that of Keras 2 does not.
                 saved = file["optimizer/vars"]
                 for position, variable in enumerate(optimizer_variables(learner.optimizer)):
                     variable.assign(saved[str(position)][()])
     missing = [v.path for v in learner.variables if np.isnan(np.asarray(v, np.float64)).any()]
     if missing:
-        raise ValueError(f"these weights were not found in it: {', '.join(missing)}")
+        raise ValueError(f"it lacks the weights {', '.join(missing)}")

@@ -1,11 +1,12 @@
-"""The one place that knows where Keras 2.15 and Keras 3 differ."""
+"""The differences between Keras 2.15 and Keras 3."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,15 +15,19 @@ KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 
 def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
-    """Makes an initializer that draws weights from a normal distribution; one a layer.
+    """Makes an initializer that draws weights from a normal distribution.
 
-    From the same `keras.utils.set_random_seed`, Keras 2 and Keras 3 draw other seeds for
-    initializers that have none, but the same weights from a seed that is given. This one is drawn
-    as Keras 3 does it.
+    Make a new one for each layer. After the same `keras.utils.set_random_seed`, initializers
+    without a seed differ between Keras 2 and Keras 3, while initializers with the same seed draw
+    the same weights. This one draws its seed the way Keras 3 does, under both.
 
     Args:
-        scale: Variance times the number that `mode` names; 2 is He's, 1 is Glorot's.
+        scale: Variance times the number that `mode` names. 2 is He initialization, 1 is Glorot's.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(4, kernel_initializer=scaled_normal(2.0, "fan_out"))
     """
     return keras.initializers.VarianceScaling(
         scale, mode, "untruncated_normal", seed=random.randint(1, 10**9)
@@ -30,7 +35,7 @@ def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
 
 
 def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:
-    """Writes an export without a word; Keras prints its signatures, 3 unless told not to."""
+    """Writes an export, without the list of signatures that Keras prints."""
     if KERAS_3:
         archive.write_out(directory, verbose=False)
     else:
@@ -41,10 +46,11 @@ def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:
 def build_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[tf.Variable]
 ) -> None:
-    """Makes everything that an optimizer remembers of the variables that it will train.
+    """Creates the variables of an optimizer, unless they exist.
 
-    Keras 2's legacy optimizers, which those of TensorFlow Addons are, have no public way to do so
-    before the first step. Keras 3's `LossScaleOptimizer` would make its scale anew each time.
+    The legacy optimizers of Keras 2, which include those of TensorFlow Addons, have no public way
+    to do so before the first step. The `LossScaleOptimizer` of Keras 3 would create its scale
+    again at each call.
     """
     if _is_legacy(optimizer):
         optimizer._create_all_weights(variables)
@@ -53,11 +59,11 @@ def build_optimizer(
 
 
 def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
-    """Returns what an optimizer remembers, in one order, without its learning rate.
+    """Returns the variables of an optimizer in a fixed order, without the learning rate.
 
-    Keras 3 counts the learning rate among its variables where it is a number, Keras 2 does not. Of
-    a legacy optimizer that wraps another one, only `weights` holds what both remember. What a
-    `LossScaleOptimizer` remembers itself is no part of it.
+    Keras 3 counts a constant learning rate among the variables, Keras 2 does not. A legacy
+    optimizer that wraps another one lists the variables of both only in `weights`. The variables
+    of a `LossScaleOptimizer` itself are left out: see `loss_scale_variables`.
     """
     if scales_losses(optimizer):
         optimizer = optimizer.inner_optimizer
@@ -71,7 +77,7 @@ def _is_legacy(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
-    """Returns a loss times the scale of a `LossScaleOptimizer`; of another optimizer, as it is."""
+    """Multiplies a loss by the scale of a `LossScaleOptimizer`, if the optimizer is one."""
     if not scales_losses(optimizer):
         return loss
     return optimizer.scale_loss(loss) if KERAS_3 else optimizer.get_scaled_loss(loss)
@@ -80,7 +86,7 @@ def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Te
 def unscaled_gradients(
     optimizer: keras.optimizers.Optimizer, gradients: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Returns the gradients of a loss, given those of `scaled_loss`."""
+    """Returns the gradients of a loss, given the gradients of its `scaled_loss`."""
     if not scales_losses(optimizer):
         return list(gradients)
     if not KERAS_3:
@@ -94,12 +100,15 @@ def apply_gradients(
     gradients: Sequence[tf.Tensor],
     variables: Sequence[tf.Variable],
 ) -> None:
-    """Applies gradients that are not scaled; Keras 3's `LossScaleOptimizer` expects scaled ones.
+    """Applies the gradients of the whole batch, which every replica has, without scaling them.
 
-    They are those of the whole batch, on every replica of a distributed step: they are applied as
-    they are, where Keras would sum them over the replicas.
+    Keras would sum them over the replicas, and the `LossScaleOptimizer` of Keras 3 would divide
+    them by its scale. The scale is a power of two, so multiplying by it first loses nothing.
 
-    The scale is a power of two, so that nothing is lost on the way.
+    Args:
+        optimizer: Any optimizer whose variables exist (`build_optimizer`).
+        gradients: One per variable, the same on every replica.
+        variables: The variables to update.
     """
     if KERAS_3 and scales_losses(optimizer):
         gradients = [optimizer.scale_loss(gradient) for gradient in gradients]
@@ -108,19 +117,35 @@ def apply_gradients(
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
     elif KERAS_3:
         inner = optimizer.inner_optimizer if scales_losses(optimizer) else optimizer
-        inner._all_reduce_sum_gradients = list  # there is no public way
-        optimizer.apply_gradients(pairs)
+        with _without_sum_over_replicas(inner):
+            optimizer.apply_gradients(pairs)
     else:
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
 
+@contextlib.contextmanager
+def _without_sum_over_replicas(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Makes a Keras 3 optimizer take gradients as they are. Keras has no public way to do so.
+
+    Replicas may be threads that share the optimizer and are inside at the same time. The first one
+    to leave restores the method for all. This is safe: Keras sums before it updates the variables,
+    and it updates them only when all replicas have reached that point.
+    """
+    attributes = vars(optimizer)
+    attributes["_all_reduce_sum_gradients"] = list  # hides the method of the class
+    try:
+        yield
+    finally:
+        attributes.pop("_all_reduce_sum_gradients", None)
+
+
 def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer scales losses, and skips steps whose gradients float16 cannot hold."""
+    """Returns whether an optimizer scales losses and skips steps with gradients that overflow."""
     return isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
 
 
 def loss_scale_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
-    """Returns the scale of an optimizer that `scales_losses`, and how many steps it has held."""
+    """Returns the loss scale of an optimizer and the number of steps since it changed, if any."""
     if not scales_losses(optimizer):
         return []
     if KERAS_3:
@@ -129,10 +154,10 @@ def loss_scale_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Varia
 
 
 def model_variables(model: keras.Model) -> list[tf.Variable]:
-    """Returns what a model remembers, without its metrics, which Keras 2 counts among its layers.
+    """Returns the variables of a model without those of its metrics.
 
-    The order is that of the layers within, but a model's own variables come first in Keras 3 and
-    last in Keras 2.
+    Keras 2 counts metrics among the layers. The order is that of the layers, but the variables
+    that belong to the model itself come first in Keras 3 and last in Keras 2.
     """
     if KERAS_3:
         return list(model.variables)
@@ -142,14 +167,14 @@ def model_variables(model: keras.Model) -> list[tf.Variable]:
 
 
 def own_name(variable: tf.Variable) -> str:
-    """Returns a variable's name within its layer, which Keras 2 writes as `layer/name:0`."""
+    """Returns the name of a variable within its layer; Keras 2 calls it `layer/name:0`."""
     return variable.name.split("/")[-1].split(":")[0]
 
 
 def step_logs(model: keras.Model, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns the logs of a step as Keras takes them.
+    """Returns the logs of a step in the form that `keras.Model.fit` expects.
 
-    From many workers Keras 3 takes the mean along the first axis, which scalars do not have.
+    With many workers, Keras 3 averages them along their first axis, so scalars need one.
     """
     many_workers = isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
     if not (KERAS_3 and many_workers):
@@ -158,12 +183,14 @@ def step_logs(model: keras.Model, logs: dict[str, tf.Tensor]) -> dict[str, tf.Te
 
 
 def jit_compiles(model: keras.Model) -> bool:
-    """Returns whether a model's steps are compiled by XLA."""
+    """Returns whether XLA compiles the steps of a model."""
     return bool(model.jit_compile if KERAS_3 else model._jit_compile)
 
 
-def train_on_batch(model: keras.Model, x, y, return_dict: bool):
-    """Trains a step on arrays; Keras 2's own way refuses arrays of different lengths."""
+def train_on_batch(
+    model: keras.Model, x: Any, y: Any, return_dict: bool
+) -> float | list[float] | dict[str, float]:
+    """Trains one step on arrays, which may differ in length; Keras 2 itself refuses that."""
     if KERAS_3:
         return keras.Model.train_on_batch(model, x, y, return_dict=return_dict)
     history = model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history

@@ -1,22 +1,26 @@
-"""Waiting for the other workers before TensorFlow does, which would wait for hours, deaf to all."""
+"""Waits until all workers of a run have started.
+
+TensorFlow waits too, but for hours, and it does not react to signals while it waits.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
-_MEETING = b"daso_tf worker "
+_GREETING = b"daso_tf worker "
 _RETRY_SECONDS = 0.2
 
 
 class Worker(NamedTuple):
-    """One of the processes of a run.
+    """One process of a run with many workers.
 
     Attributes:
-        addresses: HOST:PORT of every worker; the first is the chief's.
-        rank: which of them this one is.
+        addresses: HOST:PORT of every worker. The first one is the chief's.
+        rank: Position of this worker in `addresses`.
     """
 
     addresses: list[str]
@@ -24,17 +28,22 @@ class Worker(NamedTuple):
 
 
 def meet(worker: Worker, wait_seconds: float) -> None:
-    """Returns in every worker once all of them are there.
+    """Returns as soon as all workers have called this function.
 
-    The workers come to the chief, at its own address, and it lets all of them go at once.
+    Every worker connects to the address of the chief. When all are connected, the chief answers
+    them.
 
     Args:
-        worker: this one.
-        wait_seconds: how long to wait.
+        worker: This worker.
+        wait_seconds: Time to wait for the others, in seconds.
 
     Raises:
-        TimeoutError: with the addresses of those that are missing.
-        OSError: the chief cannot use its address.
+        TimeoutError: If workers are missing. The message lists their addresses.
+        OSError: If the chief cannot listen on its address.
+
+    Example:
+
+    >>> meet(Worker(["localhost:0"], rank=0), wait_seconds=1)  # one worker waits for nobody
     """
     end = time.monotonic() + wait_seconds
     if worker.rank == 0:
@@ -43,8 +52,8 @@ def meet(worker: Worker, wait_seconds: float) -> None:
         _visit(worker, end, wait_seconds)
 
 
-def _receive(addresses: list[str], end: float, wait_seconds: float) -> None:
-    """The chief's part: waits for a connection of each of the others, then answers all of them."""
+def _receive(addresses: Sequence[str], end: float, wait_seconds: float) -> None:
+    """The chief's part: waits for one connection per other worker, then answers them."""
     port = int(addresses[0].rpartition(":")[2])
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("", port)))
@@ -61,33 +70,33 @@ def _receive(addresses: list[str], end: float, wait_seconds: float) -> None:
                     for rank, address in enumerate(addresses)
                     if rank and rank not in visitors
                 ]
-                raise _late(missing, wait_seconds) from None
+                raise _timeout(missing, wait_seconds) from None
             except ConnectionError:
                 continue
-            rank = greeting.removeprefix(_MEETING).strip()
-            if rank.isdigit():  # otherwise somebody else has come
+            rank = greeting.removeprefix(_GREETING).strip()
+            if rank.isdigit():  # otherwise another program has connected
                 visitors[int(rank)] = visitor
         for visitor in visitors.values():
             visitor.sendall(b"\n")
 
 
 def _visit(worker: Worker, end: float, wait_seconds: float) -> None:
-    """The others' part: comes to the chief again and again, until it answers."""
+    """The other workers' part: connects to the chief again and again until it answers."""
     host, _, port = worker.addresses[0].rpartition(":")
     while (left := end - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, int(port)), timeout=left) as chief:
-                chief.sendall(_MEETING + b"%d\n" % worker.rank)
+                chief.sendall(_GREETING + b"%d\n" % worker.rank)
                 if chief.recv(1):
                     return
-        except OSError:  # it is not there yet, or has gone away
+        except OSError:  # the chief has not started yet, or has stopped
             pass
         time.sleep(min(_RETRY_SECONDS, max(end - time.monotonic(), 0)))
-    raise _late([worker.addresses[0], "or others that it waits for"], wait_seconds)
+    raise _timeout([worker.addresses[0], "or workers that it waits for"], wait_seconds)
 
 
-def _late(missing: list[str], wait_seconds: float) -> TimeoutError:
+def _timeout(missing: Sequence[str], wait_seconds: float) -> TimeoutError:
     return TimeoutError(
-        f"Not all workers have come within {wait_seconds:g} s, missing: {', '.join(missing)}. "
-        "Start the same command on all of them, each with its own TF_CONFIG."
+        f"After {wait_seconds:g} s these workers are missing: {', '.join(missing)}. "
+        "Start the same command on every worker, each with its own TF_CONFIG."
     )

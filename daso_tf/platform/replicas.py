@@ -1,57 +1,80 @@
-"""What the replicas of a distributed step tell each other; where there is one, nothing is said.
+"""Communication between the replicas of a distributed step.
 
-Under a `tf.distribute` strategy every replica computes the step of its own rows of the global
-batch: replica 0 the first of them, and so on. What a step must know of all rows goes through here:
-the gradient, features for the queues, counts, means. Every replica gets the same answer, so that
-all of them remember the same, and their variables never differ.
+Under a `tf.distribute` strategy, each replica computes the step for its own rows of the global
+batch; replica 0 has the first rows. Everything that a step needs to know about all rows passes
+through this module: gradients, features for the queues, counts, means. All replicas receive the
+same result, so their variables stay equal. With one replica, the functions return their arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import tensorflow as tf
 
+Values = TypeVar("Values")
+
 
 def count() -> int:
-    """Returns how many replicas compute this step."""
+    """Returns the number of replicas that compute this step.
+
+    Example:
+
+    >>> count()
+    1
+    """
     context = _context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def mean(values):
-    """Returns the mean over the replicas, through which gradients flow.
+def mean(values: Values) -> Values:
+    """Returns the mean over the replicas. Gradients flow through it.
 
     Args:
-        values: A float tensor, or a list of them; of the same shapes on every replica.
+        values: A float tensor, or a list of float tensors, with the same shapes on every replica.
 
     Returns:
-        As much.
+        The same structure as `values`.
 
     Example:
 
     >>> float(mean(tf.constant(3.0)))  # one replica
     3.0
     """
-    context = _context()
-    if context is None:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, _on_device(values))
+    return _reduced(tf.distribute.ReduceOp.MEAN, values)
 
 
-def total(values):
-    """Returns the sum over the replicas; arguments as for `mean`."""
-    context = _context()
-    if context is None:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, _on_device(values))
+def total(values: Values) -> Values:
+    """Returns the sum over the replicas. Gradients flow through it.
+
+    Args:
+        values: A tensor, or a list of tensors, with the same shapes on every replica.
+
+    Returns:
+        The same structure as `values`.
+
+    Example:
+
+    >>> int(total(tf.constant(3)))  # one replica
+    3
+    """
+    return _reduced(tf.distribute.ReduceOp.SUM, values)
 
 
 def gather(rows: tf.Tensor) -> tf.Tensor:
-    """Returns the rows of all replicas, in the order of the global batch; no gradient flows.
+    """Returns the rows of all replicas, in the order of the global batch. No gradient flows.
 
     Args:
-        rows: `(count, ...)`, as many on every replica.
+        rows: `(count, ...)`, with the same count on every replica.
+
+    Returns:
+        `(replicas * count, ...)`.
+
+    Example:
+
+    >>> gather(tf.constant([1, 2])).numpy().tolist()  # one replica
+    [1, 2]
     """
     context = _context()
     if context is None:
@@ -60,13 +83,18 @@ def gather(rows: tf.Tensor) -> tf.Tensor:
 
 
 def own_rows(rows: tf.Tensor) -> tf.Tensor:
-    """Returns this replica's part of what every replica has of the whole global batch.
+    """Returns the rows of this replica, given the rows of the whole global batch.
 
     Args:
-        rows: `(replicas * count, ...)`.
+        rows: `(replicas * count, ...)`, the same on every replica.
 
     Returns:
         `(count, ...)`.
+
+    Example:
+
+    >>> own_rows(tf.constant([1, 2])).numpy().tolist()  # one replica
+    [1, 2]
     """
     context = _context()
     if context is None:
@@ -77,7 +105,11 @@ def own_rows(rows: tf.Tensor) -> tf.Tensor:
 
 
 def average(variables: Iterable[tf.Variable]) -> None:
-    """Sets variables that the replicas have moved by themselves to their mean."""
+    """Sets variables that each replica has updated on its own to their mean over the replicas.
+
+    Args:
+        variables: Float variables, in the same order on every replica.
+    """
     variables = list(variables)
     if _context() is None or not variables:
         return
@@ -86,12 +118,17 @@ def average(variables: Iterable[tf.Variable]) -> None:
         variable.assign(value)
 
 
-def _on_device(values):
-    """The values as tensors that know their device; those that come from outside a step do not."""
+def _reduced(operation: tf.distribute.ReduceOp, values: Values) -> Values:
+    context = _context()
+    return values if context is None else context.all_reduce(operation, _on_device(values))
+
+
+def _on_device(values: Values) -> Values:
+    """Copies values to the device of this replica; tensors from outside the step are on none."""
     return tf.nest.map_structure(tf.identity, values)
 
 
 def _context() -> tf.distribute.ReplicaContext | None:
-    """The context of this replica where there are others, else None."""
+    """Returns the context of this replica, or None if it is the only one."""
     context = tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else context

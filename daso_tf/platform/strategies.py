@@ -1,11 +1,11 @@
-"""Which devices compute a step: one, all of this machine, or those of many machines."""
+"""Selects the devices that compute a step: one, all of this machine, or those of many machines."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ import tensorflow as tf
 from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.platform.rendezvous import Worker, meet
 
-# What a step fails with on the other workers where one of them is gone.
+# The errors that a step raises when another worker has stopped.
 WORKER_GONE = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -28,36 +28,67 @@ _EXAMPLE = (
 
 
 def make(name: str, wait_seconds: float = 300.0) -> tf.distribute.Strategy:
-    """Makes a strategy; with `multi_worker` before TensorFlow has done anything else.
+    """Makes a strategy. Build the learner in its scope.
+
+    Make the `multi_worker` strategy before TensorFlow does anything else.
 
     Args:
-        name: a key of `STRATEGIES`.
-        wait_seconds: how long to wait for the other workers of `multi_worker`.
+        name: A key of `STRATEGIES`.
+        wait_seconds: Time to wait for the other workers of `multi_worker`, in seconds.
 
     Returns:
-        The strategy in whose scope the learner is to be made.
+        The strategy.
 
     Raises:
-        ValueError: `TF_CONFIG` does not say which workers there are.
-        TimeoutError: other workers do not come.
+        ValueError: If there is no strategy of that name, or if `multi_worker` finds no usable
+            `TF_CONFIG`, or Keras 2.
+        TimeoutError: If other workers do not start in time.
+
+    Example:
+
+    >>> make("none").num_replicas_in_sync
+    1
     """
+    if name not in STRATEGIES:
+        raise ValueError(f"There is no strategy {name!r}. Allowed: {', '.join(STRATEGIES)}.")
     return STRATEGIES[name](wait_seconds)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Returns whether this process is the one that writes files and prints.
+
+    Example:
+
+    >>> is_chief(tf.distribute.get_strategy())
+    True
+    """
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec().as_dict():
         return True
-    chief_is_apart = "chief" in resolver.cluster_spec().jobs
-    return resolver.task_type == "chief" or (not chief_is_apart and resolver.task_id == 0)
+    has_chief_job = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief_job and resolver.task_id == 0)
 
 
 def distributed(
     strategy: tf.distribute.Strategy,
     batches_of: Callable[..., tf.data.Dataset],
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """Makes batches for `fit`, by a function that takes an `input_context`."""
+    """Makes batches for `fit` under a strategy.
+
+    Args:
+        strategy: The strategy of the learner.
+        batches_of: Makes the batches. With several replicas it is called once per worker with an
+            `input_context`, and must return batches of that worker's rows.
+
+    Returns:
+        A data set, distributed if there are several replicas.
+
+    Example:
+
+    >>> batches = distributed(tf.distribute.get_strategy(), lambda: tf.data.Dataset.range(3))
+    >>> int(batches.cardinality())
+    3
+    """
     if strategy.num_replicas_in_sync == 1:
         return batches_of()
     return strategy.distribute_datasets_from_function(
@@ -66,10 +97,15 @@ def distributed(
 
 
 def check_same(strategy: tf.distribute.Strategy, name: str, value: int) -> None:
-    """Refuses to begin where the workers differ in what they have read; all of them wait here.
+    """Checks that all workers have read the same value. Every worker waits here for the others.
+
+    Args:
+        strategy: The strategy of the learner.
+        name: What the value is, for the message.
+        value: The value of this worker.
 
     Raises:
-        ValueError: with what each worker has.
+        ValueError: If the workers differ. The message lists their values.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
@@ -79,23 +115,25 @@ def check_same(strategy: tf.distribute.Strategy, name: str, value: int) -> None:
     found = np.unique(strategy.gather(own(), axis=0))
     if len(found) > 1:
         raise ValueError(
-            f"The workers differ in the {name}: {', '.join(map(str, found))}. All of them need the "
+            f"The workers differ in the {name}: {', '.join(map(str, found))}. Give all of them the "
             "same --model_dir, in a folder that they share."
         )
 
 
 def wait_for_chief(strategy: tf.distribute.Strategy) -> None:
-    """Returns once all workers are here: none may leave while the chief has still to write."""
+    """Returns when all workers have called this: none may exit while the chief is writing."""
     check_same(strategy, "end", 0)
 
 
-def _one_device(_) -> tf.distribute.Strategy:
+def _one_device(_: float) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def _mirrored(_) -> tf.distribute.Strategy:
-    """All GPUs of this machine; where there are none, its logical CPU devices, of which it has one
-    unless a program has made more of it."""
+def _mirrored(_: float) -> tf.distribute.Strategy:
+    """Uses all GPUs of this machine, or its logical CPU devices if it has no GPU.
+
+    There is one logical CPU device unless the program has configured more.
+    """
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
@@ -103,27 +141,34 @@ def _mirrored(_) -> tf.distribute.Strategy:
 def _multi_worker(wait_seconds: float) -> tf.distribute.Strategy:
     worker = worker_from_environment()
     if not KERAS_3:
-        # The chief saves alone, and Keras 2's BatchNorm asks all workers where one reads it.
+        # Only the chief saves, but Keras 2 reads BatchNorm statistics with a call to all workers.
         raise ValueError(
-            f"--strategy=multi_worker needs Keras 3, and this is Keras {keras.__version__}. "
-            "Install the newest TensorFlow, or share the steps among the GPUs of one machine: "
+            f"--strategy=multi_worker needs Keras 3, but Keras {keras.__version__} is installed. "
+            "Install the newest TensorFlow, or use the GPUs of one machine with "
             "--strategy=mirrored."
         )
     meet(worker, wait_seconds)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    # TensorFlow would only take note of it.
+    # TensorFlow would only record the signal and keep running.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return strategy
 
 
-STRATEGIES = {"none": _one_device, "mirrored": _mirrored, "multi_worker": _multi_worker}
+STRATEGIES: Mapping[str, Callable[[float], tf.distribute.Strategy]] = {
+    "none": _one_device,
+    "mirrored": _mirrored,
+    "multi_worker": _multi_worker,
+}
 
 
 def worker_from_environment() -> Worker:
-    """Returns what `TF_CONFIG` says of the workers of a run and of this one.
+    """Reads from `TF_CONFIG` which workers a run has and which of them this one is.
+
+    Returns:
+        This worker, with the addresses of all workers.
 
     Raises:
-        ValueError: with what is missing or wrong there.
+        ValueError: If `TF_CONFIG` is not set or not usable. The message says why.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -135,18 +180,18 @@ def worker_from_environment() -> Worker:
     except (ValueError, KeyError, TypeError) as error:
         raise _unusable(f"it is {text!r} ({type(error).__name__}: {error})") from error
     if not isinstance(cluster, dict) or not set(cluster) <= {"chief", "worker"} or not cluster:
-        raise _unusable(f"its cluster is {cluster!r}, and has to be lists of 'chief', 'worker'")
+        raise _unusable(f"its cluster is {cluster!r}, but must be lists of 'chief' and 'worker'")
     addresses = [address for job in ("chief", "worker") for address in cluster.get(job, [])]
     for address in addresses:
         if not str(address).rpartition(":")[2].isdecimal():
             raise _unusable(f"{address!r} is not HOST:PORT")
     if not 0 <= index < len(cluster.get(kind, [])):
-        raise _unusable(f"its task is {kind} {index}, which its cluster {cluster!r} does not have")
+        raise _unusable(f"its task is {kind} {index}, which is not in its cluster {cluster!r}")
     return Worker(addresses, index + (len(cluster.get("chief", [])) if kind == "worker" else 0))
 
 
 def _unusable(reason: str) -> ValueError:
     return ValueError(
-        f"--strategy=multi_worker needs the environment variable TF_CONFIG, and {reason}. It says "
-        f"which workers there are and which of them this is, such as {_EXAMPLE}."
+        f"--strategy=multi_worker needs the environment variable TF_CONFIG, but {reason}. It lists "
+        f"the workers and names this one, for example {_EXAMPLE}."
     )
