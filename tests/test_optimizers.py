@@ -110,7 +110,7 @@ def test_an_unknown_optimizer_is_refused_with_those_that_there_are():
 def test_an_optimizer_of_addons_names_the_extra_to_install(tmp_path, capsys):
     assert run_train(*arguments(model_dir=tmp_path / "run", optimizer="lookahead_sgd")) == 2
     message = capsys.readouterr().err
-    assert "lookahead_sgd needs TensorFlow Addons" in message and "daso_tf[addons]" in message
+    assert "lookahead_sgd needs" in message and 'pip install "daso_tf[addons]"' in message
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ class MissingExtraError(ImportError, ValueError):
     """A package of an extra cannot be imported; the message says how to install it."""
 
 
-def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
+def import_extra(module: str, extra: str, purpose: str, note: str = "") -> ModuleType:
     """Imports a module that an extra of the installation contains.
 
     Args:
         module: Its full name.
         extra: The name of the extra in `setup.py`.
         purpose: What needs it, the subject of the message.
+        note: What else the installation needs, the end of the message.
 
     Returns:
         The module.
@@ -36,5 +37,5 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"{purpose} needs a package that cannot be imported ({error}): "
-            f'pip install "daso_tf[{extra}]"'
+            f'pip install "daso_tf[{extra}]" {note}'.rstrip()
         ) from error

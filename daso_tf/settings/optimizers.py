@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import keras
 
+from daso_tf.platform.extras import import_extra
 from daso_tf.settings.learning_rate import LearningRateSchedule
 
 
@@ -85,17 +87,14 @@ def _lookahead_sgd(rate, momentum, _):
     return lookahead(keras.optimizers.legacy.SGD(rate, momentum, nesterov=True))
 
 
-def _addons(name: str):
-    """Returns TensorFlow Addons' optimizers, or says how to come by the one that is asked for."""
-    try:
-        from tensorflow_addons import optimizers
-    except ImportError as error:
-        raise ValueError(
-            f"The optimizer {name} needs TensorFlow Addons, which cannot be imported beside Keras "
-            f"{keras.__version__} here ({error}). Install daso_tf[addons] under Python 3.11, or "
-            f"choose another of {', '.join(OPTIMIZERS)}."
-        ) from error
-    return optimizers
+def _addons(name: str) -> ModuleType:
+    """Returns TensorFlow Addons' module of optimizers, for the optimizer of a name."""
+    return import_extra(
+        "tensorflow_addons.optimizers",
+        "addons",
+        f"the optimizer {name}",
+        f"under Python 3.11, or choose another of {', '.join(OPTIMIZERS)}",
+    )
 
 
 OPTIMIZERS = {
