@@ -1,4 +1,4 @@
-"""The archives of CIFAR and STL-10 in their published formats, at a small scale."""
+"""The archives of CIFAR and STL-10 in their published formats, with few images."""
 
 import io
 import os
@@ -23,7 +23,7 @@ def random_images(count, size, num_classes, seed):
 
 
 def python2_pickle(rows, labels_key, labels):
-    """The bytes that Python 2 wrote, opcode by opcode, for {"data": rows, labels_key: labels}."""
+    """The bytes, opcode by opcode, that Python 2 writes for {"data": rows, labels_key: labels}."""
     raw = rows.tobytes()
     return b"".join(
         [
@@ -39,7 +39,7 @@ def python2_pickle(rows, labels_key, labels):
 
 
 def cifar_rows(images):
-    """One row an image: the red plane, the green one, the blue one."""
+    """One row per image: the red plane, the green plane, the blue plane."""
     return np.stack([np.concatenate([image[..., c].ravel() for c in range(3)]) for image in images])
 
 
@@ -179,11 +179,11 @@ class _Harmful:
 
 
 @pytest.mark.parametrize("harmful", [_Harmful(), print, np.load, {b"data": {1: _Harmful()}}])
-def test_nothing_that_a_pickle_asks_for_is_run(tmp_path, cifar10, harmful):
-    with pytest.raises(pickle.UnpicklingError, match="which an array does not need"):
+def test_no_code_in_a_pickle_is_run(tmp_path, cifar10, harmful):
+    with pytest.raises(pickle.UnpicklingError, match="which no array needs"):
         RestrictedUnpickler(io.BytesIO(pickle.dumps(harmful))).load()
     pack(cifar10 | {"data_batch_3": pickle.dumps(harmful)}, tmp_path, "cifar10")
-    with pytest.raises(data.DataError, match="data_batch_3 cannot be unpickled: it asks for"):
+    with pytest.raises(data.DataError, match="data_batch_3 cannot be unpickled: it requests"):
         data.load("cifar10", data_dir=tmp_path, **SIZES)
 
 
@@ -192,8 +192,8 @@ def without(files, name):
 
 
 DAMAGE = {
-    "missing file": (lambda f: without(f, "data_batch_4"), "it lacks data_batch_4"),
-    "missing names": (lambda f: without(f, "batches.meta"), "it lacks batches.meta"),
+    "missing file": (lambda f: without(f, "data_batch_4"), "data_batch_4 is missing"),
+    "missing names": (lambda f: without(f, "batches.meta"), "batches.meta is missing"),
     "text": (lambda f: f | {"test_batch": b"text"}, "test_batch cannot be unpickled"),
     "cut off": (
         lambda f: f | {"test_batch": f["test_batch"][:-1000]},
@@ -206,7 +206,7 @@ DAMAGE = {
     ),
     "labels of another length": (
         lambda f: f | {"test_batch": python2_pickle(np.zeros((2, 3072), np.uint8), "labels", [1])},
-        "test_batch has no list of 2 whole numbers",
+        "test_batch has no list of 2 integers",
     ),
     "label beyond the classes": (
         lambda f: f | {"test_batch": python2_pickle(np.zeros((1, 3072), np.uint8), "labels", [10])},
@@ -226,7 +226,7 @@ def test_damaged_cifar_is_explained(tmp_path, cifar10, case):
     with pytest.raises(data.DataError, match=message) as caught:
         data.load("cifar10", data_dir=tmp_path, **SIZES)
     assert str(tmp_path / "cifar-10-batches-py") in str(caught.value)
-    assert "Get cifar-10-python.tar.gz anew" in str(caught.value)
+    assert "Download cifar-10-python.tar.gz again" in str(caught.value)
 
 
 def test_damaged_stl10_is_explained(tmp_path):
@@ -235,7 +235,7 @@ def test_damaged_stl10_is_explained(tmp_path):
     )
     cases = {
         "unlabeled_X.bin": (files["unlabeled_X.bin"][:-1], "82943 bytes, not a multiple of 27648"),
-        "train_y.bin": (bytes(9), "train_y.bin has no list of 10 whole numbers"),
+        "train_y.bin": (bytes(9), "train_y.bin has no list of 10 integers"),
         "test_y.bin": (bytes(10), r"test_y.bin has labels -1\.\.-1 for 10 classes"),
     }
     for name, (content, message) in cases.items():

@@ -1,4 +1,4 @@
-"""CIFAR and STL-10 as tensorflow-datasets keeps them, at a small scale written by the test."""
+"""CIFAR and STL-10 in the format of tensorflow-datasets, with few images written by the test."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ TEN_NAMES = ["airplane", "automobile", *"abcdefg", "truck"]
 
 
 def write_prepared(data_dir, name, version, splits, features):
-    """Writes what `tfds.builder(name, data_dir=...).download_and_prepare()` leaves on disk."""
+    """Writes the files that `tfds.builder(name, data_dir=...).download_and_prepare()` writes."""
     folder = data_dir / name / version
     folder.mkdir(parents=True)
     features = tfds.features.FeaturesDict(features)
@@ -53,7 +53,7 @@ def random_images(count, size, num_classes, seed):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Fails whatever opens a connection."""
+    """Makes every attempt to open a connection fail."""
 
     def refuse(*_, **__):
         raise OSError("the test has no network")
@@ -200,10 +200,10 @@ def test_validation_stands_in_for_a_missing_test_split(tmp_path, no_network):
 
 def test_sets_of_another_kind_are_explained(tmp_path, no_network):
     part = random_images(6, 10, 2, 0)
-    with pytest.raises(data.DataError, match="has the splits 'train'; it needs 'train', and"):
+    with pytest.raises(data.DataError, match=r"has the splits 'train'\. It must have 'train', and"):
         load_own(tmp_path / "one", {"train": part}, own_features())
     two = own_features(coarse_label=tfds.features.ClassLabel(num_classes=3))
-    with pytest.raises(data.DataError, match=r"\['image'\] and \['coarse_label', 'label'\]"):
+    with pytest.raises(data.DataError, match=r"\['image'\] and its class labels \['coarse"):
         load_own(tmp_path / "two", {"train": part, "test": part}, two)
     with pytest.raises(data.DataError, match=r"labels -1\.\.-1; with 2 classes .* 0\.\.1"):
         load_own(tmp_path / "three", {"train": (part[0], [-1] * 6), "test": part}, own_features())

@@ -1,4 +1,4 @@
-"""Image files of every common kind become what a viewer shows."""
+"""Image files of all common formats are decoded to what a viewer shows."""
 
 import numpy as np
 import pytest
@@ -39,20 +39,20 @@ def test_cmyk_jpeg(tmp_path):
     assert np.abs(data.read_image(path).astype(int) - [255, 0, 0]).max() <= 3
 
 
-def test_grey_and_black_and_white(tmp_path, rgb):
-    grey = rgb[..., 0]
-    expected = np.repeat(grey[..., None], 3, -1)
+def test_gray_and_black_and_white(tmp_path, rgb):
+    gray = rgb[..., 0]
+    expected = np.repeat(gray[..., None], 3, -1)
     np.testing.assert_array_equal(
-        data.read_image(saved(tmp_path, Image.fromarray(grey), "x.png")), expected
+        data.read_image(saved(tmp_path, Image.fromarray(gray), "x.png")), expected
     )
-    bits = Image.fromarray(grey > 127)
+    bits = Image.fromarray(gray > 127)
     np.testing.assert_array_equal(
         data.read_image(saved(tmp_path, bits, "y.png")), np.where(expected > 127, 255, 0)
     )
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tiff"])
-def test_16_bit_grey_covers_the_range(tmp_path, name):
+def test_16_bit_gray_covers_the_range(tmp_path, name):
     levels = np.array([[0, 128, 257], [32768, 65407, 65535]], np.uint16)
     image = data.read_image(saved(tmp_path, Image.fromarray(levels), name))
     np.testing.assert_array_equal(image[..., 1], [[0, 0, 1], [128, 255, 255]])
@@ -69,8 +69,8 @@ def test_transparent_parts_are_white(tmp_path):
     pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
     image = data.read_image(saved(tmp_path, Image.fromarray(pixels), "x.png"))
     np.testing.assert_array_equal(image, [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]])
-    grey = np.array([[[7, 255], [7, 0]]], np.uint8)
-    image = data.read_image(saved(tmp_path, Image.fromarray(grey), "y.png"))
+    gray = np.array([[[7, 255], [7, 0]]], np.uint8)
+    image = data.read_image(saved(tmp_path, Image.fromarray(gray), "y.png"))
     np.testing.assert_array_equal(image, [[[7, 7, 7], [255, 255, 255]]])
     palette = Image.fromarray(np.array([[0, 1]], np.uint8))
     palette.putpalette([9, 9, 9, 0, 0, 0])
@@ -140,11 +140,11 @@ def test_unreadable_files_are_named(tmp_path, rgb):
     for name, error in zip(bad, errors.values(), strict=True):
         assert repr(name)[1:-1] in str(error)
     np.testing.assert_array_equal(images[0], images[6])
-    # A header does not tell that the file ends too early.
+    # A header does not show that the file is truncated.
     assert list(decode.image_sizes(paths)[1]) == [2, 3, 4, 5]
 
 
-def test_levels_without_agreed_brightness_are_refused(tmp_path):
+def test_levels_without_a_defined_brightness_are_refused(tmp_path):
     levels = np.array([[0, 70000]], np.int32)
     with pytest.raises(data.DataError, match=r"outside 0\.\.65535"):
         data.read_image(saved(tmp_path, Image.fromarray(levels), "x.tiff"))

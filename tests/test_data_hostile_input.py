@@ -1,4 +1,4 @@
-"""Broken, hostile and odd files: a DataError that names the file, or a correct load."""
+"""Broken, hostile and odd files are loaded correctly, or refused with an error that names them."""
 
 import io
 import itertools
@@ -19,7 +19,7 @@ from daso_tf.data.sources import open_source
 
 
 def encoded(kind, size=(8, 8)):
-    """A picture that changes from pixel to pixel, as the bytes of a file."""
+    """A picture of random pixels, as the bytes of a file."""
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
@@ -27,7 +27,7 @@ def encoded(kind, size=(8, 8)):
 
 
 def png_of_size(width, height, *more_chunks):
-    """A PNG file with a header of that size and too few pixels."""
+    """A PNG file with this size in its header and too few pixels."""
 
     def chunk(kind, content):
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -62,7 +62,7 @@ def load(root, max_bad_files=0):
 
 @pytest.fixture(params=["train/cat/bad.jpg", "test/dog/bad.jpg", "unlabeled/deep/bad.jpg"])
 def place(request, pictures):
-    """Where one more file may be put, for the time of a test."""
+    """A path for one more file, which is removed after the test."""
     path = pictures / request.param
     path.parent.mkdir(exist_ok=True)
     yield path
@@ -90,7 +90,7 @@ BROKEN = {
 
 
 def check_named_or_left_out(pictures, place):
-    """A few training images may be left out, if so wished; test images may not."""
+    """Some training images may be left out if that is allowed; test images may not."""
     with pytest.raises(data.DataError, match=re.escape(repr(str(place)))):
         load(pictures)
     if "test" in place.relative_to(pictures).parts:
@@ -100,7 +100,7 @@ def check_named_or_left_out(pictures, place):
         loaded = load(pictures, max_bad_files=1)
         assert (len(loaded.labeled), len(loaded.unlabeled)) == (6, 3)
         for part in (loaded.labeled, loaded.unlabeled):
-            assert len(np.unique(part.images, axis=0)) == 1  # the good ones are all the same
+            assert len(np.unique(part.images, axis=0)) == 1  # the readable ones are identical
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
@@ -134,7 +134,7 @@ ENDLESS = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"
 @pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
 def test_what_never_ends_is_refused(pictures, place, make):
     make(place)
-    with pytest.raises(data.DataError, match=re.escape(f"{str(place)!r} is no file but a pipe")):
+    with pytest.raises(data.DataError, match=re.escape(f"{str(place)!r} is not a file but a pipe")):
         load(pictures)
 
 
@@ -147,7 +147,7 @@ def test_a_file_that_may_not_be_read_is_named_or_left_out(pictures, place):
 
 def test_a_folder_with_the_name_of_a_picture(pictures, place):
     place.mkdir()
-    if "unlabeled" in place.parts:  # there, folders may have any name
+    if "unlabeled" in place.parts:  # folders in it may have any name
         assert len(load(pictures).unlabeled) == 3
     else:
         with pytest.raises(data.DataError, match=re.escape(f"{str(place)!r} is a folder")):
@@ -180,7 +180,7 @@ def test_odd_names_are_read(pictures, name):
 
 
 @pytest.mark.parametrize("part", ["unlabeled", "validation"])
-def test_a_part_that_leads_nowhere_is_not_taken_for_absent(pictures, tmp_path, part):
+def test_a_broken_link_to_a_part_is_refused(pictures, tmp_path, part):
     for folder in ("train", "test"):
         (tmp_path / folder).symlink_to(pictures / folder)
     (tmp_path / part).symlink_to("not mounted")
@@ -193,13 +193,15 @@ def test_class_names_that_are_no_text_are_refused(pictures, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "cat").symlink_to(pictures / folder / "cat")
         (tmp_path / folder / os.fsdecode(b"d\xf8g")).symlink_to(pictures / folder / "dog")
-    with pytest.raises(data.DataError, match=r"d\\udcf8g' has a name that is no UTF-8") as refusal:
+    with pytest.raises(
+        data.DataError, match=r"name of the class folder .*d\\udcf8g' is not UTF-8"
+    ) as refusal:
         load(tmp_path)
     str(refusal.value).encode()
 
 
 def mutations(original):
-    """Strategy: the bytes with a few of them replaced, and perhaps the end cut off or doubled."""
+    """Strategy: the bytes with some of them replaced, possibly cut off, possibly repeated."""
     place = st.integers(0, len(original) - 1)
     edits = st.lists(st.tuples(place, st.integers(0, 255)), max_size=6)
 
@@ -246,7 +248,7 @@ def test_any_mutation_of_a_list_is_read_or_named(birds, name, drawn):
         source = open_source("semi_aves", birds, labeled=labeled, unlabeled="in+out")
         assert all(map(os.path.isfile, source.train.files))
     except data.DataError as error:
-        # Images that a changed list repeats are named where the other list is.
+        # If a changed list repeats an image, the error can be about the other list.
         assert re.search(rf"\b{name}\b", str(error))
     finally:
         path.write_bytes(original)

@@ -1,4 +1,4 @@
-"""Folders of images: what is found, how it is split, what is refused."""
+"""Folders of images: which files are found, how they are split, what is refused."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def write(path, color=(0, 0, 0), size=(8, 8)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes with 12 and 10 training images; red tells the class, green the image."""
+    """Two classes with 12 and 10 training images; red is the class, green the image."""
     for label, (name, count) in enumerate([("cat", 12), ("dog", 10)]):
         for i in range(count):
             write(tmp_path / "train" / name / f"{i:02}.png", (label, i, 0))
@@ -32,7 +32,7 @@ def load(folder, **options):
     return data.load("image_folder", data_dir=folder, **options)
 
 
-def test_carves_labeled_and_unlabeled(folder):
+def test_labeled_and_unlabeled_images_come_from_train(folder):
     loaded = load(folder, labeled_imbalance=3, unlabeled_imbalance=5, validation_size=4)
     assert loaded.class_names == ("cat", "dog")
     np.testing.assert_array_equal(loaded.labeled_counts, [3, 1])
@@ -50,11 +50,11 @@ def test_statistics_are_those_of_the_training_images(folder):
     loaded = load(folder)
     pixels = np.concatenate([loaded.labeled.images, loaded.unlabeled.images]).reshape(-1, 3) / 255
     np.testing.assert_allclose(loaded.mean, pixels.mean(0), atol=1e-12)
-    # Red varies by less than a grey level and blue not at all.
+    # Red varies by less than one level, and blue not at all.
     np.testing.assert_allclose(loaded.std, np.maximum(pixels.std(0), 1 / 255), rtol=1e-9)
 
 
-def test_an_unlabeled_folder_is_used_as_it_is(folder):
+def test_all_images_of_an_unlabeled_folder_are_used(folder):
     for name in ("a.png", "deep/er/b.png", "deep/c.gif"):
         write(folder / "unlabeled" / name)
     loaded = load(folder, labeled_head=0, unlabeled_head=0)
@@ -72,7 +72,7 @@ def test_a_validation_folder_is_used_or_contradicted(folder):
     loaded = load(folder)
     np.testing.assert_array_equal(loaded.validation.labels, [1])
     assert (loaded.validation.images == 9).all()
-    with pytest.raises(data.DataError, match="validation_size=2, but the data brings"):
+    with pytest.raises(data.DataError, match="validation_size=2, but the data has"):
         load(folder, validation_size=2)
 
 
@@ -115,7 +115,7 @@ def test_only_selected_images_are_read(folder):
         ([(33, 10)], {"resolution": 9}, (10, 33)),
     ],
 )
-def test_size_that_images_are_held_at(folder, sizes, options, expected):
+def test_size_at_which_images_are_kept(folder, sizes, options, expected):
     for i, path in enumerate(sorted(folder.rglob("*.png"))):
         write(path, size=sizes[i % len(sizes)])
     loaded = load(folder, **options)
@@ -123,7 +123,7 @@ def test_size_that_images_are_held_at(folder, sizes, options, expected):
         assert part.size == expected
 
 
-def test_more_than_the_memory_is_refused_with_the_arithmetic(folder, monkeypatch):
+def test_more_images_than_fit_into_memory_are_refused_with_the_calculation(folder, monkeypatch):
     monkeypatch.setattr(memory, "machine_memory", lambda: 2**20)
     needed = r"22 images x 200 x 200 x 3 bytes are 0\.0 GiB, and this machine has 0\.0 GiB"
     with pytest.raises(data.DataError, match=needed):
@@ -178,7 +178,7 @@ REFUSALS = {
         r"test/eel' is a class that is not in train \(2 classes: 'cat', 'dog'\)",
     ),
     "one class": (lambda root: remove(root / "train" / "dog"), "1 class folders"),
-    "file beside classes": (
+    "file next to classes": (
         lambda root: write(root / "train" / "x.png"),
         r"x\.png' is not in the folder of a class",
     ),
@@ -188,7 +188,7 @@ REFUSALS = {
     ),
     "empty unlabeled folder": (
         lambda root: (root / "unlabeled").mkdir(),
-        "unlabeled' holds no images",
+        "unlabeled' has no images",
     ),
 }
 
@@ -208,9 +208,9 @@ def test_missing_place_or_sizes_are_explained(folder):
         data.load("image_folder", data_dir="/nowhere/at/all")
     with pytest.raises(data.DataError, match="both labeled_head and unlabeled_head"):
         load(folder, unlabeled_head=0)
-    with pytest.raises(data.DataError, match=r"Class 'dog' has 10 .* but 11 are asked"):
+    with pytest.raises(data.DataError, match=r"Class 'dog' has 10 .* but 11 are requested"):
         load(folder, labeled_head=6)
-    with pytest.raises(data.DataError, match="known are digits, image_folder, cifar10"):
+    with pytest.raises(data.DataError, match="known data sets are digits, image_folder, cifar10"):
         data.load("imagenet")
     with pytest.raises(data.DataError, match="source_size=-1"):
         load(folder, source_size=-1)

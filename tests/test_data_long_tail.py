@@ -14,13 +14,13 @@ NAMES = [f"class {k}" for k in range(10)]
 
 
 def balanced(per_class, num_classes=10):
-    """Labels in a shuffled order, equally many of each class."""
+    """Labels in a shuffled order, the same number of each class."""
     labels = np.repeat(np.arange(num_classes), per_class)
     return np.random.default_rng(7).permutation(labels)
 
 
-def carve(labels, seed=0, names=NAMES, **sizes):
-    return split(labels, names, LongTail(**sizes), carve_unlabeled=True, seed=seed)
+def carved(labels, seed=0, names=NAMES, **sizes):
+    return split(labels, names, LongTail(**sizes), unlabeled_from_train=True, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_counts_are_those_of_exact_arithmetic(head, imbalance, num_classes):
 
 
 def test_whole_numbers_stay_whole():
-    # 1000 / 1000**(2/3) and the like are whole numbers that powers miss by a rounding error.
+    # Rounding errors make powers such as 1000 / 1000**(2/3) differ from the whole number.
     np.testing.assert_array_equal(class_counts(1000, 1000, 4), [1000, 100, 10, 1])
     np.testing.assert_array_equal(class_counts(7**5, 7**5, 6), [16807, 2401, 343, 49, 7, 1])
 
@@ -46,7 +46,7 @@ def test_whole_numbers_stay_whole():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_split_has_the_counts_and_no_common_image(reverse):
     labels = balanced(500)
-    parts = carve(
+    parts = carved(
         labels,
         labeled_head=50,
         labeled_imbalance=10,
@@ -66,22 +66,22 @@ def test_split_has_the_counts_and_no_common_image(reverse):
 
 def test_labeled_images_do_not_depend_on_the_unlabeled_side():
     labels = balanced(100)
-    one = carve(labels, labeled_head=20, unlabeled_head=80)
-    other = carve(labels, labeled_head=20, unlabeled_head=50, unlabeled_imbalance=5)
+    one = carved(labels, labeled_head=20, unlabeled_head=80)
+    other = carved(labels, labeled_head=20, unlabeled_head=50, unlabeled_imbalance=5)
     np.testing.assert_array_equal(one.labeled, other.labeled)
     assert set(other.unlabeled) < set(one.unlabeled)
-    assert set(carve(labels, labeled_head=10, unlabeled_head=80).labeled) < set(one.labeled)
+    assert set(carved(labels, labeled_head=10, unlabeled_head=80).labeled) < set(one.labeled)
 
 
 def test_seeds_choose_different_images():
     labels = balanced(100)
-    one, other = (carve(labels, seed, labeled_head=20, unlabeled_head=20) for seed in (0, 1))
+    one, other = (carved(labels, seed, labeled_head=20, unlabeled_head=20) for seed in (0, 1))
     assert set(one.labeled) != set(other.labeled)
 
 
 def test_without_a_head_all_images_are_labeled():
     labels = np.array([0] * 7 + [1] * 3)
-    parts = split(labels, ["a", "b"], LongTail(), carve_unlabeled=False, seed=0)
+    parts = split(labels, ["a", "b"], LongTail(), unlabeled_from_train=False, seed=0)
     np.testing.assert_array_equal(parts.labeled, np.arange(10))
     assert len(parts.unlabeled) == len(parts.validation) == 0
 
@@ -89,7 +89,7 @@ def test_without_a_head_all_images_are_labeled():
 def test_own_unlabeled_images_leave_validation_and_thinning():
     labels = balanced(500)
     sizes = LongTail(labeled_head=150, labeled_imbalance=10, validation_size=500)
-    parts = split(labels, NAMES, sizes, carve_unlabeled=False, seed=0)
+    parts = split(labels, NAMES, sizes, unlabeled_from_train=False, seed=0)
     np.testing.assert_array_equal(np.bincount(labels[parts.labeled]), class_counts(150, 10, 10))
     np.testing.assert_array_equal(np.bincount(labels[parts.validation]), [50] * 10)
 
@@ -101,10 +101,10 @@ def test_own_unlabeled_images_leave_validation_and_thinning():
     imbalances=st.tuples(st.floats(1, 50), st.floats(1, 50)),
     reverse=st.booleans(),
     per_class=st.integers(0, 4),
-    carve_unlabeled=st.booleans(),
+    unlabeled_from_train=st.booleans(),
 )
 def test_any_request_is_met_or_refused(
-    there, heads, imbalances, reverse, per_class, carve_unlabeled
+    there, heads, imbalances, reverse, per_class, unlabeled_from_train
 ):
     labels = np.repeat(np.arange(len(there)), there)
     names = NAMES[: len(there)]
@@ -112,7 +112,7 @@ def test_any_request_is_met_or_refused(
         sizes = LongTail(
             heads[0], imbalances[0], heads[1], imbalances[1], reverse, per_class * len(there)
         )
-        parts = split(labels, names, sizes, carve_unlabeled=carve_unlabeled, seed=0)
+        parts = split(labels, names, sizes, unlabeled_from_train=unlabeled_from_train, seed=0)
     except DataError:
         return
     counts = [np.bincount(labels[part], minlength=len(there)) for part in vars(parts).values()]
@@ -133,36 +133,38 @@ def test_any_request_is_met_or_refused(
         ({"unlabeled_head": 5, "unlabeled_imbalance": float("nan")}, "unlabeled_imbalance=nan"),
         ({"labeled_imbalance": 2}, "labeled_imbalance=2 without labeled_head"),
         ({"reverse_unlabeled": True}, "reverse_unlabeled is set without unlabeled_head"),
-        ({"labeled_head": 5}, "both labeled_head and unlabeled_head must say .* 5 and 0"),
+        ({"labeled_head": 5}, "both labeled_head and unlabeled_head must be given: .* 5 and 0"),
         (
             {"labeled_head": 10, "labeled_imbalance": 11, "unlabeled_head": 5},
             "tail class without a labeled image",
         ),
         (
             {"labeled_head": 30, "unlabeled_head": 21},
-            "'class 0' has 50 training images, but 51 are asked of it: 0 for validation, "
+            "'class 0' has 50 training images, but 51 are requested: 0 for validation, "
             "30 labeled and 21 unlabeled",
         ),
         (
             {"labeled_head": 5, "unlabeled_head": 5, "validation_size": 55},
-            "validation_size=55 does not divide into 10 classes.*give 50 or 60",
+            "validation_size=55 cannot be divided evenly among 10 classes.*Give 50 or 60",
         ),
     ],
 )
 def test_impossible_requests_are_explained(sizes, message):
     with pytest.raises(DataError, match=message):
-        carve(balanced(50), **sizes)
+        carved(balanced(50), **sizes)
 
 
 def test_more_refusals():
     labels = np.array([0] * 9 + [2] * 2)
     with pytest.raises(DataError, match="'b' has no labeled image"):
-        split(labels, list("abc"), LongTail(), carve_unlabeled=False, seed=0)
-    with pytest.raises(DataError, match="'c' has 2 training images, and validation takes 2"):
-        split(labels // 2, list("ac"), LongTail(validation_size=4), carve_unlabeled=False, seed=0)
+        split(labels, list("abc"), LongTail(), unlabeled_from_train=False, seed=0)
+    with pytest.raises(DataError, match=r"'c' has 2 training images\. Validation uses 2 of them"):
+        split(
+            labels // 2, list("ac"), LongTail(validation_size=4), unlabeled_from_train=False, seed=0
+        )
     with pytest.raises(DataError, match="unlabeled images of unknown classes"):
-        split(labels, list("abc"), LongTail(unlabeled_head=1), carve_unlabeled=False, seed=0)
+        split(labels, list("abc"), LongTail(unlabeled_head=1), unlabeled_from_train=False, seed=0)
     with pytest.raises(DataError, match="Found 1 class"):
-        split(labels * 0, ["a"], LongTail(), carve_unlabeled=False, seed=0)
+        split(labels * 0, ["a"], LongTail(), unlabeled_from_train=False, seed=0)
     with pytest.raises(DataError, match="seed=-1"):
-        split(labels, list("abc"), LongTail(), carve_unlabeled=False, seed=-1)
+        split(labels, list("abc"), LongTail(), unlabeled_from_train=False, seed=-1)

@@ -1,4 +1,4 @@
-"""Every setting of the paper, by its flag file and the flags that the file's comment tells to add.
+"""Every setting of the paper: the flag files, with the flags that their comments say to add.
 
 The counts were computed by hand from `int(N1 * gamma ** (-r / (K - 1)))`, r = 0 the head class.
 """
@@ -22,7 +22,7 @@ FLAG_FILES = Path(__file__).parents[1] / "flags"
 # Training images of each class in the published sets.
 BENCHMARKS = {"cifar10": [5000] * 10, "cifar100": [500] * 100, "stl10": [500] * 10}
 
-# (flag file, what its comment calls the setting): labeled images of each class, unlabeled ones.
+# (flag file, name of the setting in its comment): labeled images of each class, unlabeled images.
 CIFAR10 = {
     ("cifar10_lt", "as it is"): (
         [500, 299, 179, 107, 64, 38, 23, 13, 8, 5],
@@ -58,7 +58,7 @@ CIFAR10 = {
     ),
 }
 
-# Of 100 classes the first, the last and all together: labeled images, unlabeled ones.
+# (First class, last class, all 100 classes): labeled images, unlabeled images.
 CIFAR100 = {
     ("cifar100_lt", "as it is"): ((150, 15, 5835), (300, 30, 11720)),
     ("cifar100_lt", "stronger imbalance"): ((150, 7, 4741), (300, 15, 9527)),
@@ -66,7 +66,7 @@ CIFAR100 = {
     ("cifar100_lt_50", "stronger imbalance"): ((50, 2, 1545), (400, 20, 12719)),
 }
 
-# Labeled images of each class; the unlabeled ones are taken as they are.
+# Labeled images of each class; all unlabeled images are used.
 STL10 = {
     ("stl10_lt", "as it is"): [450, 348, 269, 208, 161, 125, 96, 75, 58, 45],
     ("stl10_lt", "stronger imbalance"): [450, 322, 231, 165, 118, 85, 61, 43, 31, 22],
@@ -86,7 +86,7 @@ DIGESTS = {
 
 
 def documented(name):
-    """The settings that the comment of a flag file tells to make of it, and the flags for each."""
+    """The settings in the comment of a flag file, with the flags to add for each."""
     text = (FLAG_FILES / f"{name}.cfg").read_text()
     return dict(re.findall(r"^#   (\S.*?)  +(--\S.*)$", text, re.MULTILINE))
 
@@ -97,14 +97,14 @@ def flags_of(name, setting="as it is"):
 
 
 def carved(values, seed=0):
-    """The labels of a set as large as the published one, and how the flags split it."""
+    """Labels of a data set as large as the published one, and how the flags split it."""
     per_class = BENCHMARKS[values["dataset"]]
     labels = np.arange(sum(per_class)) % len(per_class)
     np.testing.assert_array_equal(np.bincount(labels), per_class)
     sizes = LongTail(**{field.name: values[field.name] for field in dataclasses.fields(LongTail)})
     names = list(map(str, range(len(per_class))))
-    brings_unlabeled = values["dataset"] == "stl10"
-    return labels, split(labels, names, sizes, carve_unlabeled=not brings_unlabeled, seed=seed)
+    has_unlabeled = values["dataset"] == "stl10"
+    return labels, split(labels, names, sizes, unlabeled_from_train=not has_unlabeled, seed=seed)
 
 
 def check_disjoint(parts):
@@ -149,7 +149,7 @@ def test_stl10_lt(setting):
     assert values["distribution_temperature"] == 0.3
 
 
-def test_semi_aves_is_taken_as_it_is():
+def test_semi_aves_is_used_as_it_is():
     values = flags_of("semi_aves")
     assert values["dataset"] == "semi_aves"
     sizes = {field.name: values[field.name] for field in dataclasses.fields(LongTail)}
@@ -179,7 +179,7 @@ def test_what_all_settings_share(name):
     assert {key: values[key] for key in paper} == paper
 
 
-def test_every_flag_file_is_held_against_the_paper_or_run_by_the_demo():
+def test_every_flag_file_is_compared_with_the_paper_or_run_by_the_demo():
     files = {path.stem for path in FLAG_FILES.glob("*.cfg")}
     assert files == {*BENCHMARK_FILES, "semi_aves", "digits_lt"}
     for name in files:
@@ -188,7 +188,7 @@ def test_every_flag_file_is_held_against_the_paper_or_run_by_the_demo():
 
 
 @pytest.mark.parametrize("name", BENCHMARK_FILES)
-def test_every_documented_setting_is_held_against_the_paper(name):
+def test_every_documented_setting_is_compared_with_the_paper(name):
     fields = {field.name for field in dataclasses.fields(LongTail)}
     unchanged = flags_of(name)
     for setting in documented(name):

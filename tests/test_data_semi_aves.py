@@ -1,4 +1,4 @@
-"""Semi-Aves at a small scale, written by the test, and its official lists where they are."""
+"""Semi-Aves with few images written by the test, and its official lists if they are available."""
 
 import json
 import lzma
@@ -23,7 +23,7 @@ LISTS = ("l_train", "val", "l_train_val", "test", "u_train_in", "u_train_out")
 
 
 def list_lines(name):
-    """The lines of a list, as published: training and validation images share their folders."""
+    """The lines of a published list: training and validation images share their folders."""
     if name == "l_train_val":
         return sorted(list_lines("l_train") + list_lines("val"))
     if name.startswith("u_"):
@@ -36,12 +36,12 @@ def list_lines(name):
 
 
 def color(label):
-    """A color for each class, far enough from the others to outlast JPEG."""
+    """A color per class, different enough from the others to be recognized after JPEG."""
     return tuple(50 * (label // 6**channel % 6) for channel in range(3))
 
 
 def write_tree(root):
-    """Writes lists and images; the color tells the class, white that it is not known."""
+    """Writes lists and images. The color shows the class; white means that it is not known."""
     for name in LISTS:
         (root / f"{name}.txt").write_text("".join(list_lines(name)))
         for path, label in (line.rsplit(" ", 1) for line in list_lines(name)):
@@ -59,7 +59,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture
 def own(tree, tmp_path):
-    """The same tree, of which lists can be replaced and folders of images removed."""
+    """A copy of the tree in which lists can be replaced and folders of images removed."""
     for entry in tree.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
     return tmp_path
@@ -82,7 +82,7 @@ def test_loads_the_lists_as_they_are(tree):
         expected = [color(label) for label in part.labels]
         assert np.abs(part.images.mean((1, 2)) - expected).max() < 10
     assert (loaded.unlabeled.images > 245).all()
-    # What the weights of torchvision's ImageNet networks expect.
+    # The statistics of the ImageNet weights of torchvision.
     assert loaded.mean == (0.485, 0.456, 0.406)
     assert loaded.std == (0.229, 0.224, 0.225)
 
@@ -109,7 +109,7 @@ def test_which_lists_are_taken(tree, labeled, unlabeled):
         assert source.validation is None  # these images are trained on
 
 
-def test_the_flag_file_tells_how_to_choose(tree):
+def test_the_comment_of_the_flag_file_lists_the_options(tree):
     comment = (Path(__file__).parents[1] / "flags" / "semi_aves.cfg").read_text()
     choices = dict(re.findall(r"^#   \S.*  --(labeled|unlabeled)=(\S+)$", comment, re.MULTILINE))
     assert choices == {"labeled": "l_train_val", "unlabeled": "in+out"}
@@ -119,15 +119,21 @@ def test_the_flag_file_tells_how_to_choose(tree):
 
 
 def test_other_choices_are_refused(tree):
-    with pytest.raises(data.DataError, match="labeled='val'; it must be l_train or l_train_val"):
+    with pytest.raises(
+        data.DataError, match="labeled='val'; for semi_aves it must be l_train or l_train_val"
+    ):
         open_source("semi_aves", tree, labeled="val")
-    with pytest.raises(data.DataError, match=r"unlabeled='out'; it must be in or in\+out"):
+    with pytest.raises(
+        data.DataError, match=r"unlabeled='out'; for semi_aves it must be in or in\+out"
+    ):
         open_source("semi_aves", tree, unlabeled="out")
-    with pytest.raises(data.DataError, match=r"unlabeled='in' chooses .* semi_aves; 'digits' has"):
+    with pytest.raises(
+        data.DataError, match=r"unlabeled='in' is an option of semi_aves; 'digits' has"
+    ):
         open_source("digits", None, unlabeled="in")
     with pytest.raises(data.DataError, match="unlabeled images of unknown classes"):
         data.load("semi_aves", data_dir=tree, unlabeled_head=5)
-    with pytest.raises(data.DataError, match="validation_size=200, but the data brings"):
+    with pytest.raises(data.DataError, match="validation_size=200, but the data has"):
         data.load("semi_aves", data_dir=tree, validation_size=200)
 
 
@@ -150,7 +156,7 @@ def test_names_of_the_classes(own):
     path.write_text("".join(lines))
     assert open_source("semi_aves", own).class_names == tuple(names)
     for wrong, message in [
-        (lines[:-1], "names 199 classes; there are 200"),
+        (lines[:-1], "names 199 classes; it must name 200"),
         (lines[:7] + lines[8:], "line 8 is '8 Genus_species8', not '7 NAME'"),
         (["0 Genus_species1\n", *lines[1:]], "line 2 is '1 Genus_species1', .* with a new name"),
         (["0\n", *lines[1:]], "line 1 is '0'"),
@@ -176,15 +182,23 @@ WRONG = {
     "no number": ("test", "test/1.jpg five\n", "label 'five', not a class from 0 to 199"),
     "no class": ("val", "val/1.jpg 200\n", "label '200', not a class"),
     "unknown class": ("l_train", "x/1.jpg -1\n", "label '-1', not a class from 0 to 199"),
-    "known class": ("u_train_in", "x/1.jpg 5\n", "label '5', not -1, for an image of unknown"),
+    "known class": ("u_train_in", "x/1.jpg 5\n", "label '5', not -1 for an image of unknown"),
     "float": ("test", "test/1.jpg 5.0\n", "label '5.0'"),
     "other digits": ("test", "test/1.jpg \uff15\n", "label '\uff15'"),
-    "parent": ("test", "test/../../etc/x.jpg 5\n", "path 'test/../../etc/x.jpg', which is not"),
-    "absolute": ("test", "/etc/x.jpg 5\n", "path '/etc/x.jpg', which is not plain and relative"),
-    "not plain": ("test", "./test//x.jpg 5\n", "path './test//x.jpg', which is not plain"),
-    "null": ("test", "test/\0.jpg 5\n", r"path 'test/\x00.jpg', which is not plain"),
-    "same again": ("u_train_in", "u_train_in/0.jpg -1\n", "'u_train_in/0.jpg', which u_train_in"),
-    "leak": ("test", "trainval_images/7/val0.jpg 7\n", "'trainval_images/7/val0.jpg', which val"),
+    "parent": ("test", "test/../../etc/x.jpg 5\n", "path 'test/../../etc/x.jpg', which must be"),
+    "absolute": ("test", "/etc/x.jpg 5\n", "path '/etc/x.jpg', which must be relative"),
+    "not plain": ("test", "./test//x.jpg 5\n", "path './test//x.jpg', which must be"),
+    "null": ("test", "test/\0.jpg 5\n", r"path 'test/\x00.jpg', which must be"),
+    "same again": (
+        "u_train_in",
+        "u_train_in/0.jpg -1\n",
+        "'u_train_in/0.jpg', which is already in u_train_in",
+    ),
+    "leak": (
+        "test",
+        "trainval_images/7/val0.jpg 7\n",
+        "'trainval_images/7/val0.jpg', which is already in val",
+    ),
 }
 
 
@@ -207,7 +221,8 @@ def test_wrong_lines_are_counted(own):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"\xff\xfe\0t", "cannot be read: .*utf-8"), (b"\n", "names no image")]
+    ("content", "message"),
+    [(b"\xff\xfe\0t", "cannot be read: .*utf-8"), (b"\n", "lists no images")],
 )
 def test_a_list_that_is_empty_or_no_text_is_refused(own, content, message):
     replace(own, "val", content)
@@ -218,13 +233,13 @@ def test_a_list_that_is_empty_or_no_text_is_refused(own, content, message):
 def test_missing_lists_are_named_together(own):
     (own / "val.txt").unlink()
     (own / "u_train_in.txt").unlink()
-    with pytest.raises(data.DataError, match=r"no val\.txt, no u_train_in\.txt that .* Expected"):
+    with pytest.raises(data.DataError, match=r"missing .*: val\.txt, u_train_in\.txt\. Expected"):
         open_source("semi_aves", own)
-    with pytest.raises(data.DataError, match=r"has no u_train_in\.txt that"):
+    with pytest.raises(data.DataError, match=r"missing or cannot be accessed: u_train_in\.txt\."):
         open_source("semi_aves", own, labeled="l_train_val")
     with pytest.raises(data.DataError, match="needs data_dir"):
         data.load("semi_aves")
-    with pytest.raises(data.DataError, match=r"no l_train\.txt, no val\.txt, no test\.txt"):
+    with pytest.raises(data.DataError, match=r": l_train\.txt, val\.txt, test\.txt"):
         data.load("semi_aves", data_dir="/nowhere/at/all")
 
 
@@ -259,7 +274,7 @@ def test_a_folder_that_leads_to_itself_is_named(own):
 @pytest.fixture(scope="module")
 def official():
     if not OFFICIAL.is_dir():
-        pytest.skip("the official lists are not beside this repository")
+        pytest.skip("the official lists are not available")
     return OFFICIAL
 
 

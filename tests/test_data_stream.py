@@ -1,4 +1,4 @@
-"""Images that stay in files: the same batches as from memory, and bad files on the way."""
+"""Images read from files when needed: the same batches as from memory, and unreadable files."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ CLASSES = ("cat", "dog", "elk")
 
 
 def write(path, value, size=(16, 16)):
-    """Writes an image whose grey level tells which one it is."""
+    """Writes an image whose gray level identifies it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(value)
     pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def write(path, value, size=(16, 16)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """5, 4 and 3 labeled images, 30 unlabeled ones of several kinds, a test image a class."""
+    """5, 4 and 3 labeled images, 30 unlabeled ones of several kinds, one test image per class."""
     for k, name in enumerate(CLASSES):
         for i in range(5 - k):
             write(tmp_path / "train" / name / f"{i}.png", 10 * k + i)
@@ -69,14 +69,14 @@ def test_the_batches_are_those_from_memory(folder):
         np.testing.assert_array_equal(labels, expected_labels)
 
 
-def test_large_sets_stream_by_themselves(folder, monkeypatch):
+def test_large_data_sets_are_streamed_by_default(folder, monkeypatch):
     needed = (12 + 30 + 3) * 16 * 16 * 3
     for there, kind in ((2 * needed, data.Images), (2 * needed - 1, data.ImageFiles)):
         monkeypatch.setattr(data.memory, "machine_memory", lambda there=there: there)
         assert isinstance(load(folder).labeled, kind)
 
 
-def test_an_interrupted_stream_goes_on_where_it_stopped(folder):
+def test_an_interrupted_stream_continues_where_it_stopped(folder):
     truncate(folder / "unlabeled" / "04.jpg")
     whole = batches(load(folder, stream=True), 10)
     rest = batches(load(folder, stream=True), 6, first_step=4)
@@ -85,8 +85,10 @@ def test_an_interrupted_stream_goes_on_where_it_stopped(folder):
 
 
 def levels(all_batches):
-    """Which unlabeled images came, by their grey level."""
-    corners = np.concatenate([unlabeled[:, 1, 1, 0] for (_, unlabeled), _ in all_batches])
+    """Which unlabeled images are in the batches, by their gray level."""
+    corners = np.concatenate([unlabeled[:, 1, 1, 0] for (_, unlabeled), _ in all_batches]).astype(
+        int
+    )
     return [min(range(120, 150), key=lambda value: abs(value - corner)) for corner in corners]
 
 
@@ -101,7 +103,7 @@ def test_bad_files_are_left_out_counted_and_named(folder, stream, caplog):
     for name in ("04.jpg", "07.png", "11.png"):
         assert sum(name in message for message in caplog.messages) == 1
     assert "3 of 10 allowed" in caplog.text
-    # What does not show in its header is found in the stream, and another one takes its place.
+    # A truncated file is found only when it is read; the next one then takes its place.
     assert len(loaded.unlabeled) == (28 if stream else 27)
     good = set(range(120, 150)) - {124, 127, 131}
     assert set(seen) == good
@@ -120,7 +122,7 @@ def test_more_bad_files_than_allowed_stop_before_training(folder, stream):
 
 def test_more_bad_files_than_allowed_stop_the_stream_with_their_names(folder):
     loaded = load(folder, stream=True, max_bad_files=1)
-    for name in ("02.jpg", "06.jpg"):  # damaged while training goes on
+    for name in ("02.jpg", "06.jpg"):  # damaged during training
         truncate(folder / "unlabeled" / name)
     message = "2 image files cannot be read"
     with pytest.raises(data.DataError, match=message) as caught, data.reading(loaded):
@@ -129,7 +131,7 @@ def test_more_bad_files_than_allowed_stop_the_stream_with_their_names(folder):
     assert "06.jpg" in str(caught.value)
 
 
-def test_other_errors_stay_what_they_are(folder):
+def test_other_errors_are_not_changed(folder):
     loaded = load(folder, stream=True)
     with pytest.raises(ZeroDivisionError), data.reading(loaded):
         batches(loaded, 1)
@@ -137,20 +139,20 @@ def test_other_errors_stay_what_they_are(folder):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_test_images_all_have_to_be_readable(folder, stream):
+def test_all_test_images_must_be_readable(folder, stream):
     (folder / "test" / "dog" / "0.png").write_bytes(b"")
-    with pytest.raises(data.DataError, match=r"(?s)test images all have to be.*dog/0\.png"):
+    with pytest.raises(data.DataError, match=r"(?s)test images must be.*dog/0\.png"):
         load(folder, stream=stream)
 
 
-def test_nothing_readable_is_an_error(folder):
+def test_only_unreadable_images_are_an_error(folder):
     for path in (folder / "unlabeled").iterdir():
         truncate(path)
     with pytest.raises(data.DataError, match=r"30 image files cannot be read|None of the image"):
         load(folder, stream=True, max_bad_files=29)
 
 
-def test_files_that_break_while_training_stop_the_run_in_words(
+def test_files_that_break_during_training_stop_the_run_with_a_message(
     folder, tmp_path, monkeypatch, capsys
 ):
     def damage_then_build(*arguments):

@@ -1,4 +1,4 @@
-"""DARP: the refined pseudo-labels, the estimated distribution, and the memory of the layer."""
+"""DARP: the refined pseudo-labels and the memory of the layer."""
 
 import doctest
 
@@ -19,7 +19,7 @@ from scipy.optimize import brentq, minimize
 
 import daso_tf
 from daso_tf.pseudo_labels import DARPPseudoLabeler, darp
-from daso_tf.pseudo_labels.darp import estimate_distribution, refine
+from daso_tf.pseudo_labels.darp import refine
 
 
 def predictions(count, num_classes=K, seed=0):
@@ -106,20 +106,6 @@ def test_classes_without_images_and_sure_predictions():
     assert np.isfinite(refined).all()
     np.testing.assert_allclose(refined.sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_allclose(refined[:9], sure[:9], atol=1e-3)
-
-
-def test_estimated_distribution():
-    rng = np.random.default_rng(0)
-    confusion = rng.dirichlet(np.ones(4), 4).T + 2 * np.eye(4)
-    confusion /= confusion.sum(axis=0)
-    counts = np.array([70.0, 20.0, 10.0, 0.0])
-    np.testing.assert_allclose(
-        estimate_distribution(confusion, confusion @ counts), counts, atol=1e-9
-    )
-    noisy = estimate_distribution(confusion, confusion @ counts + rng.normal(0, 3, 4))
-    assert (noisy >= 0).all() and noisy.argmax() == 0
-    with pytest.raises(ValueError, match="No share of the classes"):
-        estimate_distribution(np.eye(2), np.zeros(2))
 
 
 def labeler_for(**settings):

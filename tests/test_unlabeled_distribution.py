@@ -1,4 +1,4 @@
-"""How many unlabeled images of each class there are: taken, read, and estimated by a run."""
+"""The class distribution of the unlabeled images: known, read from a file, and estimated."""
 
 import doctest
 import json
@@ -14,9 +14,9 @@ from absl.testing import flagsaver
 from command import arguments, run_train
 
 import daso_tf
-from daso_tf.commands.estimate_distribution import estimate, table
+from daso_tf.commands.estimate_distribution import estimate, table, write
 from daso_tf.data import unlabeled_distribution
-from daso_tf.data.unlabeled_distribution import read, write
+from daso_tf.data.unlabeled_distribution import read
 from daso_tf.settings import build
 from daso_tf.settings.flags import FLAGS, adopt_learner_defaults
 
@@ -36,7 +36,7 @@ def three_classes(unlabeled_labels=(0,) * 4 + (1,) * 4 + (2,) * 2, **options):
     )
 
 
-def test_written_file_is_read_back_in_the_order_of_the_classes(tmp_path):
+def test_written_file_is_read_in_the_order_of_the_classes(tmp_path):
     write(tmp_path / "estimate.json", NAMES, np.array([5.5, 0.0, 2.0]))
     assert read(tmp_path / "estimate.json", ("owl", "cat", "dog")) == [2.0, 5.5, 0.0]
     resolved = unlabeled_distribution.unlabeled_distribution(
@@ -48,26 +48,40 @@ def test_written_file_is_read_back_in_the_order_of_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cat: 3", "is no JSON file"),
+        ("cat: 3", "is not a JSON file"),
         ("[3, 2, 1]", "one number of at least 0 for each class"),
         ('{"cat": 3, "dog": -1, "owl": 2}', "one number of at least 0 for each class"),
         ('{"cat": 3, "dog": NaN, "owl": 2}', "one number of at least 0 for each class"),
         ('{"cat": 3, "dog": 1, "eel": 2}', "they differ in: eel, owl"),
     ],
 )
-def test_file_with_something_else_is_refused(content, message, tmp_path):
+def test_file_with_other_content_is_refused(content, message, tmp_path):
     (tmp_path / "estimate.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "estimate.json", NAMES)
 
 
-def test_unknown_truth_is_not_known():
-    with pytest.raises(ValueError, match="of 1 of the 10 unlabeled images the class is not known"):
+def test_known_needs_the_true_classes():
+    with pytest.raises(ValueError, match="the class of 1 of the 10 unlabeled images is not known"):
         unlabeled_distribution.unlabeled_distribution("known", three_classes((-1, *(0,) * 9)))
 
 
+def test_estimated_distribution():
+    rng = np.random.default_rng(0)
+    confusion = rng.dirichlet(np.ones(4), 4).T + 2 * np.eye(4)
+    confusion /= confusion.sum(axis=0)
+    counts = np.array([70.0, 20.0, 10.0, 0.0])
+    np.testing.assert_allclose(
+        daso_tf.data.estimate_distribution(confusion, confusion @ counts), counts, atol=1e-9
+    )
+    noisy = daso_tf.data.estimate_distribution(confusion, confusion @ counts + rng.normal(0, 3, 4))
+    assert (noisy >= 0).all() and noisy.argmax() == 0
+    with pytest.raises(ValueError, match="No class distribution explains"):
+        daso_tf.data.estimate_distribution(np.eye(2), np.zeros(2))
+
+
 class Confused:
-    """A classifier that takes some images of each class for another one."""
+    """A classifier that mistakes some images of each class for another class."""
 
     confusion = np.array([[0.8, 0.1, 0.0], [0.2, 0.7, 0.3], [0.0, 0.2, 0.7]])
 
@@ -76,7 +90,7 @@ class Confused:
         return self.confusion.T[labels].astype(np.float32)
 
 
-def test_estimate_inverts_what_the_network_takes_classes_for():
+def test_estimate_corrects_for_the_confusion_of_classes():
     validation = np.zeros((9, 8, 8, 3), np.uint8), [0, 1, 2] * 3
     data = three_classes(validation=validation)
     run = SimpleNamespace(data=data, learner=Confused(), model_dir="run")
@@ -96,8 +110,8 @@ def test_estimate_needs_validation_images_of_every_class(validation):
         estimate(run, batch_size=4)
 
 
-def test_command_estimates_by_a_finished_run(finished_run, tmp_path):
-    """What it writes is what training takes."""
+def test_command_estimates_from_a_finished_run(finished_run, tmp_path):
+    """Training accepts the file that the command writes."""
     output = tmp_path / "estimate.json"
     process = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Where raw images come from: sources, long-tailed splits, batches."""
+"""Where raw images come from: data sets, long-tailed splits, batches."""
 
 from daso_tf.data.batches import (
     check_split,
@@ -17,6 +17,8 @@ from daso_tf.data.semi_supervised import (
     with_pseudo_labeled,
 )
 from daso_tf.data.sources import DATASETS
+from daso_tf.data.statistics import channel_statistics
+from daso_tf.data.unlabeled_distribution import estimate_distribution
 
 __all__ = [
     "DATASETS",
@@ -25,7 +27,9 @@ __all__ = [
     "ImageFiles",
     "Images",
     "SemiSupervisedData",
+    "channel_statistics",
     "check_split",
+    "estimate_distribution",
     "evaluation_batches",
     "even_batches",
     "from_arrays",

@@ -1,10 +1,11 @@
-"""Image files of any common kind as uint8 RGB arrays, by Pillow."""
+"""Decodes image files of all common formats to uint8 RGB arrays, with Pillow."""
 
+import contextlib
 import dataclasses
 import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,12 +15,12 @@ from PIL import Image, ImageOps
 from daso_tf.data.errors import DataError
 from daso_tf.data.memory import empty_images
 
-# EXIF orientations that turn the picture by a quarter, so that height and width change places.
+# EXIF orientations that rotate by 90 degrees, which swaps height and width.
 _ORIENTATION_TAG = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 
-# Pillow goes by a file's content, whatever its name, and would start another program for some
-# kinds (EPS). These it reads by itself, each where it was built with it.
+# Pillow recognizes a format by the file's content, whatever its name, and starts another program
+# for some formats (EPS). It decodes these formats itself, if it was built with them.
 Image.init()
 _FORMATS = tuple(
     kind
@@ -30,30 +31,47 @@ _FORMATS = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
-    """The content of an image file that does not lie in a folder, with a name for messages."""
+    """The content of an image file that is not on disk.
+
+    Args:
+        name: a name for messages.
+        content: the bytes of the file.
+    """
 
     name: str
     content: bytes
 
 
-ImageFile = str | os.PathLike | EncodedImage
+ImageFile = str | os.PathLike[str] | EncodedImage
 
 
 def read_image(file: ImageFile) -> np.ndarray:
-    """Reads one image file as a viewer would show it.
+    """Reads one image file, the way a viewer shows it.
 
-    The EXIF orientation is applied. Grey, palette and CMYK images become RGB; transparent parts
-    are shown over white; of 16-bit grey the full range 0..65535 is brought to 0..255; of an
-    animation the first frame counts.
+    The EXIF orientation is applied. Gray, palette and CMYK images are converted to RGB.
+    Transparent parts are shown on white. 16-bit gray is scaled from 0..65535 to 0..255. Only the
+    first frame of an animation is read.
 
     Args:
-        file: path, or content, of a JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000 or AVIF file.
+        file: path of a JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000 or AVIF file, or its content
+            as `daso_tf.data.decode.EncodedImage`.
 
     Returns:
-        uint8 array of shape (height, width, 3).
+        uint8 array of shape (height, width, 3), RGB in 0..255.
 
     Raises:
         DataError: the file cannot be read as an image.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "red.png")
+    ...     Image.new("RGB", (20, 10), "red").save(path)
+    ...     image = daso_tf.data.read_image(path)
+    >>> image.shape, image[0, 0].tolist()
+    ((10, 20, 3), [255, 0, 0])
     """
     with _opened(file) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -63,16 +81,15 @@ def read_image(file: ImageFile) -> np.ndarray:
 def read_images(
     files: Sequence[ImageFile], size: tuple[int, int]
 ) -> tuple[np.ndarray, dict[int, DataError]]:
-    """Reads image files in parallel, all brought to one size.
+    """Reads image files in parallel and resizes them to one size.
 
     Args:
         files: N files.
-        size: height and width in pixels. Images of other sizes are resized (antialiased bilinear,
-            the aspect ratio is not kept).
+        size: height and width in pixels; see `resize`.
 
     Returns:
-        A uint8 array of shape (N, height, width, 3), and what is wrong with the files that cannot
-        be read, by their position; what the array holds in their place means nothing.
+        A uint8 array of shape (N, height, width, 3), and a dictionary with the position and the
+        error of each file that cannot be read. Their places in the array have arbitrary content.
     """
     images = empty_images(len(files), size)
 
@@ -85,16 +102,16 @@ def read_images(
 def image_sizes(
     files: Sequence[ImageFile],
 ) -> tuple[set[tuple[int, int]], dict[int, DataError]]:
-    """Looks at the headers of image files in parallel.
+    """Reads the sizes of image files in parallel, from their headers.
 
     Args:
         files: N files.
 
     Returns:
-        The sizes (height, width) that occur, and what is wrong with the files that are no images,
-        by their position.
+        The set of sizes (height, width), and a dictionary with the position and the error of each
+        file that is not an image.
     """
-    sizes = set()
+    sizes: set[tuple[int, int]] = set()
 
     def look(index: int) -> None:
         with _opened(files[index]) as image:
@@ -106,7 +123,22 @@ def image_sizes(
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns a uint8 RGB image at `size` (height, width), antialiased bilinear."""
+    """Resizes an image with antialiased bilinear interpolation.
+
+    The aspect ratio is not kept.
+
+    Args:
+        image: uint8 array of shape (height, width, 3).
+        size: new height and width in pixels.
+
+    Returns:
+        uint8 array of shape (*size, 3); `image` itself if it has this size.
+
+    Example:
+
+    >>> daso_tf.data.resize(np.zeros((10, 20, 3), np.uint8), (8, 8)).shape
+    (8, 8, 3)
+    """
     if image.shape[:2] == tuple(size):
         return image
     height, width = size
@@ -114,55 +146,46 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized)
 
 
-class _opened:  # noqa: N801 - reads as the context manager it is
-    """Opens an image file; whatever goes wrong inside is a DataError with the file's name."""
-
-    def __init__(self, file: ImageFile):
-        encoded = isinstance(file, EncodedImage)
-        self.name = file.name if encoded else os.fspath(file)
-        self.file = io.BytesIO(file.content) if encoded else file
-
-    def __enter__(self):
-        try:
-            if not isinstance(self.file, io.BytesIO) and not stat.S_ISREG(
-                os.stat(self.file).st_mode
-            ):
-                raise ValueError("it is no regular file")  # reading a pipe might never end
-            self.image = Image.open(self.file, formats=_FORMATS)
-        except Exception as error:
-            raise self._refusal(error) from error
-        return self.image
-
-    def __exit__(self, kind, error, trace):
-        self.image.close()
-        # Decoders raise whatever they like on broken files (OSError, SyntaxError, struct.error,
-        # DecompressionBombError, ...); to the user all of them are one thing.
-        if isinstance(error, Exception):
-            raise self._refusal(error) from error
-
-    def _refusal(self, error):
-        return DataError(
-            f"{self.name!r} cannot be read as an image ({type(error).__name__}: {error}). "
+@contextlib.contextmanager
+def _opened(file: ImageFile) -> Iterator[Image.Image]:
+    """Opens an image file; any error inside becomes a `DataError` with the file's name."""
+    # Decoders raise arbitrary exceptions for broken files (OSError, SyntaxError, struct.error,
+    # DecompressionBombError, ...). To the user they all mean the same.
+    try:
+        with _open(file) as image:
+            yield image
+    except Exception as error:
+        name = file.name if isinstance(file, EncodedImage) else os.fspath(file)
+        raise DataError(
+            f"{name!r} cannot be read as an image ({type(error).__name__}: {error}). "
             "Replace the file or remove it."
-        )
+        ) from error
+
+
+def _open(file: ImageFile) -> Image.Image:
+    if isinstance(file, EncodedImage):
+        return Image.open(io.BytesIO(file.content), formats=_FORMATS)
+    if not stat.S_ISREG(os.stat(file).st_mode):
+        raise ValueError("it is not a regular file")  # reading a pipe might never end
+    return Image.open(file, formats=_FORMATS)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("grey levels outside 0..65535 have no agreed brightness")
+            raise ValueError("gray levels outside 0..65535 have no defined brightness")
         image = Image.fromarray(np.round(levels / 257).astype(np.uint8))
     elif image.mode == "F":
-        raise ValueError("floating-point grey levels have no agreed brightness")
+        raise ValueError("floating-point gray levels have no defined brightness")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _for_each(task: Callable, count: int, description: str) -> dict[int, DataError]:
-    """Runs `task` on 0..count-1 in a thread pool; returns what failed."""
+def _for_each(task: Callable[[int], None], count: int, description: str) -> dict[int, DataError]:
+    """Runs `task` on 0..count-1 in a thread pool; returns the errors."""
 
     def errors_of(block: Sequence[int]) -> dict[int, DataError]:
         errors = {}
@@ -173,11 +196,11 @@ def _for_each(task: Callable, count: int, description: str) -> dict[int, DataErr
                 errors[index] = error
         return errors
 
-    # Blocks, since handing over a small image takes as long as decoding it.
+    # In blocks, because passing a small image to a thread takes as long as decoding it.
     blocks = [range(start, min(start + 16, count)) for start in range(0, count, 16)]
-    errors = {}
-    # Pillow decodes without Python's lock, so threads do use all cores. disable=None: no bar where
-    # the output is not a terminal.
+    errors: dict[int, DataError] = {}
+    # Pillow releases Python's lock while it decodes, so threads use all cores. disable=None: no
+    # bar if the output is not a terminal.
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm.tqdm(desc=description, total=count, disable=None, leave=False) as bar,

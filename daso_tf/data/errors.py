@@ -1,4 +1,4 @@
-"""What cannot be used of the data, and how much of that is put up with."""
+"""Errors in the data, and how many unreadable image files are allowed."""
 
 import threading
 
@@ -6,27 +6,36 @@ from absl import logging
 
 
 class DataError(ValueError):
-    """The data cannot be used as asked; the message says what was found and what to do."""
-
-
-class UnreadableFiles:
-    """Counts image files that cannot be read, names each in the log, and stops at a limit.
-
-    Args:
-        limit: files that may be left out.
-        reason: why there may not be more, the end of a sentence that says how many there are.
-
-    Attributes:
-        messages: what is wrong with each file, in the order they were found.
-        failure: the DataError that was raised when the limit was passed; None before.
+    """The data cannot be used as requested; the message says what was found and what to do.
 
     Example:
 
-    >>> unreadable = UnreadableFiles(limit=0, reason="test images have to be complete")
+    >>> try:
+    ...     daso_tf.data.load("digits", labeled_head=-1)
+    ... except daso_tf.data.DataError as error:
+    ...     print(error)
+    labeled_head=-1; it must be 0 or more.
+    """
+
+
+class UnreadableFiles:
+    """Counts image files that cannot be read, logs each of them, and stops at a limit.
+
+    Args:
+        limit: number of files that may be left out.
+        reason: why no more are allowed. It ends the sentence "N image files cannot be read, and".
+
+    Attributes:
+        messages: what is wrong with each file, in the order in which they were found.
+        failure: the `DataError` that was raised when the limit was exceeded; None before that.
+
+    Example:
+
+    >>> unreadable = UnreadableFiles(limit=0, reason="all images must be readable")
     >>> unreadable.add(DataError("'a.jpg' is empty."))
     Traceback (most recent call last):
         ...
-    daso_tf.data.errors.DataError: 1 image file cannot be read, and test images have to be complete:
+    daso_tf.data.errors.DataError: 1 image file cannot be read, and all images must be readable:
       'a.jpg' is empty.
     """
 
@@ -38,17 +47,17 @@ class UnreadableFiles:
         self._lock = threading.Lock()  # files are read in parallel
 
     def add(self, *errors: DataError) -> None:
-        """Counts files.
+        """Counts unreadable files.
 
         Args:
-            *errors: what is wrong with each of them.
+            *errors: one error per file.
 
         Raises:
-            DataError: there are more than the limit now; names the first of them.
+            DataError: the limit is exceeded; the message names the first files.
         """
         with self._lock:
             for error in errors:
-                if str(error) in self.messages:  # two readers met the same file
+                if str(error) in self.messages:  # two threads read the same file
                     continue
                 self.messages.append(str(error))
                 count = len(self.messages)

@@ -1,7 +1,7 @@
-"""Images of one size with their labels: held in memory, or in files and read when asked for.
+"""Images of one size with their labels, held in memory or read from files when needed.
 
-Both can be asked the same: how many, which labels, which size, a few of them as an array, batches
-of them as a dataset.
+`Images` and `ImageFiles` have the same interface: length, labels, size, `take` for some images as
+an array, and `dataset` for batches.
 """
 
 import dataclasses
@@ -16,42 +16,45 @@ from daso_tf.data import decode
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.memory import as_tensor
 
-UNKNOWN = -1  # the label of an image whose class nobody knows
+UNKNOWN = -1  # label of an image whose class is not known
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Images:
-    """Images of one size with their labels.
+    """Images of one size in memory, with their labels.
 
     Args:
         images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
-        labels: integer array of shape (N,), class numbers from 0, -1 where the class is unknown;
-            kept as int32.
+        labels: integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
+            the class is not known; stored as int32.
 
     Raises:
-        DataError: shapes or types are others.
+        DataError: a shape or type is wrong.
 
     Example:
 
-    >>> daso_tf.data.Images(np.zeros((2, 8, 8, 3), np.uint8), [0, 1]).size
-    (8, 8)
+    >>> images = daso_tf.data.Images(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
+    >>> images
+    Images(2 images of size (8, 8), 2 classes)
+    >>> images.size, len(images), images.labels
+    ((8, 8), 2, array([0, 1], dtype=int32))
     """
 
     images: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise DataError(
                 f"Images are {images.dtype} of shape {images.shape}; they must be uint8 RGB in "
-                "0..255 of shape (N, height, width, 3). Repeat the channel of grey images three "
+                "0..255 of shape (N, height, width, 3). Repeat the channel of gray images three "
                 "times, and scale floats to 0..255 first."
             )
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             raise DataError(
                 f"Labels are {labels.dtype} of shape {labels.shape} for {len(images)} images; "
-                f"they must be integers of shape ({len(images)},), one an image."
+                f"they must be integers of shape ({len(images)},), one per image."
             )
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int32))
@@ -59,13 +62,24 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Images({_summary(self)})"
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.images.shape[1:3]
+        height, width = self.images.shape[1:3]
+        return height, width
 
     def take(self, members: np.ndarray) -> np.ndarray:
-        """Returns the images at `members`, uint8 of shape (len(members), height, width, 3)."""
+        """Returns some of the images.
+
+        Args:
+            members: integer array of shape (n,), positions in 0..N-1.
+
+        Returns:
+            uint8 array of shape (n, height, width, 3).
+        """
         return self.images[members]
 
     def dataset(
@@ -75,8 +89,8 @@ class Images:
 
         Args:
             members: dataset of positions, integers in 0..N-1.
-            batch_size: images a batch.
-            drop_remainder: whether a last batch that is smaller is left out.
+            batch_size: images per batch.
+            drop_remainder: whether to leave out a last batch that is smaller.
 
         Returns:
             A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape
@@ -87,44 +101,61 @@ class Images:
         return members.map(lambda at: (tf.gather(values, at), tf.gather(labels, at)))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageFiles:
-    """Image files with their labels, read in parallel whenever they are asked for.
+    """Image files with their labels, read in parallel each time they are needed.
 
-    In place of a file that cannot be read stands the next one that can, image and label: so the
-    images of a step stay a function of the step's number, as a resumed run needs it.
+    Where a file cannot be read, the next readable file takes its place, with its own label. The
+    images of a step thus depend only on the number of the step, which a resumed run relies on.
 
     Args:
-        files: N files.
-        labels: int32 array of shape (N,), class numbers from 0, -1 where the class is unknown.
-        size: height and width in pixels that images are brought to.
-        unreadable: counts the files that cannot be read.
+        files: N files: paths, or `daso_tf.data.decode.EncodedImage`.
+        labels: integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
+            the class is not known; stored as int32.
+        size: height and width in pixels; all images are resized to it.
+        unreadable: counts the files that cannot be read. By default none may be unreadable.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "cat.png")
+    ...     Image.new("RGB", (20, 10), "white").save(path)
+    ...     images = daso_tf.data.ImageFiles([path], [0], size=(8, 8))
+    ...     images, images.take(np.array([0])).shape
+    (ImageFiles(1 image of size (8, 8), 1 class), (1, 8, 8, 3))
     """
 
     files: Sequence[decode.ImageFile]
     labels: np.ndarray
     size: tuple[int, int]
-    unreadable: UnreadableFiles
+    unreadable: UnreadableFiles = dataclasses.field(
+        default_factory=lambda: UnreadableFiles(0, "all of these images must be readable")
+    )
+    _left_out: set[int] = dataclasses.field(default_factory=set, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels).astype(np.int32))
-        object.__setattr__(self, "_left_out", set())
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"ImageFiles({_summary(self)})"
+
     def take(self, members: np.ndarray) -> np.ndarray:
-        """See `Images.take`."""
+        """Reads some of the images; see `Images.take`."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.stack([image for image, _ in pool.map(self._read, members)])
 
     def dataset(
         self, members: tf.data.Dataset, batch_size: int, drop_remainder: bool
     ) -> tf.data.Dataset:
-        """See `Images.dataset`."""
+        """Makes batches of images and labels; see `Images.dataset`."""
 
-        def read(member):
-            # Pillow decodes without Python's lock, so these calls do use all cores.
+        def read(member: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # Pillow releases Python's lock while it decodes, so these calls use all cores.
             image, label = tf.numpy_function(self._read, [member], [tf.uint8, tf.int32])
             return tf.ensure_shape(image, (*self.size, 3)), tf.ensure_shape(label, ())
 
@@ -143,3 +174,15 @@ class ImageFiles:
                 self._left_out.add(place)
                 self.unreadable.add(error)
         raise DataError("None of the image files can be read.")
+
+
+def _summary(images: Images | ImageFiles) -> str:
+    """Returns counts, size and classes in words, for a `repr`."""
+    known = images.labels[images.labels != UNKNOWN]
+    classes, unknown = len(np.unique(known)), len(images) - len(known)
+    parts = [f"{len(images)} image{'s' * (len(images) != 1)} of size {images.size}"]
+    if classes:
+        parts.append(f"{classes} class{'es' * (classes > 1)}")
+    if unknown:
+        parts.append(f"{unknown} of unknown class")
+    return ", ".join(parts)

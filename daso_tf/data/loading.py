@@ -1,34 +1,34 @@
-"""From the name of a data set to images in memory."""
+"""From the name of a data set to its images."""
 
 import dataclasses
 import functools
+import inspect
+import os
 
 import numpy as np
 
 from daso_tf.data import memory
-from daso_tf.data.channel_statistics import channel_statistics
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.long_tail import LongTail, split
-from daso_tf.data.pools import Pool
+from daso_tf.data.pools import Pool, Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
-from daso_tf.data.sources import open_source
+from daso_tf.data.sources import OPTIONS, open_source
 from daso_tf.data.sources.source import Source
+from daso_tf.data.statistics import channel_statistics
 
-# Views are made at an image's own size and then resized (STL-10: 96 to 32). Past this factor,
-# augmenting at the own size costs more than it is worth.
+# Views are made at an image's own size and then resized (STL-10: 96 to 32 pixels). Beyond this
+# factor, augmentation at the image's own size costs more than it is worth.
 _LARGEST_REDUCTION = 4
 
 _TRAINING = ("labeled", "unlabeled")
-_STATISTICS_SAMPLE = 2048  # images of a part that channel statistics are computed of
+_STATISTICS_SAMPLE = 2048  # images of each part from which channel statistics are computed
 
 
 def load(
     dataset: str,
     *,
-    data_dir: str | None = None,
-    labeled: str | None = None,
-    unlabeled: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     labeled_head: int = 0,
     labeled_imbalance: float = 1.0,
     unlabeled_head: int = 0,
@@ -40,56 +40,67 @@ def load(
     stream: bool | None = None,
     max_bad_files: int = 10,
     seed: int = 0,
+    **options: str | None,
 ) -> SemiSupervisedData:
     """Loads a data set, split into labeled, unlabeled, validation and test images.
 
-    Unlabeled images are those that the data set brings (STL-10, or an `unlabeled` folder), used
-    as they are; where it brings none, they are carved from the training images.
+    If the data set has unlabeled images of its own (STL-10, or a folder `unlabeled`), all of them
+    are used. Otherwise unlabeled images are taken from the training images.
 
-    Images that are all of one size, at most four times the resolution, keep it; else they are
-    brought to `resolution` x `resolution`. They are held in memory as uint8, or, where they are
-    files, read and decoded again whenever a batch needs them.
+    If all images have the same size, at most four times the resolution, they keep it. Otherwise
+    they are resized to `resolution` x `resolution`. Images are kept in memory as uint8. Image
+    files can also be read again each time a batch needs them, see `stream`.
 
     Args:
-        dataset: one of `daso_tf.data.DATASETS`; NAME in the last of them stands for any name that
-            tensorflow-datasets knows.
-        data_dir: folder that holds the data; None where the data set knows its place.
-        labeled: labeled images of `semi_aves`: "l_train", the default, or "l_train_val".
-        unlabeled: unlabeled images of `semi_aves`: "in", the default, or "in+out".
-        labeled_head: labeled images of the largest class; 0 takes all there are, as they are.
-        labeled_imbalance: labeled images of the largest class over those of the smallest, >= 1.
-        unlabeled_head: unlabeled images of the largest class; needed where they are carved.
-        unlabeled_imbalance: the same ratio for the unlabeled images, >= 1.
-        reverse_unlabeled: whether the unlabeled images have the opposite order of classes.
-        validation_size: images set aside from the training images, equally many of each class.
-        source_size: pixels a side to hold images at; 0 decides as said above.
-        resolution: pixels a side that the network will see.
-        stream: whether images in files are read when they are needed; False reads all now, None
-            does so where they take at most half of this machine's memory. The batches are the same.
-        max_bad_files: training images in files that may turn out to be unreadable: these are left
-            out and named in the log. Validation and test images all have to be readable.
-        seed: integer >= 0 that fixes which images go where.
+        dataset: one of `daso_tf.data.DATASETS`. In the last of them, NAME stands for any name in
+            tensorflow-datasets.
+        data_dir: folder of the data; None where the data set has a default.
+        labeled_head: labeled images of the head class; 0 uses all images as they are.
+        labeled_imbalance: imbalance ratio of the labeled images (head class over tail class), >= 1.
+        unlabeled_head: unlabeled images of the head class; required if they are taken from the
+            training images.
+        unlabeled_imbalance: imbalance ratio of the unlabeled images, >= 1.
+        reverse_unlabeled: whether the unlabeled images have the opposite order of classes: the
+            labeled tail class is their head class.
+        validation_size: training images used for validation, the same number of each class.
+        source_size: height and width in pixels at which images are kept; 0 chooses as described
+            above.
+        resolution: height and width in pixels of the network's input.
+        stream: whether image files are read each time they are needed. False reads all of them
+            now. None reads them now if they need at most half of this machine's memory. The
+            batches are the same.
+        max_bad_files: how many unreadable training files may be left out; the log names them.
+            Validation and test files must all be readable.
+        seed: integer >= 0 that determines the split.
+        **options: options of the data set. `semi_aves` has `labeled` ("l_train", the default, or
+            "l_train_val": its labeled images) and `unlabeled` ("in", the default, or "in+out": its
+            unlabeled images). None means the default.
 
     Returns:
         A `SemiSupervisedData`.
 
     Raises:
-        DataError: the data is not there, broken, or not enough for what is asked.
+        DataError: the data is missing, broken or too small for the request, or the data set does
+            not have an option.
+        TypeError: an argument is unknown.
 
     Example:
 
     >>> data = daso_tf.data.load(
     ...     "digits", labeled_head=40, labeled_imbalance=10, unlabeled_head=90, resolution=8)
+    >>> data
+    SemiSupervisedData(159 labeled, 900 unlabeled, 360 test images of size (8, 8), 10 classes)
     >>> data.labeled_counts
     array([40, 30, 23, 18, 14, 11,  8,  6,  5,  4])
     """
+    _check_names(options)
     if source_size < 0 or resolution < 1 or max_bad_files < 0:
         raise DataError(
             f"source_size={source_size}, resolution={resolution}, max_bad_files={max_bad_files}; "
             "source_size must be 0 or more and resolution 1 or more, in pixels, and max_bad_files "
             "0 or more."
         )
-    wanted = LongTail(
+    sizes = LongTail(
         labeled_head,
         labeled_imbalance,
         unlabeled_head,
@@ -97,35 +108,35 @@ def load(
         reverse_unlabeled,
         validation_size,
     )
-    selection = select(dataset, data_dir, wanted, seed, labeled=labeled, unlabeled=unlabeled)
+    selection = select(dataset, data_dir, sizes, seed, **options)
     return selection.read(source_size, resolution, stream, max_bad_files)
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which images of a data set make which part; the images themselves are not read yet.
+    """Which images of a data set make up which part. The images are not read yet.
 
     Args:
         source: the data set.
-        parts: a pool and the members chosen of it, by the part's name in `SemiSupervisedData`.
+        parts: by the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
     """
 
     source: Source
     parts: dict[str, tuple[Pool, np.ndarray]]
 
     @property
-    def sizes(self) -> set[tuple[int, int]]:
-        """The sizes (height, width) of the chosen images, as the source has them."""
-        return set().union(*(sizes for sizes, _ in self._headers.values()))
+    def sizes(self) -> set[Size]:
+        """The sizes (height, width) of the chosen images in the source."""
+        return {size for sizes, _ in self._headers.values() for size in sizes}
 
     def read(
         self, source_size: int, resolution: int, stream: bool | None, max_bad_files: int
     ) -> SemiSupervisedData:
-        """Reads the images, or makes ready to read them; arguments as `load` says."""
+        """Reads the images, or prepares to read them; see `load` for the arguments."""
         training = UnreadableFiles(
             max_bad_files, f"max_bad_files allows {max_bad_files} among training images"
         )
-        evaluation = UnreadableFiles(0, "validation and test images all have to be readable")
+        evaluation = UnreadableFiles(0, "all validation and test images must be readable")
         images, size = {}, self._common_size(source_size, resolution)
         count = sum(len(members) for _, members in self.parts.values())
         if stream is None:
@@ -153,11 +164,11 @@ class Selection:
         )
 
     @functools.cached_property
-    def _headers(self):
-        """What the headers of the chosen images say, by the part's name; see `Pool.sizes`."""
+    def _headers(self) -> dict[str, tuple[set[Size], dict[int, DataError]]]:
+        """Sizes and errors of the chosen images, by the part's name; see `Pool.sizes`."""
         return {name: pool.sizes(members) for name, (pool, members) in self.parts.items()}
 
-    def _common_size(self, source_size: int, resolution: int) -> tuple[int, int]:
+    def _common_size(self, source_size: int, resolution: int) -> Size:
         if source_size:
             return source_size, source_size
         if len(self.sizes) == 1:
@@ -169,32 +180,49 @@ class Selection:
 
 def select(
     dataset: str,
-    data_dir: str | None,
-    wanted: LongTail,
+    data_dir: str | os.PathLike[str] | None,
+    sizes: LongTail,
     seed: int,
-    *,
-    labeled: str | None = None,
-    unlabeled: str | None = None,
+    **options: str | None,
 ) -> Selection:
-    """Finds a data set and chooses which of its images make which part; see `load`."""
-    source = open_source(dataset, data_dir, labeled=labeled, unlabeled=unlabeled)
-    if source.validation is not None and wanted.validation_size:
+    """Opens a data set and chooses which of its images make up which part.
+
+    Args:
+        dataset: see `load`.
+        data_dir: see `load`.
+        sizes: how many images each class should have.
+        seed: integer >= 0 that determines the split.
+        **options: options of the data set.
+
+    Returns:
+        A `Selection`.
+
+    Raises:
+        DataError: see `load`.
+    """
+    source = open_source(dataset, data_dir, **options)
+    if source.validation is not None and sizes.validation_size:
         raise DataError(
-            f"validation_size={wanted.validation_size}, but the data brings validation images of "
-            "its own; leave validation_size at 0 to use those, or remove them."
+            f"validation_size={sizes.validation_size}, but the data has validation images of its "
+            "own. Leave validation_size at 0 to use those, or remove them."
         )
-    carve = source.unlabeled is None
     chosen = split(
-        source.train.labels, source.class_names, wanted, carve_unlabeled=carve, seed=seed
+        source.train.labels,
+        source.class_names,
+        sizes,
+        unlabeled_from_train=source.unlabeled is None,
+        seed=seed,
     )
     parts = {
         "labeled": (source.train, chosen.labeled),
-        "unlabeled": (source.train, chosen.unlabeled) if carve else _all_of(source.unlabeled),
+        "unlabeled": (source.train, chosen.unlabeled)
+        if source.unlabeled is None
+        else _all_of(source.unlabeled),
         "test": _all_of(source.test),
     }
     if source.validation is not None:
         parts["validation"] = _all_of(source.validation)
-    elif wanted.validation_size:
+    elif sizes.validation_size:
         parts["validation"] = (source.train, chosen.validation)
     return Selection(source, parts)
 
@@ -204,6 +232,15 @@ def _all_of(pool: Pool) -> tuple[Pool, np.ndarray]:
 
 
 def _sample(images: Images | ImageFiles) -> np.ndarray:
-    """Returns images evenly spread, the same ones whether they are in memory or in files."""
+    """Returns evenly spaced images: the same ones from memory and from files."""
     spread = np.linspace(0, len(images) - 1, min(_STATISTICS_SAMPLE, len(images)))
     return images.take(spread.astype(int))
+
+
+def _check_names(options: dict[str, str | None]) -> None:
+    """Refuses a misspelled argument, which Python takes for an option of the data set."""
+    if unknown := [name for name in options if name not in OPTIONS]:
+        own = [name for name in inspect.signature(load).parameters if name != "options"]
+        raise TypeError(
+            f"load has no argument {unknown[0]!r}; its arguments are {', '.join([*own, *OPTIONS])}."
+        )

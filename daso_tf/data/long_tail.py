@@ -1,7 +1,7 @@
-"""Which images are labeled, unlabeled and for validation: long-tailed splits in plain NumPy.
+"""Long-tailed splits: which images are labeled, unlabeled and for validation.
 
-The splits are those of Oh, Kim, Kweon, "DASO" (CVPR 2022), experimental setup: class counts fall
-exponentially from the head class to the tail class, the imbalance ratio being their quotient.
+As in Oh, Kim, Kweon, "DASO" (CVPR 2022), experimental setup: class counts fall exponentially from
+the head class to the tail class. The imbalance ratio is head count over tail count.
 """
 
 import dataclasses
@@ -16,18 +16,24 @@ from daso_tf.data.shuffle import Stream, random_order
 
 @dataclasses.dataclass(frozen=True)
 class LongTail:
-    """How many images of each class are wanted; the meaning of the flags of the same names.
+    """How many images each class should have; the flags of the same names mean the same.
 
     Args:
-        labeled_head: labeled images of the head class (N1 in the paper); 0 takes all there are.
-        labeled_imbalance: labeled images of the head class over those of the tail class, >= 1.
-        unlabeled_head: unlabeled images of the head class (M1); 0 takes all there are.
-        unlabeled_imbalance: the same ratio for the unlabeled images, >= 1.
-        reverse_unlabeled: whether the unlabeled images have the opposite order of classes.
-        validation_size: images set aside for validation, equally many of each class.
+        labeled_head: labeled images of the head class (N1 in the paper); 0 uses all images.
+        labeled_imbalance: imbalance ratio of the labeled images, >= 1.
+        unlabeled_head: unlabeled images of the head class (M1); 0 uses all images.
+        unlabeled_imbalance: imbalance ratio of the unlabeled images, >= 1.
+        reverse_unlabeled: whether the unlabeled images have the opposite order of classes: the
+            labeled tail class is their head class.
+        validation_size: images for validation, the same number of each class.
 
     Raises:
-        DataError: a value is outside its range, or a ratio is given without its head.
+        DataError: a value is outside its range, or an imbalance ratio is given without its head.
+
+    Example:
+
+    >>> LongTail(labeled_head=500, labeled_imbalance=100, unlabeled_head=4000).validation_size
+    0
     """
 
     labeled_head: int = 0
@@ -37,7 +43,7 @@ class LongTail:
     reverse_unlabeled: bool = False
     validation_size: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("labeled_head", "unlabeled_head", "validation_size"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name}={getattr(self, name)}; it must be 0 or more.")
@@ -45,13 +51,13 @@ class LongTail:
             head, imbalance = getattr(self, f"{side}_head"), getattr(self, f"{side}_imbalance")
             if not 1 <= imbalance < math.inf:
                 raise DataError(
-                    f"{side}_imbalance={imbalance}; it is head class over tail class, so it must "
-                    "be 1 (uniform) or more."
+                    f"{side}_imbalance={imbalance}; it is the head count over the tail count, so "
+                    "it must be 1 (uniform) or more."
                 )
             if imbalance != 1 and head == 0:
                 raise DataError(
-                    f"{side}_imbalance={imbalance} without {side}_head, which 0 leaves as it is; "
-                    f"give {side}_head, the images of the largest class."
+                    f"{side}_imbalance={imbalance} without {side}_head; with {side}_head=0 all "
+                    f"images are used as they are. Give {side}_head, the images of the head class."
                 )
         if self.reverse_unlabeled and self.unlabeled_head == 0:
             raise DataError("reverse_unlabeled is set without unlabeled_head; give both.")
@@ -59,7 +65,13 @@ class LongTail:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Positions of the images of each part, ascending int64 arrays without common members."""
+    """Positions of the images of each part: sorted int64 arrays that share no position.
+
+    Args:
+        labeled: positions of the labeled images.
+        unlabeled: positions of the unlabeled images; empty if they are not training images.
+        validation: positions of the validation images.
+    """
 
     labeled: np.ndarray
     unlabeled: np.ndarray
@@ -69,16 +81,16 @@ class Split:
 def class_counts(
     head: int, imbalance: float, num_classes: int, reverse: bool = False
 ) -> np.ndarray:
-    """Returns the images of each class of a long-tailed set.
+    """Returns the number of images of each class of a long-tailed set.
 
-    Class of rank r out of K gets `int(head * (1 / imbalance) ** (r / (K - 1)))`; the rank is the
-    class number, or counts from the other end where `reverse` is set.
+    The class of rank r out of K has `int(head * (1 / imbalance) ** (r / (K - 1)))` images. The
+    rank is the class number, or K - 1 minus the class number if `reverse` is set.
 
     Args:
-        head: images of the largest class.
-        imbalance: largest class over smallest, >= 1.
+        head: images of the head class.
+        imbalance: imbalance ratio, >= 1.
         num_classes: K, at least 2.
-        reverse: whether the last class is the largest.
+        reverse: whether the last class is the head class.
 
     Returns:
         int64 array of shape (num_classes,).
@@ -88,7 +100,7 @@ def class_counts(
     >>> class_counts(500, 100, 10)
     array([500, 299, 179, 107,  64,  38,  23,  13,   8,   5])
     """
-    # The 1e-9 keeps a whole number whole where a machine's power function falls just below it.
+    # The 1e-9 corrects a power function that returns slightly less than a whole number.
     counts = [
         int(head / imbalance ** (rank / (num_classes - 1)) + 1e-9) for rank in range(num_classes)
     ]
@@ -100,28 +112,36 @@ def split(
     class_names: Sequence[str],
     sizes: LongTail,
     *,
-    carve_unlabeled: bool,
+    unlabeled_from_train: bool,
     seed: int,
 ) -> Split:
     """Splits training images into disjoint validation, labeled and unlabeled parts.
 
-    Of each class, in a random order fixed by the seed, validation takes the first images, labeled
-    the next ones and unlabeled the last ones. So the labeled images stay the same whatever is
-    asked of the unlabeled side, and a smaller part is contained in a larger one.
+    The images of each class are put in a random order. The first ones are for validation, the next
+    ones labeled, the last ones unlabeled. The labeled images therefore do not depend on the
+    settings of the unlabeled ones, and a smaller part is contained in a larger one.
 
     Args:
         labels: integer array of shape (N,), classes 0..K-1.
         class_names: K names, for messages.
-        sizes: how many images are wanted.
-        carve_unlabeled: whether unlabeled images come from these, too; where they come from
-            elsewhere, the unlabeled part is empty.
-        seed: integer >= 0.
+        sizes: how many images each class should have.
+        unlabeled_from_train: whether unlabeled images are taken from these images too. If not, the
+            unlabeled part is empty.
+        seed: integer >= 0 that determines the order.
 
     Returns:
         A `Split`.
 
     Raises:
-        DataError: a class has fewer images than asked of it, or would have no labeled one.
+        DataError: a class has fewer images than requested, or would have no labeled image.
+
+    Example:
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> sizes = LongTail(labeled_head=2, labeled_imbalance=2, unlabeled_head=2)
+    >>> parts = split(labels, ["cat", "dog"], sizes, unlabeled_from_train=True, seed=0)
+    >>> labels[parts.labeled], labels[parts.unlabeled]
+    (array([0, 0, 1]), array([0, 0, 1, 1]))
     """
     num_classes = len(class_names)
     if num_classes < 2:
@@ -133,12 +153,12 @@ def split(
             f"Training images have labels {labels.min()}..{labels.max()}; with {num_classes} "
             f"classes they must be in 0..{num_classes - 1}."
         )
-    there = np.bincount(labels, minlength=num_classes)
+    available = np.bincount(labels, minlength=num_classes)
     for_validation = _validation_per_class(sizes.validation_size, num_classes)
-    labeled, unlabeled = _asked_of_each_class(sizes, there - for_validation, carve_unlabeled)
-    _check_enough(class_names, there, for_validation, labeled, unlabeled)
+    labeled, unlabeled = _requested(sizes, available - for_validation, unlabeled_from_train)
+    _check_enough(class_names, available, for_validation, labeled, unlabeled)
 
-    parts = {"labeled": [], "unlabeled": [], "validation": []}
+    parts: dict[str, list[np.ndarray]] = {"labeled": [], "unlabeled": [], "validation": []}
     for k in range(num_classes):
         members = np.flatnonzero(labels == k)
         members = members[random_order(len(members), Stream.SPLIT, seed, k)]
@@ -153,33 +173,37 @@ def _validation_per_class(validation_size: int, num_classes: int) -> int:
     per_class, remainder = divmod(validation_size, num_classes)
     if remainder:
         raise DataError(
-            f"validation_size={validation_size} does not divide into {num_classes} classes; it is "
-            f"class-balanced, so give {per_class * num_classes} or {(per_class + 1) * num_classes}."
+            f"validation_size={validation_size} cannot be divided evenly among {num_classes} "
+            "classes, and each class must have the same number of validation images. Give "
+            f"{per_class * num_classes} or {(per_class + 1) * num_classes}."
         )
     return per_class
 
 
-def _asked_of_each_class(sizes: LongTail, there: np.ndarray, carve_unlabeled: bool):
-    num_classes = len(there)
-    if carve_unlabeled and not (sizes.labeled_head and sizes.unlabeled_head):
+def _requested(
+    sizes: LongTail, available: np.ndarray, unlabeled_from_train: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labeled and the unlabeled images requested of each class."""
+    num_classes = len(available)
+    if unlabeled_from_train and not (sizes.labeled_head and sizes.unlabeled_head):
         raise DataError(
-            "Labeled and unlabeled images are both carved from the training images here, so both "
-            "labeled_head and unlabeled_head must say how many the largest class gives; they are "
-            f"{sizes.labeled_head} and {sizes.unlabeled_head}."
+            "The labeled and the unlabeled images are both taken from the training images here, so "
+            "both labeled_head and unlabeled_head must be given: the images of the head class. "
+            f"They are {sizes.labeled_head} and {sizes.unlabeled_head}."
         )
-    if not carve_unlabeled and sizes.unlabeled_head:
+    if not unlabeled_from_train and sizes.unlabeled_head:
         raise DataError(
-            f"unlabeled_head={sizes.unlabeled_head}, but this data set brings unlabeled images of "
-            "unknown classes, which are used as they are; leave unlabeled_head at 0."
+            f"unlabeled_head={sizes.unlabeled_head}, but this data set has unlabeled images of "
+            "unknown classes, which are used as they are. Leave unlabeled_head at 0."
         )
-    labeled = there
+    labeled = available
     if sizes.labeled_head:
         labeled = class_counts(sizes.labeled_head, sizes.labeled_imbalance, num_classes)
         if labeled.min() == 0:
             raise DataError(
-                f"labeled_head={sizes.labeled_head} over labeled_imbalance="
-                f"{sizes.labeled_imbalance} leaves the tail class without a labeled image; every "
-                "class needs at least one. Give a larger head or a smaller imbalance."
+                f"labeled_head={sizes.labeled_head} with labeled_imbalance="
+                f"{sizes.labeled_imbalance} leaves the tail class without a labeled image, but "
+                "every class needs at least one. Give a larger head or a smaller imbalance ratio."
             )
     unlabeled = class_counts(
         sizes.unlabeled_head, sizes.unlabeled_imbalance, num_classes, sizes.reverse_unlabeled
@@ -187,19 +211,26 @@ def _asked_of_each_class(sizes: LongTail, there: np.ndarray, carve_unlabeled: bo
     return labeled, unlabeled
 
 
-def _check_enough(class_names, there, for_validation, labeled, unlabeled) -> None:
+def _check_enough(
+    class_names: Sequence[str],
+    available: np.ndarray,
+    for_validation: int,
+    labeled: np.ndarray,
+    unlabeled: np.ndarray,
+) -> None:
     for k, name in enumerate(class_names):
-        if there[k] == 0:
+        if available[k] == 0:
             raise DataError(f"Class {name!r} has no labeled image; add some, or remove the class.")
-        if for_validation + labeled[k] + unlabeled[k] > there[k]:
+        requested = for_validation + labeled[k] + unlabeled[k]
+        if requested > available[k]:
             raise DataError(
-                f"Class {name!r} has {there[k]} training images, but "
-                f"{for_validation + labeled[k] + unlabeled[k]} are asked of it: {for_validation} "
-                f"for validation, {labeled[k]} labeled and {unlabeled[k]} unlabeled. Lower "
-                "labeled_head, unlabeled_head or validation_size, or raise the imbalance."
+                f"Class {name!r} has {available[k]} training images, but {requested} are "
+                f"requested: {for_validation} for validation, {labeled[k]} labeled and "
+                f"{unlabeled[k]} unlabeled. Lower labeled_head, unlabeled_head or validation_size, "
+                "or raise the imbalance ratio."
             )
         if labeled[k] <= 0:
             raise DataError(
-                f"Class {name!r} has {there[k]} training images, and validation takes "
-                f"{for_validation}, which leaves no labeled one; lower validation_size."
+                f"Class {name!r} has {available[k]} training images. Validation uses "
+                f"{for_validation} of them, so no labeled image is left. Lower validation_size."
             )

@@ -1,4 +1,4 @@
-"""How many images are held in memory at once, and how TensorFlow comes to see them."""
+"""How many images fit into memory, and how TensorFlow gets them without a copy."""
 
 import math
 import os
@@ -9,21 +9,21 @@ import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 
-_ALIGNMENT = 64  # bytes; TensorFlow uses memory of others only where it starts at such an address
+_ALIGNMENT = 64  # bytes; TensorFlow shares memory only if it starts at a multiple of this
 
 
 def empty_images(count: int, size: tuple[int, int]) -> np.ndarray:
-    """Returns room for images, in memory that `as_tensor` need not copy.
+    """Allocates an array for images in memory that `as_tensor` does not copy.
 
     Args:
         count: how many images.
         size: their height and width in pixels.
 
     Returns:
-        uint8 array of shape (count, height, width, 3) with whatever was in that memory.
+        uint8 array of shape (count, height, width, 3) with arbitrary content.
 
     Raises:
-        DataError: this machine has not that much memory.
+        DataError: this machine does not have enough memory.
     """
     check_memory(count, size)
     shape = (count, *size, 3)
@@ -35,8 +35,8 @@ def empty_images(count: int, size: tuple[int, int]) -> np.ndarray:
 def as_tensor(array: np.ndarray) -> tf.Tensor:
     """Returns a tensor on the host with the content of an array.
 
-    An aligned array, which `empty_images` gives, is not copied: the 2.8 GB of STL-10 are there
-    once. Such an array must not be written to any more.
+    An aligned array, such as one from `empty_images`, is shared and not copied: the 2.8 GB of
+    STL-10 exist once. Such an array must not be changed afterwards.
     """
     aligned = array.size and array.ctypes.data % _ALIGNMENT == 0
     if aligned and array.flags.c_contiguous and array.flags.writeable:
@@ -46,23 +46,23 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def check_memory(count: int, size: tuple[int, int]) -> None:
-    """Refuses images that would not fit into this machine's memory.
+    """Refuses images that do not fit into this machine's memory.
 
     Args:
         count: how many images.
         size: their height and width in pixels.
 
     Raises:
-        DataError: with the arithmetic.
+        DataError: they do not fit; the message shows the calculation.
     """
     height, width = size
-    needed, there = bytes_of(count, size), machine_memory()
-    if needed > there:
+    needed, available = bytes_of(count, size), machine_memory()
+    if needed > available:
         raise DataError(
             f"{count:,} images x {height} x {width} x 3 bytes are {needed / 2**30:.1f} GiB, and "
-            f"this machine has {there / 2**30:.1f} GiB of memory. Give a smaller source_size "
-            "(pixels a side that images are held at), fewer images, or stream=True where they are "
-            "files."
+            f"this machine has {available / 2**30:.1f} GiB of memory. Give a smaller source_size "
+            "(height and width in pixels at which images are kept), fewer images, or stream=True "
+            "if the images are files."
         )
 
 
@@ -75,7 +75,7 @@ def bytes_of(count: int, size: tuple[int, int]) -> int:
 def machine_memory() -> int:
     """Returns the bytes of memory that this process may use."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use of it, or "max"
+    limit = Path("/sys/fs/cgroup/memory.max")  # the limit of a container, or "max"
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         memory = min(memory, int(text))
     return memory

@@ -1,4 +1,4 @@
-"""Images that a source offers, read only once it is known which of them are wanted."""
+"""The images that a source offers, read only after the split has chosen among them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,29 +15,35 @@ Size = tuple[int, int]  # height and width in pixels
 
 
 class Pool(Protocol):
-    """Labeled images that can be asked for their sizes and then read.
+    """Images with labels that report their sizes and can then be read.
 
-    Attributes:
-        labels: int array of shape (N,), -1 where the class is unknown.
+    `members` are always the positions of some of the images, an integer array.
     """
 
-    labels: np.ndarray
+    @property
+    def labels(self) -> np.ndarray:
+        """Integer array of shape (N,), -1 where the class is not known."""
 
     def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
-        """Returns the sizes of the images at `members`, and what is wrong with unreadable ones."""
+        """Returns the sizes of the images, and the errors of unreadable images by position."""
 
     def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
-        """Reads the images at `members` into memory, without those that turn out unreadable."""
+        """Reads the images into memory at `size`; unreadable images are counted and left out."""
 
     def stream(
         self, members: np.ndarray, size: Size, unreadable: UnreadableFiles
     ) -> Images | ImageFiles:
-        """Returns the images at `members` without reading them now, where that is possible."""
+        """Returns the images without reading them now, where possible."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayPool:
-    """Images that are in memory already: uint8 (N, height, width, 3)."""
+    """Images in memory.
+
+    Args:
+        images: uint8 array of shape (N, height, width, 3).
+        labels: see `Pool.labels`.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -53,7 +59,7 @@ class ArrayPool:
             for place, member in enumerate(members):
                 images[place] = decode.resize(self.images[member], size)
         else:
-            # 100,000 images taken as they are must not be held twice.
+            # Avoids a second copy of STL-10's 100,000 unlabeled images, which are used as they are.
             everything = len(members) == len(self.images)
             images = self.images if everything else self.images[members]
         return Images(images, self.labels[members])
@@ -63,13 +69,18 @@ class ArrayPool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FilePool:
-    """Images that are files, in a folder or elsewhere."""
+    """Images in files.
+
+    Args:
+        files: N paths or encoded images.
+        labels: see `Pool.labels`.
+    """
 
     files: Sequence[decode.ImageFile]
     labels: np.ndarray
 
     def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
-        """See `Pool.sizes`; looks at the files' headers alone."""
+        """See `Pool.sizes`; reads only the headers of the files."""
         sizes, errors = decode.image_sizes([self.files[member] for member in members])
         return sizes, {int(members[place]): error for place, error in errors.items()}
 

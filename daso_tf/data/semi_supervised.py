@@ -1,35 +1,46 @@
-"""What training needs: labeled, unlabeled, validation and test images, checked once."""
+"""The data of a training run: labeled, unlabeled, validation and test images, checked together."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from daso_tf.data.channel_statistics import channel_statistics
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
+from daso_tf.data.statistics import channel_statistics
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SemiSupervisedData:
-    """The parts of a data set for imbalanced semi-supervised learning.
+    """The parts of a data set for semi-supervised learning.
 
-    All parts share one image size. Every class has at least one labeled image, and there is at
-    least one unlabeled image.
+    `daso_tf.data.load` and `daso_tf.data.from_arrays` make it. All parts have the same image size.
+    Every class has at least one labeled image, and there is at least one unlabeled image.
 
     Args:
-        labeled: training images with their classes.
-        unlabeled: training images without; labels serve statistics only, -1 where unknown.
-        validation: images to choose settings with, or None.
-        test: images to report on, or None.
-        class_names: one name a class, in the order of the labels.
+        labeled: training images whose class is known.
+        unlabeled: training images that are used without their class. Their labels only serve to
+            measure the quality of pseudo-labels; -1 (`daso_tf.data.UNKNOWN`) where unknown.
+        validation: images for choosing settings, or None.
+        test: images for the final result, or None.
+        class_names: K names, in the order of the labels.
         mean: channel means of the training images, in 0..1.
         std: channel standard deviations of the training images, in 0..1.
 
     Raises:
-        DataError: a part breaks what is said above, or holds a label outside 0..K-1.
+        DataError: a part breaks one of these rules, or has a label outside 0..K-1.
+
+    Example:
+
+    >>> images = np.zeros((6, 8, 8, 3), np.uint8)
+    >>> data = daso_tf.data.from_arrays(images[:2], [0, 1], images[2:])
+    >>> data
+    SemiSupervisedData(2 labeled, 4 unlabeled images of size (8, 8), 2 classes)
+    >>> data.num_classes, data.class_names, data.unlabeled_counts
+    (2, ('0', '1'), None)
     """
 
     labeled: Images | ImageFiles
@@ -40,8 +51,15 @@ class SemiSupervisedData:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_parts(self)
+
+    def __repr__(self) -> str:
+        counts = [f"{len(part)} {name}" for name, part in _parts(self).items() if part is not None]
+        return (
+            f"SemiSupervisedData({', '.join(counts)} images of size {self.labeled.size}, "
+            f"{self.num_classes} classes)"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +73,7 @@ class SemiSupervisedData:
 
     @property
     def unlabeled_counts(self) -> np.ndarray | None:
-        """Unlabeled images of each class, int64 of shape (K,); None where that is not known."""
+        """Unlabeled images of each class, int64 of shape (K,); None where some are unknown."""
         if (self.unlabeled.labels == UNKNOWN).any():
             return None
         return np.bincount(self.unlabeled.labels, minlength=self.num_classes)
@@ -63,28 +81,29 @@ class SemiSupervisedData:
 
 def from_arrays(
     labeled_images: np.ndarray,
-    labels: np.ndarray,
+    labels: npt.ArrayLike,
     unlabeled_images: np.ndarray,
     *,
-    validation: tuple[np.ndarray, np.ndarray] | None = None,
-    test: tuple[np.ndarray, np.ndarray] | None = None,
+    validation: tuple[np.ndarray, npt.ArrayLike] | None = None,
+    test: tuple[np.ndarray, npt.ArrayLike] | None = None,
     class_names: Sequence[str] | None = None,
-    unlabeled_labels: np.ndarray | None = None,
+    unlabeled_labels: npt.ArrayLike | None = None,
 ) -> SemiSupervisedData:
-    """Makes training data of arrays that are already in memory.
+    """Makes training data from arrays in memory.
 
     Args:
         labeled_images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
-        labels: integer array of shape (N,), classes 0..K-1, every class at least once.
+        labels: integer array of shape (N,), classes 0..K-1; every class occurs at least once.
         unlabeled_images: uint8 array of shape (M, height, width, 3).
-        validation: pair of images and labels, or None.
-        test: pair of images and labels, or None.
+        validation: a pair of images and labels, or None.
+        test: a pair of images and labels, or None.
         class_names: K names; by default "0", "1", ... up to the largest label.
-        unlabeled_labels: integer array of shape (M,) with the true classes, -1 where unknown;
-            used only to report how good pseudo-labels are. By default all unknown.
+        unlabeled_labels: integer array of shape (M,) with the true classes, -1 where unknown.
+            They only serve to measure the quality of pseudo-labels. By default all are unknown.
 
     Returns:
-        A `SemiSupervisedData`; mean and std are those of the labeled and unlabeled images.
+        A `SemiSupervisedData`. Its `mean` and `std` are the channel statistics of the labeled and
+        unlabeled images.
 
     Raises:
         DataError: a shape, type or label is not as described.
@@ -97,39 +116,56 @@ def from_arrays(
     >>> data.labeled_counts
     array([1, 1])
     """
-    labeled = Images(labeled_images, labels)
+    labeled = Images(labeled_images, np.asarray(labels))
     if unlabeled_labels is None:
         unlabeled_labels = np.full(len(unlabeled_images), UNKNOWN, np.int32)
-    unlabeled = Images(unlabeled_images, unlabeled_labels)
+    unlabeled = Images(unlabeled_images, np.asarray(unlabeled_labels))
     if class_names is None:
         class_names = [str(k) for k in range(labeled.labels.max(initial=0) + 1)]
     mean, std = channel_statistics(labeled.images, unlabeled.images)
     return SemiSupervisedData(
         labeled,
         unlabeled,
-        None if validation is None else Images(*validation),
-        None if test is None else Images(*test),
+        _images(validation),
+        _images(test),
         tuple(class_names),
         mean,
         std,
     )
 
 
+def _images(pair: tuple[np.ndarray, npt.ArrayLike] | None) -> Images | None:
+    if pair is None:
+        return None
+    images, labels = pair
+    return Images(images, np.asarray(labels))
+
+
 def with_pseudo_labeled(
     data: SemiSupervisedData, positions: np.ndarray, labels: np.ndarray
 ) -> SemiSupervisedData:
-    """Adds unlabeled images to the labeled ones; they stay among the unlabeled ones, too.
+    """Adds unlabeled images with pseudo-labels to the labeled images.
+
+    The added images also stay among the unlabeled images. `mean` and `std` do not change.
 
     Args:
         data: any data.
         positions: integer array of shape (S,), positions of unlabeled images.
-        labels: integer array of shape (S,), the classes that they are taken for.
+        labels: integer array of shape (S,), their pseudo-labels.
 
     Returns:
         The data with S more labeled images.
+
+    Example:
+
+    >>> images = np.zeros((6, 8, 8, 3), np.uint8)
+    >>> data = daso_tf.data.from_arrays(images[:2], [0, 1], images[2:])
+    >>> daso_tf.data.with_pseudo_labeled(data, np.array([3]), np.array([1])).labeled_counts
+    array([1, 2])
     """
     labeled, unlabeled = data.labeled, data.unlabeled
     labels = np.concatenate([labeled.labels, labels])
+    extended: Images | ImageFiles
     if isinstance(unlabeled, ImageFiles) and isinstance(labeled, ImageFiles):
         files = [*labeled.files, *(unlabeled.files[position] for position in positions)]
         extended = ImageFiles(files, labels, labeled.size, labeled.unreadable)
@@ -141,13 +177,24 @@ def with_pseudo_labeled(
 
 @contextlib.contextmanager
 def reading(data: SemiSupervisedData) -> Iterator[None]:
-    """Makes the error of a file that cannot be read, deep inside TensorFlow, the `DataError` it is.
+    """Raises a `DataError` where TensorFlow stops because files cannot be read.
+
+    TensorFlow reports such files with an error of its own, in which their names are hard to find.
+    All other errors pass unchanged.
 
     Args:
-        data: what is read in this context.
+        data: the data that is read inside the context.
 
     Raises:
-        DataError: more files turn out to be unreadable than may be left out.
+        DataError: more files are unreadable than may be left out.
+
+    Example:
+
+    >>> images = np.zeros((6, 8, 8, 3), np.uint8)
+    >>> data = daso_tf.data.from_arrays(images[:2], [0, 1], images[2:])
+    >>> with daso_tf.data.reading(data):
+    ...     sum(len(images) for images, _ in daso_tf.data.evaluation_batches(data.labeled, 8))
+    2
     """
     try:
         yield
@@ -168,7 +215,7 @@ def _check_parts(data: SemiSupervisedData) -> None:
     if not len(data.unlabeled):
         raise DataError(
             "There are no unlabeled images; semi-supervised learning needs some. Give an "
-            "unlabeled folder or array, or carve them from the training images with unlabeled_head."
+            "unlabeled folder or array, or split them off the training images with unlabeled_head."
         )
     for name, part in _parts(data).items():
         if part is None:
@@ -182,8 +229,8 @@ def _check_parts(data: SemiSupervisedData) -> None:
             )
         if part.size != data.labeled.size:
             raise DataError(
-                f"{name} images are {part.size} pixels, labeled ones {data.labeled.size} "
-                "(height, width); bring all to one size."
+                f"{name} images have size {part.size}, labeled images {data.labeled.size} "
+                "(height, width); resize all to one size."
             )
     absent = [data.class_names[k] for k in np.flatnonzero(data.labeled_counts == 0)]
     if absent:

@@ -1,30 +1,105 @@
-"""Random orders that are the same on every machine and under every NumPy version."""
+"""Every random draw on the host: who is in which split, and which images are in which batch.
+
+All draws depend only on the seed, a named stream and, for batches, the number of the step. They
+are the same on every machine and with every version of NumPy and TensorFlow.
+"""
 
 import enum
 
 import numpy as np
+import tensorflow as tf
 
 
 class Stream(enum.IntEnum):
-    """What an order is drawn for; equal seeds give each purpose an order of its own."""
+    """What an order of `random_order` is for. Each purpose gets an order of its own."""
 
     SPLIT = 0
     DIGITS_TEST = 1
 
 
-def random_order(size: int, stream: Stream, *key: int) -> np.ndarray:
-    """Returns the numbers 0..size-1 in a random order fixed by `stream` and `key`.
+class BatchStream(enum.IntEnum):
+    """Which images of a batch are drawn. Each stream has draws of its own."""
 
-    `np.random.Generator.permutation` may change from one NumPy release to the next (NEP 19); the
-    raw output of a bit generator may not, so the order is that of one raw draw per position.
+    LABELED = 0
+    UNLABELED = 1
+    CLASS_BALANCED = 2
+
+
+def random_order(size: int, stream: Stream, *key: int) -> np.ndarray:
+    """Returns the numbers 0..size-1 in a random order.
+
+    `np.random.Generator.permutation` may change between NumPy releases (NEP 19). The raw output of
+    a bit generator may not, so the order sorts one raw draw per position.
 
     Args:
         size: how many numbers.
         stream: the purpose of the order.
-        *key: integers >= 0, usually the seed and what tells this order from its neighbours.
+        *key: integers >= 0 that tell orders of the same stream apart, such as seed and class.
 
     Returns:
         int64 array of shape (size,).
     """
     draws = np.random.PCG64([int(stream), *key]).random_raw(size)
     return np.argsort(draws, kind="stable")
+
+
+def endless_passes(count: int, seed: int, stream: BatchStream, start: int) -> tf.data.Dataset:
+    """Makes endless passes over the positions 0..count-1, each in a random order of its own.
+
+    Args:
+        count: how many positions, at least 1.
+        seed: integer >= 0.
+        stream: which images of a batch the positions are for.
+        start: how many positions to skip, in order to resume there.
+
+    Returns:
+        A dataset of int32 scalars.
+    """
+
+    def order_of_pass(number: tf.Tensor) -> tf.data.Dataset:
+        pass_seed = _seed(seed, stream, number)
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), pass_seed, alg="philox")
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    first_pass, skipped = divmod(start, count)
+    passes = tf.data.Dataset.range(first_pass, tf.int64.max)
+    return passes.flat_map(order_of_pass).skip(skipped)
+
+
+def class_balanced_draws(
+    labels: np.ndarray, per_step: int, seed: int, first_step: int
+) -> tf.data.Dataset:
+    """Draws positions endlessly: a class, all with the same probability, then one of its images.
+
+    Args:
+        labels: integer array of shape (N,), classes 0..K-1, every class at least once.
+        per_step: positions per step.
+        seed: integer >= 0.
+        first_step: number of the step that the first positions are for.
+
+    Returns:
+        A dataset of int64 scalars.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+
+    def draw(step: tf.Tensor) -> tf.data.Dataset:
+        step_seed = _seed(seed, BatchStream.CLASS_BALANCED, step)
+        bits = tf.random.stateless_uniform(
+            [2, per_step], step_seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+        )
+        of_class, within = tf.unstack(tf.cast(bits, tf.float64) * 2.0**-32)
+        classes = tf.cast(of_class * len(counts), tf.int64)
+        within = tf.cast(within * tf.gather(counts.astype(np.float64), classes), tf.int64)
+        return tf.data.Dataset.from_tensor_slices(
+            tf.gather(by_class, tf.gather(starts, classes) + within)
+        )
+
+    return tf.data.Dataset.range(first_step, tf.int64.max).flat_map(draw)
+
+
+def _seed(seed: int, stream: BatchStream, number: tf.Tensor) -> tf.Tensor:
+    """Returns the seed of one pass or step."""
+    stream_seed = tf.constant((seed, int(stream)), tf.int64)
+    return tf.random.experimental.stateless_fold_in(stream_seed, number)

@@ -1,4 +1,4 @@
-"""CIFAR and STL-10 as their authors publish them, packed or unpacked.
+"""CIFAR and STL-10 in the archives of their authors, packed or unpacked.
 
 Formats: https://www.cs.toronto.edu/~kriz/cifar.html (Python version) and
 https://cs.stanford.edu/~acoates/stl10/ (binary files).
@@ -9,7 +9,7 @@ import hashlib
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -21,9 +21,18 @@ from daso_tf.data.images import UNKNOWN
 from daso_tf.data.memory import empty_images
 from daso_tf.data.pools import ArrayPool
 from daso_tf.data.sources.restricted_pickle import RestrictedUnpickler
-from daso_tf.data.sources.source import Source
 
 _Files = Iterator[tuple[str, int, IO[bytes]]]  # names, sizes in bytes, and contents
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchiveData:
+    """The content of an archive, all of it in memory; see `Source` for the arguments."""
+
+    class_names: tuple[str, ...]
+    train: ArrayPool
+    test: ArrayPool
+    unlabeled: ArrayPool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +43,9 @@ class Archive:
         filename: its name.
         url: where it is published.
         bytes: its size.
-        sha256: its checksum, as Keras and tensorflow-datasets have it.
-        folder: what it unpacks to.
-        read: makes a `Source` of its files.
+        sha256: its checksum, the same as in Keras and tensorflow-datasets.
+        folder: the folder that it unpacks to.
+        read: reads its files.
     """
 
     filename: str
@@ -44,24 +53,24 @@ class Archive:
     bytes: int
     sha256: str
     folder: str
-    read: Callable[[_Files], Source]
+    read: Callable[[_Files], ArchiveData]
 
 
-def read_archive(archive: Archive, data_dir: Path) -> Source | None:
-    """Reads an archive, or the folder that it unpacks to, if one lies in a folder.
+def read_archive(archive: Archive, data_dir: Path) -> ArchiveData | None:
+    """Reads an archive, or the folder that it unpacks to, if one of them is there.
 
     Args:
-        archive: what to look for.
-        data_dir: where to look.
+        archive: the archive to look for.
+        data_dir: the folder to look in.
 
     Returns:
-        A `Source`, or None where neither is there.
+        An `ArchiveData`, or None if neither is there.
 
     Raises:
-        DataError: it is damaged, incomplete or not in the published format.
+        DataError: the archive is damaged, incomplete or not in the published format.
     """
     folder, packed = data_dir / archive.folder, data_dir / archive.filename
-    if os.path.isdir(folder):  # Path.is_dir raises where the folder may not be entered
+    if os.path.isdir(folder):  # Path.is_dir raises if access is denied
         place, files = folder, _unpacked_files(folder)
     elif os.path.isfile(packed):
         _check_sum(archive, packed)
@@ -70,17 +79,17 @@ def read_archive(archive: Archive, data_dir: Path) -> Source | None:
         return None
     try:
         return archive.read(files)
-    except DataError:  # there is more to say than that the file is broken
+    except DataError:  # a ValueError too, but its message is complete
         raise
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, _FormatError) as error:
         raise DataError(
             f"{str(place)!r} cannot be read: {error}. "
-            f"Get {archive.filename} anew from {archive.url}."
+            f"Download {archive.filename} again from {archive.url}."
         ) from error
 
 
 class _FormatError(Exception):
-    """A file is not laid out as published."""
+    """A file does not have the published format."""
 
 
 def _unpacked_files(folder: Path) -> _Files:
@@ -91,20 +100,23 @@ def _unpacked_files(folder: Path) -> _Files:
 
 
 def _packed_files(packed: Path, folder: str) -> _Files:
-    """Yields the files of an archive in its own order, without writing any to disk."""
+    """Yields the files of an archive in their order, without writing any to disk."""
     with tarfile.open(packed) as archive:
         for member in archive:
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:
                 raise _FormatError(f"it has a file {member.name!r} outside its own folder")
             if member.isfile() and str(path.parent) == folder:
-                yield path.name, member.size, archive.extractfile(member)
+                content = archive.extractfile(member)
+                assert content is not None  # it is a regular file
+                yield path.name, member.size, content
 
 
 def _check_sum(archive: Archive, packed: Path) -> None:
     if packed.stat().st_size != archive.bytes:
         logging.warning(
-            "%s has %d bytes, the published one %d; its records are checked, its checksum is not.",
+            "%s has %d bytes, the published archive %d. The format of its files is checked, its "
+            "checksum is not.",
             packed,
             packed.stat().st_size,
             archive.bytes,
@@ -115,29 +127,29 @@ def _check_sum(archive: Archive, packed: Path) -> None:
     if found != archive.sha256:
         raise DataError(
             f"{str(packed)!r} is damaged: its SHA-256 is {found}, the published one "
-            f"{archive.sha256}. Get it anew from {archive.url}."
+            f"{archive.sha256}. Download it again from {archive.url}."
         )
 
 
-def _check_complete(found: dict, wanted: list[str]) -> None:
+def _check_complete(found: Collection[str], wanted: list[str]) -> None:
     if missing := [name for name in wanted if name not in found]:
-        raise _FormatError(f"it lacks {', '.join(missing)}")
+        raise _FormatError(f"{', '.join(missing)} is missing")
 
 
 # ---- CIFAR
 
 
-def _read_cifar10(files: _Files) -> Source:
+def _read_cifar10(files: _Files) -> ArchiveData:
     return _read_cifar(
         files, [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "label"
     )
 
 
-def _read_cifar100(files: _Files) -> Source:
+def _read_cifar100(files: _Files) -> ArchiveData:
     return _read_cifar(files, ["train"], "test", "meta", "fine_label")
 
 
-def _read_cifar(files: _Files, train: list[str], test: str, meta: str, label: str) -> Source:
+def _read_cifar(files: _Files, train: list[str], test: str, meta: str, label: str) -> ArchiveData:
     wanted = [*train, test, meta]
     found = {name: _unpickled(name, file) for name, _, file in files if name in wanted}
     _check_complete(found, wanted)
@@ -147,7 +159,7 @@ def _read_cifar(files: _Files, train: list[str], test: str, meta: str, label: st
     pools = {
         name: _cifar_images(name, found[name], f"{label}s", len(names)) for name in wanted[:-1]
     }
-    return Source(
+    return ArchiveData(
         class_names=tuple(name if isinstance(name, str) else name.decode() for name in names),
         train=ArrayPool(
             np.concatenate([pools[name].images for name in train]),
@@ -160,7 +172,7 @@ def _read_cifar(files: _Files, train: list[str], test: str, meta: str, label: st
 def _unpickled(name: str, file: IO[bytes]) -> dict:
     try:
         record = RestrictedUnpickler(file).load()
-    except Exception as error:  # damaged pickles raise nearly anything
+    except Exception as error:  # damaged pickles can raise any exception
         raise _FormatError(f"{name} cannot be unpickled: {error}") from error
     if not isinstance(record, dict):
         raise _FormatError(f"{name} holds a {type(record).__name__}, not a dictionary")
@@ -171,14 +183,14 @@ def _cifar_images(name: str, record: dict, labels_key: str, num_classes: int) ->
     data, labels = record.get("data"), np.asarray(record.get(labels_key))
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
         raise _FormatError(f"{name} has no uint8 data of shape (N, 3072)")
-    # Each record is a plane of red, one of green and one of blue, row by row.
+    # Each row of the data holds the red, the green and the blue plane of an image, row by row.
     images = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return ArrayPool(images, _checked_labels(name, labels, len(images), num_classes))
 
 
 def _checked_labels(name: str, labels: np.ndarray, count: int, num_classes: int) -> np.ndarray:
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise _FormatError(f"{name} has no list of {count} whole numbers, one label an image")
+        raise _FormatError(f"{name} has no list of {count} integers, one label per image")
     if count and not 0 <= labels.min() <= labels.max() < num_classes:
         raise _FormatError(
             f"{name} has labels {labels.min()}..{labels.max()} for {num_classes} classes"
@@ -189,26 +201,28 @@ def _checked_labels(name: str, labels: np.ndarray, count: int, num_classes: int)
 # ---- STL-10
 
 
-def _read_stl10(files: _Files) -> Source:
-    wanted = [f"{part}.bin" for part in ("train_X", "train_y", "test_X", "test_y", "unlabeled_X")]
-    wanted.append("class_names.txt")
-    found = {}
+def _read_stl10(files: _Files) -> ArchiveData:
+    pixels: dict[str, np.ndarray] = {}
+    texts: dict[str, bytes] = {}
     for name, size, file in files:
-        if name in wanted:
-            found[name] = _stl10_images(name, size, file) if "_X" in name else file.read()
-    _check_complete(found, wanted)
-    class_names = tuple(found["class_names.txt"].decode().split())
+        if name in ("train_X.bin", "test_X.bin", "unlabeled_X.bin"):
+            pixels[name] = _stl10_images(name, size, file)
+        elif name in ("train_y.bin", "test_y.bin", "class_names.txt"):
+            texts[name] = file.read()
+    wanted = [f"{part}.bin" for part in ("train_X", "train_y", "test_X", "test_y", "unlabeled_X")]
+    _check_complete({*pixels, *texts}, [*wanted, "class_names.txt"])
+    class_names = tuple(texts["class_names.txt"].decode().split())
 
     def pool(part: str) -> ArrayPool:
-        images = found[f"{part}_X.bin"]
+        images = pixels[f"{part}_X.bin"]
         # Classes count from 1 in the files.
-        labels = np.frombuffer(found[f"{part}_y.bin"], np.uint8).astype(np.int32) - 1
+        labels = np.frombuffer(texts[f"{part}_y.bin"], np.uint8).astype(np.int32) - 1
         return ArrayPool(
             images, _checked_labels(f"{part}_y.bin", labels, len(images), len(class_names))
         )
 
-    unlabeled = found["unlabeled_X.bin"]
-    return Source(
+    unlabeled = pixels["unlabeled_X.bin"]
+    return ArchiveData(
         class_names=class_names,
         train=pool("train"),
         test=pool("test"),
@@ -220,12 +234,12 @@ def _stl10_images(name: str, size: int, file: IO[bytes]) -> np.ndarray:
     record = 3 * 96 * 96
     count, rest = divmod(size, record)
     if rest:
-        raise _FormatError(f"{name} has {size} bytes, not a multiple of {record}, one image")
+        raise _FormatError(f"{name} has {size} bytes, not a multiple of {record} (one image)")
     images = empty_images(count, (96, 96))
-    for start in range(0, count, 500):  # in blocks, so that 2.8 GB are not held twice
+    for start in range(0, count, 500):  # in blocks: 2.8 GB must not be in memory twice
         stop = min(start + 500, count)
         block = np.frombuffer(file.read((stop - start) * record), np.uint8)
-        # Each record is a plane of red, one of green and one of blue, column by column.
+        # Each record holds the red, the green and the blue plane of an image, column by column.
         images[start:stop] = block.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
     return images
 

@@ -1,4 +1,6 @@
-"""The handwritten digits that come with scikit-learn: 1,797 images of 8 x 8 pixels."""
+"""The handwritten digits included in scikit-learn: 1,797 images of 8 x 8 pixels."""
+
+import os
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -7,19 +9,26 @@ from daso_tf.data.pools import ArrayPool
 from daso_tf.data.shuffle import Stream, random_order
 from daso_tf.data.sources.source import Source
 
-_TEST_PER_CLASS = 36  # 360 images, a fifth; the rarest digit has 174
+_TEST_PER_CLASS = 36  # 360 images, a fifth; the smallest class has 174
 
 
-def digits() -> Source:
-    """Returns the digits as RGB images, a fixed class-balanced fifth of them for testing.
+def digits(data_dir: str | os.PathLike[str] | None = None) -> Source:
+    """Returns the digits as RGB images. A fixed, class-balanced fifth of them is for testing.
 
-    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
-    Learning Repository, 1998; licence CC BY 4.0.
+    Args:
+        data_dir: not needed; scikit-learn includes the digits.
+
+    Returns:
+        A `Source`.
+
+    Reference:
+        E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+        Repository, 1998; license CC BY 4.0.
     """
     bundled = load_digits()
-    # Grey levels are 0..16 there.
-    grey = np.round(bundled.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., np.newaxis], 3, axis=-1)
+    # scikit-learn's gray levels are 0..16.
+    gray = np.round(bundled.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(gray[..., np.newaxis], 3, axis=-1)
     in_test = np.zeros(len(images), bool)
     for k in range(10):
         members = np.flatnonzero(bundled.target == k)

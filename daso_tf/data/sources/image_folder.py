@@ -1,4 +1,4 @@
-"""A folder of image files, one folder a class."""
+"""A folder of image files, with one folder per class."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,35 +12,37 @@ from daso_tf.data.pools import FilePool
 from daso_tf.data.sources.source import Source
 
 _LAYOUT = """Expected
-  train/<class>/*       images whose class is known
-  test/<class>/*        images to report on
-  unlabeled/**          optional: images whose class is not known, in folders of any depth
-  validation/<class>/*  optional"""
+  train/<class>/*       training images whose class is known
+  test/<class>/*        images for the final result
+  unlabeled/**          optional: training images of unknown class, in folders of any depth
+  validation/<class>/*  optional: images for choosing settings"""
 
 
-def image_folder(data_dir: str | os.PathLike | None) -> Source:
-    """Lists the image files under a folder.
+def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
+    """Lists the image files in a folder.
 
-    Classes are the folders in `train`, sorted by name; the first is the head class of a carved
-    split. Files are sorted by name, so that nothing depends on the file system's order. Hidden
-    files and folders are left out; anything else has to be an image.
+    The classes are the folders in `train`, sorted by name. The first is the head class of a
+    long-tailed split. Files are sorted by name, so the order of the file system does not matter.
+    Hidden files and folders are ignored; all other files must be images.
 
     Args:
         data_dir: folder with `train/<class>/*` and `test/<class>/*`, optionally `unlabeled/**`
             and `validation/<class>/*`.
 
     Returns:
-        A `Source`. Without an `unlabeled` folder its `unlabeled` is None.
+        A `Source`. Its `unlabeled` is None if there is no folder `unlabeled`.
 
     Raises:
-        DataError: a folder is missing or empty, or a class of another part is not in `train`.
+        DataError: a folder is missing or empty, or another part has a class that `train` lacks.
     """
     if data_dir is None:
         raise DataError(f"image_folder needs data_dir, the folder of the images. {_LAYOUT}")
     root = Path(data_dir)
     for folder in (root, root / "train", root / "test"):
-        if not os.path.isdir(folder):  # unlike Path.is_dir, False where it may not be looked at
-            raise DataError(f"There is no folder {str(folder)!r} that may be read. {_LAYOUT}")
+        if not os.path.isdir(folder):  # unlike Path.is_dir, returns False if access is denied
+            raise DataError(
+                f"There is no folder {str(folder)!r}, or access to it is denied. {_LAYOUT}"
+            )
     class_names = tuple(folder.name for folder in _class_folders(root / "train"))
     if len(class_names) < 2:
         raise DataError(
@@ -52,52 +54,57 @@ def image_folder(data_dir: str | os.PathLike | None) -> Source:
         class_names=class_names,
         train=_class_pool(root / "train", class_names),
         test=_class_pool(root / "test", class_names),
-        unlabeled=_unlabeled_pool(root / "unlabeled"),
-        validation=_class_pool(root / "validation", class_names),
+        unlabeled=_unlabeled_pool(root / "unlabeled") if _exists(root / "unlabeled") else None,
+        validation=_class_pool(root / "validation", class_names)
+        if _exists(root / "validation")
+        else None,
     )
 
 
 def _check_names(class_names: Sequence[str]) -> None:
-    """Refuses names that no result could be written with: file systems allow any bytes."""
+    """Refuses names that results cannot be written with; file systems allow any bytes."""
     for name in class_names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"The class folder {name!r} has a name that is no UTF-8 text; rename it."
+                f"The name of the class folder {name!r} is not UTF-8 text; rename it."
             ) from error
 
 
-def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool | None:
-    if not os.path.lexists(part):
-        return None
-    files, labels = [], []
+def _exists(part: Path) -> bool:
+    # A broken link counts: listing it fails with an error. It must not pass for a missing folder.
+    return os.path.lexists(part)
+
+
+def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool:
+    files: list[os.DirEntry[str]] = []
+    labels: list[int] = []
     for folder in _class_folders(part):
         if folder.name not in class_names:
             raise DataError(
                 f"{folder.path!r} is a class that is not in train ({len(class_names)} classes: "
                 f"{', '.join(map(repr, class_names[:10]))}{', ...' * (len(class_names) > 10)}). "
-                "Add it there or remove it here."
+                "Add the class to train, or remove this folder."
             )
         members = _visible(folder)
         for entry in members:
             if _is_folder(entry):
                 raise DataError(
-                    f"{entry.path!r} is a folder; folders of a class hold image files only."
+                    f"{entry.path!r} is a folder. The folder of a class may hold only image files; "
+                    "move the images up and remove it."
                 )
         files += members
         labels += [class_names.index(folder.name)] * len(members)
     return FilePool(_checked_paths(part, files), np.array(labels, np.int32))
 
 
-def _unlabeled_pool(part: Path) -> FilePool | None:
-    if not os.path.lexists(part):  # a link that leads nowhere does exist, and is refused
-        return None
+def _unlabeled_pool(part: Path) -> FilePool:
     paths = _checked_paths(part, list(_walk(part, set())))
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
 
 
-def _class_folders(part: Path) -> list[os.DirEntry]:
+def _class_folders(part: Path) -> list[os.DirEntry[str]]:
     folders = _visible(part)
     for entry in folders:
         if not _is_folder(entry):
@@ -105,8 +112,8 @@ def _class_folders(part: Path) -> list[os.DirEntry]:
     return folders
 
 
-def _walk(folder: os.PathLike, entered: set[str]) -> Iterator[os.DirEntry]:
-    """Yields the files below a folder; a folder that links lead to again is entered once."""
+def _walk(folder: os.PathLike[str], entered: set[str]) -> Iterator[os.DirEntry[str]]:
+    """Yields the files in a folder and its subfolders; links to a folder are followed once."""
     if (real := os.path.realpath(folder)) in entered:
         return
     entered.add(real)
@@ -117,8 +124,8 @@ def _walk(folder: os.PathLike, entered: set[str]) -> Iterator[os.DirEntry]:
             yield entry
 
 
-def _visible(folder: os.PathLike) -> list[os.DirEntry]:
-    """Returns what is in a folder and not hidden, sorted by name."""
+def _visible(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder that are not hidden, sorted by name."""
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
@@ -126,22 +133,22 @@ def _visible(folder: os.PathLike) -> list[os.DirEntry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    # A link that leads to itself is none; DirEntry.is_dir would raise.
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # os.path.isdir returns False for a link to itself; DirEntry.is_dir would raise.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _is_endless(entry: os.DirEntry) -> bool:
-    """Whether it is a pipe or a device, which a reader may wait for forever."""
+def _is_endless(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe or a device, which may block a reader forever."""
     if entry.is_symlink():
         return os.path.exists(entry.path) and not os.path.isfile(entry.path)
     return not entry.is_file()
 
 
-def _checked_paths(part: Path, files: Sequence[os.DirEntry]) -> list[str]:
+def _checked_paths(part: Path, files: Sequence[os.DirEntry[str]]) -> list[str]:
     if not files:
-        raise DataError(f"{str(part)!r} holds no images; add some or remove the folder. {_LAYOUT}")
+        raise DataError(f"{str(part)!r} has no images; add some or remove the folder. {_LAYOUT}")
     for entry in files:
         if _is_endless(entry):
-            raise DataError(f"{entry.path!r} is no file but a pipe or a device; remove it.")
+            raise DataError(f"{entry.path!r} is not a file but a pipe or a device; remove it.")
     return [entry.path for entry in files]

@@ -1,13 +1,16 @@
-"""Pickled arrays of numbers, read without running what a pickle may ask for."""
+"""Reads pickled arrays without running the code that a pickle can contain."""
 
 import pickle
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Unpickles numbers, text, lists, dictionaries and NumPy arrays of these, nothing else.
+    """Unpickles numbers, text, lists, dictionaries and NumPy arrays of these, and nothing else.
+
+    Args:
+        file: the pickle, opened in binary mode.
 
     Example:
 
@@ -17,15 +20,15 @@ class RestrictedUnpickler(pickle.Unpickler):
     """
 
     def __init__(self, file: IO[bytes]):
-        super().__init__(file, encoding="bytes")  # Python 2 wrote CIFAR's files
+        super().__init__(file, encoding="bytes")  # CIFAR's files were written by Python 2
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what a pickle calls by name, out of the few that make arrays.
+        """Returns one of the few functions and classes that arrays need.
 
         Raises:
-            pickle.UnpicklingError: for any other name.
+            pickle.UnpicklingError: the pickle requests anything else.
         """
-        # NumPy 2 calls numpy.core by another name, and pickles of either are found.
+        # NumPy 2 renamed numpy.core to numpy._core; both names occur in pickles.
         allowed = {
             "numpy.dtype": np.dtype,
             "numpy.ndarray": np.ndarray,
@@ -35,16 +38,18 @@ class RestrictedUnpickler(pickle.Unpickler):
         }
         full_name = f"{module}.{name}".replace("numpy._core", "numpy.core")
         if full_name not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {full_name}, which an array does not need")
+            raise pickle.UnpicklingError(f"it requests {full_name}, which no array needs")
         return allowed[full_name]
 
 
-def _from_buffer(buffer, dtype, shape, order):
+def _from_buffer(
+    buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> np.ndarray:
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    # How protocol 2 spells bytes; any other codec has no place in an array.
+    # Protocol 2 writes bytes as latin1 text. Arrays need no other codec.
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
+        raise pickle.UnpicklingError(f"it requests the codec {encoding!r}")
     return text.encode("latin1")

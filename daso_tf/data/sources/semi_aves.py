@@ -1,4 +1,4 @@
-"""Semi-Aves: photographs of 200 species of birds, and unlabeled ones of 800 further species.
+"""Semi-Aves: photographs of 200 species of birds, and unlabeled ones of 800 more species.
 
 Images: J.-C. Su, S. Maji, "The Semi-Supervised iNaturalist-Aves Challenge at FGVC7 Workshop", 2021,
 https://github.com/cvl-umass/semi-inat-2020. Lists: J.-C. Su, Z. Cheng, S. Maji, "A Realistic
@@ -18,32 +18,35 @@ import numpy as np
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
-from daso_tf.data.sources.source import Source, Statistics
+from daso_tf.data.sources.source import Option, Source
+from daso_tf.data.statistics import Statistics
 
 NUM_CLASSES = 200
 
-# What may be asked for: the lists of the labeled and of the unlabeled images.
-LABELED = ("l_train", "l_train_val")
-UNLABELED = {"in": ("u_train_in",), "in+out": ("u_train_in", "u_train_out")}
+OPTIONS = {
+    "labeled": Option(("l_train", "l_train_val"), "semi_aves: its labeled images."),
+    "unlabeled": Option(("in", "in+out"), "semi_aves: its unlabeled images."),
+}
+_UNLABELED_LISTS = {"in": ("u_train_in",), "in+out": ("u_train_in", "u_train_out")}
 
-# ImageNet's channel means and deviations, since these images are usually learnt from weights
-# that were trained on it.
+# ImageNet's channel means and standard deviations, because training on these images usually starts
+# from weights trained on ImageNet.
 _STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-_LAYOUT = """Expected, as published,
+_LAYOUT = """Expected the published files:
   l_train.txt, val.txt or l_train_val.txt; test.txt; u_train_in.txt, u_train_out.txt
                                          the lists, also compressed (.txt.xz)
   trainval_images/<class>/*, test/*, u_train_in/*, u_train_out/*
-                                         the images that they name
+                                         the images in the lists
   species_names.txt                      optional: the names of the classes"""
 
 
 class ImageList(NamedTuple):
-    """What a list names.
+    """The content of a list.
 
     Args:
         paths: N image files, relative to the folder of the list.
-        labels: int32 array of shape (N,), classes 0..199, or -1 throughout.
+        labels: int32 array of shape (N,), classes 0..199, or all -1 in a list of unlabeled images.
     """
 
     paths: list[str]
@@ -51,35 +54,32 @@ class ImageList(NamedTuple):
 
 
 def semi_aves(
-    data_dir: str | os.PathLike | None, labeled: str = "l_train", unlabeled: str = "in"
+    data_dir: str | os.PathLike[str] | None, labeled: str = "l_train", unlabeled: str = "in"
 ) -> Source:
-    """Lists the images of Semi-Aves, split as its authors did; nothing is carved.
+    """Lists the images of Semi-Aves, in the split of its authors.
 
     Args:
-        data_dir: folder of the lists, one line `PATH LABEL` an image (label -1 where the species
-            is not told), as `NAME.txt` or `NAME.txt.xz`; the paths are relative to it. If it has
-            a file `species_names.txt`, lines `CLASS NAME`, classes are called so, else by number.
-        labeled: "l_train", which leaves `val` for validation, or "l_train_val", which holds both.
-        unlabeled: "in" for unlabeled images of the 200 species alone, "in+out" for these and those
-            of other species.
+        data_dir: folder of the lists, `NAME.txt` or `NAME.txt.xz`. Each line is `PATH LABEL`: a
+            path relative to this folder, and a class from 0 to 199, or -1 for unlabeled images.
+            An optional file `species_names.txt` names the classes, with lines `CLASS NAME`.
+            Without it their names are their numbers.
+        labeled: "l_train", with the list `val` for validation, or "l_train_val", which contains
+            both lists and leaves no validation images.
+        unlabeled: "in" for unlabeled images of the 200 species, "in+out" for these and images of
+            other species.
 
     Returns:
-        A `Source`. Its classes are not sorted by size: the largest is not the first.
+        A `Source`. Its classes are not sorted by size: the first is not the head class.
 
     Raises:
-        DataError: a list or an image is missing, or a list has a wrong line.
+        DataError: a list or an image is missing, or a line of a list is wrong.
     """
-    for name, value, allowed in (
-        ("labeled", labeled, LABELED),
-        ("unlabeled", unlabeled, tuple(UNLABELED)),
-    ):
-        if value not in allowed:
-            raise DataError(f"{name}={value!r}; it must be {' or '.join(allowed)} for semi_aves.")
     if data_dir is None:
         raise DataError(f"semi_aves needs data_dir, the folder of its lists. {_LAYOUT}")
     root = Path(data_dir)
     validation = ("val",) if labeled == "l_train" else ()
-    names = (labeled, *validation, "test", *UNLABELED[unlabeled])
+    unlabeled_lists = _UNLABELED_LISTS[unlabeled]
+    names = (labeled, *validation, "test", *unlabeled_lists)
     lists = read_lists(root, names)
     _check_images_are_there(root, lists)
 
@@ -91,31 +91,35 @@ def semi_aves(
         class_names=_class_names(root),
         train=pool(labeled),
         test=pool("test"),
-        unlabeled=pool(*UNLABELED[unlabeled]),
+        unlabeled=pool(*unlabeled_lists),
         validation=pool(*validation) if validation else None,
         statistics=_STATISTICS,
     )
 
 
 def read_lists(root: Path, names: Sequence[str]) -> dict[str, ImageList]:
-    """Reads lists of images, checked line by line; whether the images are there is not looked at.
+    """Reads lists of images and checks each line, but not whether the images exist.
 
     Args:
         root: folder of the lists.
-        names: which lists; those whose name begins with `u_` are of unlabeled images.
+        names: which lists; names that start with `u_` mean unlabeled images.
 
     Returns:
         An `ImageList` for each name.
 
     Raises:
         DataError: a list is missing or cannot be read, has a line that is not `PATH LABEL`, or
-            names an image twice, in itself or in two of the lists.
+            an image occurs twice, in one list or in two.
     """
-    files = {name: _find(root, name) for name in names}
-    if missing := [f"{name}.txt" for name, file in files.items() if file is None]:
-        raise DataError(f"{str(root)!r} has no {', no '.join(missing)} that may be read. {_LAYOUT}")
-    listed: dict[str, str] = {}  # the list that each path is in
-    return {name: _read_list(name, file, listed) for name, file in files.items()}
+    found = {name: _find(root, name) for name in names}
+    files = {name: file for name, file in found.items() if file is not None}
+    if missing := [f"{name}.txt" for name in names if name not in files]:
+        raise DataError(
+            f"In {str(root)!r} these lists are missing or cannot be accessed: "
+            f"{', '.join(missing)}. {_LAYOUT}"
+        )
+    list_of: dict[str, str] = {}  # the list that each path is in
+    return {name: _read_list(name, file, list_of) for name, file in files.items()}
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -123,30 +127,32 @@ def _find(root: Path, name: str) -> Path | None:
     return next((file for file in files if os.path.isfile(file)), None)
 
 
-def _read_list(name: str, file: Path, listed: dict[str, str]) -> ImageList:
+def _read_list(name: str, file: Path, list_of: dict[str, str]) -> ImageList:
     if name.startswith("u_"):
-        label_of, allowed = {str(UNKNOWN): UNKNOWN}, f"{UNKNOWN}, for an image of unknown class"
+        label_of, allowed = {str(UNKNOWN): UNKNOWN}, f"{UNKNOWN} for an image of unknown class"
     else:
         label_of = {str(k): k for k in range(NUM_CLASSES)}
         allowed = f"a class from 0 to {NUM_CLASSES - 1}"
     paths, labels, wrong = [], [], []
     for number, line in _lines(file):
-        path, _, label = line.rpartition(" ")  # paths may have spaces
+        path, _, label = line.rpartition(" ")  # paths may contain spaces
         if not path:
             wrong.append(f"line {number} is {line!r}, not 'PATH LABEL'")
         elif "\0" in path or {"", ".", ".."} & set(path.split("/")):
-            wrong.append(f"line {number} has the path {path!r}, which is not plain and relative")
+            wrong.append(
+                f"line {number} has the path {path!r}, which must be relative, without '.' and '..'"
+            )
         elif label not in label_of:
             wrong.append(f"line {number} has the label {label!r}, not {allowed}")
-        elif path in listed:
-            wrong.append(f"line {number} has {path!r}, which {listed[path]} has already")
+        elif path in list_of:
+            wrong.append(f"line {number} has {path!r}, which is already in {list_of[path]}")
         else:
-            listed[path] = name
+            list_of[path] = name
             paths.append(path)
             labels.append(label_of[label])
     _refuse_wrong_lines(file, wrong)
     if not paths:
-        raise DataError(f"{str(file)!r} names no image; get it anew.")
+        raise DataError(f"{str(file)!r} lists no images; download it again.")
     return ImageList(paths, np.array(labels, np.int32))
 
 
@@ -154,7 +160,8 @@ def _class_names(root: Path) -> tuple[str, ...]:
     file = _find(root, "species_names")
     if file is None:
         return tuple(map(str, range(NUM_CLASSES)))
-    names, wrong = [], []
+    names: list[str] = []
+    wrong: list[str] = []
     for number, line in _lines(file):
         label, _, name = line.partition(" ")
         if label != str(len(names)) or not name.strip() or name in names:
@@ -162,7 +169,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
         names.append(name)
     _refuse_wrong_lines(file, wrong)
     if len(names) != NUM_CLASSES:
-        raise DataError(f"{str(file)!r} names {len(names)} classes; there are {NUM_CLASSES}.")
+        raise DataError(f"{str(file)!r} names {len(names)} classes; it must name {NUM_CLASSES}.")
     return tuple(names)
 
 
@@ -173,8 +180,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         with opened(file, "rb") as stream:
             text = stream.read().decode("utf-8-sig")
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(file)!r} cannot be read: {error}. Get it anew.") from error
-    # splitlines() would also split at characters that are part of a name.
+        raise DataError(f"{str(file)!r} cannot be read: {error}. Download it again.") from error
+    # splitlines() would also split at characters that can be part of a name.
     for number, line in enumerate(text.split("\n"), start=1):
         if line := line.strip():
             yield number, line
@@ -188,16 +195,16 @@ def _refuse_wrong_lines(file: Path, wrong: list[str]) -> None:
 
 
 def _check_images_are_there(root: Path, lists: dict[str, ImageList]) -> None:
-    """Finds all missing images at once, from one look into each folder."""
-    there: dict[str, set[str]] = {}
+    """Reports all missing images together; lists each folder only once."""
+    files_of: dict[str, set[str]] = {}
     complaints = []
     for name, (paths, _) in lists.items():
         missing = []
         for path in paths:
             folder, file = posixpath.split(path)
-            if folder not in there:
-                there[folder] = _files_in(root / folder)
-            if file not in there[folder]:
+            if folder not in files_of:
+                files_of[folder] = _files_in(root / folder)
+            if file not in files_of[folder]:
                 missing.append(path)
         if missing:
             complaints.append(
@@ -206,9 +213,9 @@ def _check_images_are_there(root: Path, lists: dict[str, ImageList]) -> None:
             )
     if complaints:
         raise DataError(
-            f"Images that the lists name are missing in {str(root)!r}:\n  "
+            f"Images in the lists are missing in {str(root)!r}:\n  "
             + "\n  ".join(complaints)
-            + "\nUnpack the archives of the images there."
+            + "\nUnpack the image archives in that folder."
         )
 
 
@@ -222,6 +229,6 @@ def _files_in(folder: Path) -> set[str]:
         raise DataError(f"{str(folder)!r} cannot be listed: {error}.") from error
 
 
-def _is_file(entry: os.DirEntry) -> bool:
-    # A link that leads to itself is none; DirEntry.is_file would raise.
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    # os.path.isfile returns False for a link to itself; DirEntry.is_file would raise.
     return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()

@@ -1,10 +1,9 @@
-"""What every source answers with."""
+"""What every source returns, and how it declares options of its own."""
 
 import dataclasses
 
 from daso_tf.data.pools import Pool
-
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+from daso_tf.data.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,10 +14,10 @@ class Source:
         class_names: K names, in the order of the labels.
         train: training images of known classes.
         test: test images of known classes.
-        unlabeled: training images of unknown classes; None where there are none, and the
-            unlabeled part is carved from `train`.
-        validation: validation images of known classes; None where the source has none.
-        statistics: published channel means and deviations, in 0..1; None to compute them.
+        unlabeled: training images of unknown classes. If None, unlabeled images are taken from
+            `train`.
+        validation: validation images of known classes; None if the data set has none.
+        statistics: published channel means and standard deviations, in 0..1; None to compute them.
     """
 
     class_names: tuple[str, ...]
@@ -27,3 +26,16 @@ class Source:
     unlabeled: Pool | None = None
     validation: Pool | None = None
     statistics: Statistics | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option that a data set has in addition to its folder.
+
+    Args:
+        choices: the allowed values; the first is the default.
+        help: what it chooses, as one line for `--help`.
+    """
+
+    choices: tuple[str, ...]
+    help: str

@@ -1,4 +1,4 @@
-"""Data sets that tensorflow-datasets keeps on disk, and downloads where it must."""
+"""Data sets of tensorflow-datasets, from disk or downloaded."""
 
 import contextlib
 import os
@@ -16,41 +16,48 @@ from daso_tf.data.pools import ArrayPool
 
 
 def open_builder(
-    name: str, data_dir: str | os.PathLike | None, *, url: str | None = None, otherwise: str = ""
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    url: str | None = None,
+    otherwise: str = "",
 ) -> tfds.core.DatasetBuilder:
-    """Opens a data set of tensorflow-datasets, which is downloaded only if it is not on disk.
+    """Opens a data set of tensorflow-datasets, and downloads it if it is not on disk.
 
     Args:
-        name: its name there.
+        name: its name in tensorflow-datasets.
         data_dir: folder of tensorflow-datasets; None for its default, `~/tensorflow_datasets`.
-        url: what would be downloaded, where that is known; tried first, since tensorflow-datasets
-            itself needs minutes to see that there is no network.
-        otherwise: what else to do where it cannot be downloaded, for the message.
+        url: the address of the download, if known. It is tried first, because tensorflow-datasets
+            takes minutes to notice that there is no network.
+        otherwise: for the error message, what else to do if the download fails.
 
     Returns:
         A builder whose data is on disk.
 
     Raises:
-        DataError: there is no such data set, or it is not on disk and cannot be downloaded; says
-            which files to put where.
+        DataError: the data set does not exist, or is not on disk and cannot be downloaded. The
+            message says which files to put where.
     """
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # an unknown name, configuration or version each raise their own
+    except Exception as error:  # names, configurations and versions have different errors
         raise DataError(f"tensorflow-datasets cannot open {name!r}: {error}") from error
     if builder.is_prepared():
         return builder
     place = os.fspath(builder.data_path)
     if builder.data_path.exists():
-        raise DataError(f"{place!r} is incomplete: it has no dataset_info.json. Remove or mend it.")
+        raise DataError(
+            f"{place!r} is incomplete: it has no dataset_info.json. Remove the folder to download "
+            "the data again, or copy the missing files."
+        )
     try:
         if url:
             _reach(url)
         builder.download_and_prepare()
-    except Exception as error:  # downloads fail in many ways; all mean that the data is not there
+    except Exception as error:  # downloads fail in many ways
         raise DataError(
             f"{name} is not in {place!r} and could not be downloaded "
-            f"({type(error).__name__}: {error}). On a machine with network run\n"
+            f"({type(error).__name__}: {error}). On a machine with a network run\n"
             '  python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', data_dir='DIR').download_and_prepare()\"\n"
             f"and copy the files of DIR/{builder.info.full_name} to {place!r}{otherwise}."
@@ -59,10 +66,10 @@ def open_builder(
 
 
 def read_split(builder: tfds.core.DatasetBuilder, split: str) -> ArrayPool:
-    """Reads all images of a split, which share one size, into memory.
+    """Reads all images of a split into memory. They must all have the same size.
 
     Args:
-        builder: an opened data set with features `image` and `label`.
+        builder: an opened data set with the features `image` and `label`.
         split: name of the split.
 
     Returns:
@@ -73,7 +80,7 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> ArrayPool:
     """
     count = builder.info.splits[split].num_examples
     shape = builder.info.features["image"].shape
-    # Filled batch by batch, so that the 2.8 GB of STL-10 are not held twice.
+    # Filled batch by batch: the 2.8 GB of STL-10 must not be in memory twice.
     images, labels = empty_images(count, shape[:2]), np.empty(count, np.int32)
     start = 0
     with reading(builder):
@@ -86,17 +93,18 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> ArrayPool:
 
 @contextlib.contextmanager
 def reading(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
-    """Turns what goes wrong while a data set is read from disk into a DataError."""
+    """Raises a `DataError` if reading a data set from disk fails inside the context."""
     try:
         yield
     except (tf.errors.OpError, OSError) as error:
         raise DataError(
             f"The files of {builder.name} in {os.fspath(builder.data_path)!r} cannot be read: "
-            f"{error} Remove the folder and get it anew."
+            f"{error} Remove the folder and download the data again."
         ) from error
 
 
 def _reach(url: str) -> None:
-    # A server that refuses still answers: there is a network, and the download will tell more.
+    # A server that refuses the request still answers: there is a network, and the error of the
+    # download itself says more.
     with contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
