@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # ./run.sh                           trains, exports and tries out the digits demo
 # ./run.sh flags/NAME.cfg [flags]    trains any other configuration
-# ./run.sh workers N flags/NAME.cfg  the same by N worker processes on this machine
-# ./run.sh test                      checks style and runs the test suite
-# ./run.sh test-addons               runs it with TensorFlow 2.15 and TensorFlow Addons
+# ./run.sh workers N flags/NAME.cfg  the same with N worker processes on this machine
+# ./run.sh test [pytest arguments]   checks style, types and imports, and runs the test suite
+# ./run.sh test-addons [arguments]   runs it with TensorFlow 2.15 and TensorFlow Addons
+# ./run.sh docs                      builds the documentation into docs/_build/html
+# ./run.sh notebooks                 executes examples/*.ipynb
+# ./run.sh wheel                     builds wheel and sdist into dist/ and tests them elsewhere
 #
-# The first call makes .venv beside this file and installs daso_tf into it, in the versions that
-# requirements/newest.txt lists; test-addons has its own .venv-addons and requirements/addons.txt.
+# The first call makes .venv in this folder and installs daso_tf into it, in the versions that
+# requirements/newest.txt lists. test-addons has its own .venv-addons and requirements/addons.txt.
 set -euo pipefail
 cd "$(dirname "$0")"
-
-# Without a GPU, all that TensorFlow logs at its start is that there is none.
-command -v nvidia-smi >/dev/null || export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -22,25 +22,26 @@ fail() {
 install() {
   local folder=$1 versions=requirements/$2.txt extras=$3 python=$4
   if command -v nvidia-smi >/dev/null; then extras=cuda,$extras; fi
-  # Written last, so that an installation that was cut short is done again.
-  local installed=$folder/installed
-  local wanted
-  wanted="$extras $(cat setup.py "$versions" | cksum)"
-  if [[ -f $installed && $(<"$installed") == "$wanted" ]]; then return; fi
+  # One line per set of extras, written last: an installation that was interrupted is repeated.
+  local installed=$folder/installed state
+  state=$(cat setup.py "$versions" | cksum)
+  if grep -qsxF "$extras $state" "$installed"; then return; fi
 
   echo "Installing daso_tf[$extras] into $folder"
   "$python" -m venv "$folder" ||
     fail "$python -m venv failed; on Debian and Ubuntu, install the package python3-venv"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$versions" --editable ".[$extras]"
-  echo "$wanted" >"$installed"
+  { grep -sF "$state" "$installed" || true; echo "$extras $state"; } >"$installed.new"
+  mv "$installed.new" "$installed"
 }
 
+# install_newest EXTRAS
 install_newest() {
   command -v python3 >/dev/null || fail "no python3 on the PATH; install Python 3.11 or newer"
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "Python 3.11 or newer is needed, but python3 is $(python3 --version 2>&1)"
-  install .venv newest test python3
+  install .venv newest "$1" python3
 }
 
 install_addons() {
@@ -57,27 +58,76 @@ install_addons() {
 check_style() {
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
+  .venv/bin/mypy
+  .venv/bin/lint-imports
 }
 
-# run_tests FOLDER [arguments]: files side by side, each by one process, which keeps its fixtures.
+# run_tests FOLDER [arguments]: several files at a time, each in one process, which shares fixtures.
 run_tests() {
-  "$1/bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "${@:2}"
+  TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" "$1/bin/python" -m pytest \
+    --numprocesses=auto --maxprocesses=4 --dist=loadfile "${@:2}"
 }
 
 demo() {
   local model_dir=runs/digits_lt
-  .venv/bin/python -m daso_tf.train --flagfile=flags/digits_lt.cfg --model_dir="$model_dir"
+  .venv/bin/daso-tf train --flagfile=flags/digits_lt.cfg --model_dir="$model_dir"
   echo
-  echo "The exported model, in a process of its own, on $model_dir/test_images/<class>_<number>.png:"
-  .venv/bin/python -m daso_tf.predict --model="$model_dir/export" "$model_dir/test_images"
+  echo "The exported model, in a new process, on $model_dir/test_images/<class>_<number>.png:"
+  .venv/bin/daso-tf predict --model="$model_dir/export" "$model_dir/test_images"
+}
+
+build_docs() {
+  .venv/bin/python -m daso_tf.combinations --write=docs
+  .venv/bin/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+  .venv/bin/python docs/check.py docs/_build/html
+}
+
+run_notebooks() {
+  TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" \
+    .venv/bin/jupyter-execute --timeout=600 examples/*.ipynb
+}
+
+# check_wheel: tests the wheel and the sdist where the checkout is not importable. The new
+# environment has only the wheel; other packages come from .venv by a path, which is read after its
+# own packages and does not load the editable installation.
+check_wheel() {
+  rm -rf dist
+  .venv/bin/python -m build --outdir dist .
+  local folder dist=$PWD/dist packages
+  packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  folder=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of now
+  trap "rm -rf '$folder'" EXIT
+  .venv/bin/python -m venv "$folder/venv"
+  "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    "$dist"/daso_tf-*.whl
+  echo "$packages" >"$(echo "$folder"/venv/lib/python3*/site-packages)/others.pth"
+  tar -xzf "$dist"/daso_tf-*.tar.gz -C "$folder"
+  mkdir "$folder/work"
+  cd "$folder/work"
+  local origin tests=("$folder"/daso_tf-*/tests)
+  export PATH="$folder/venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+  origin=$(python -c 'import importlib.util; print(importlib.util.find_spec("daso_tf").origin)')
+  [[ $origin == "$folder"/venv/* ]] || fail "the wheel is tested, but daso_tf is $origin"
+
+  daso-tf presets
+  daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
+  daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
+  python -m pytest --collect-only --quiet "${tests[0]}" >collected.txt ||
+    { cat collected.txt >&2; fail "the tests of the sdist cannot be collected"; }
+  tail -n 1 collected.txt
+  python -m pytest -p no:cacheprovider "${tests[0]}/test_docstrings.py"
 }
 
 case "${1:-}" in
-  "" | test | workers | *.cfg) install_newest ;;
+  "" | workers | *.cfg) install_newest test ;;
+  test | wheel) install_newest test ;;
+  docs) install_newest docs,test ;;
+  notebooks) install_newest notebooks,test ;;
   test-addons) install_addons ;;
   *)
-    fail "expected nothing, 'workers', 'test', 'test-addons' or a flag file such as flags/cifar10_lt.cfg," \
-      "but found '$1'"
+    fail "expected nothing, 'workers', 'test', 'test-addons', 'docs', 'notebooks', 'wheel' or a flag" \
+      "file such as flags/cifar10_lt.cfg, but found '$1'"
     ;;
 esac
 
@@ -88,10 +138,13 @@ case "${1:-}" in
     run_tests .venv "${@:2}"
     ;;
   test-addons) run_tests .venv-addons "${@:2}" ;;
+  docs) build_docs ;;
+  notebooks) run_notebooks ;;
+  wheel) check_wheel ;;
   workers)
     [[ ${2:-} =~ ^[1-9][0-9]*$ && ${3:-} == *.cfg ]] ||
       fail "workers needs their number and a flag file: ./run.sh workers 3 flags/digits_lt.cfg"
-    exec .venv/bin/python -m daso_tf.workers "$2" --flagfile="$3" "${@:4}"
+    exec .venv/bin/daso-tf workers "$2" --flagfile="$3" "${@:4}"
     ;;
-  *.cfg) .venv/bin/python -m daso_tf.train --flagfile="$1" "${@:2}" ;;
+  *.cfg) .venv/bin/daso-tf train --flagfile="$1" "${@:2}" ;;
 esac

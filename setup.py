@@ -1,19 +1,71 @@
 """How `pip install .` builds and installs daso_tf."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
 TENSORFLOW = ">=2.15.1"
+
+# Where the repository is published. The description of the package takes its pictures and links
+# from there, and has neither while this is empty.
+PROJECT_URL = ""
+
+
+def version() -> str:
+    """Reads the version, which stands in the package, without importing TensorFlow."""
+    text = (ROOT / "daso_tf" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
+
+
+def description(project_url: str) -> str:
+    """Returns README.md with its relative pictures and links completed, or else left out."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = r"\(([\w./-]*[./][\w./#-]*)\)"  # the path of a file or folder, no address
+    if project_url:
+        text = re.sub(rf"(!\[[^\]]*\]){relative}", rf"\1({project_url}/raw/HEAD/\2)", text)
+        return re.sub(rf"(?<!!)(\[[^\]]*\]){relative}", rf"\1({project_url}/blob/HEAD/\2)", text)
+    text = re.sub(rf"!\[[^\]]*\]{relative}\n*", "", text)
+    return re.sub(rf"\[([^\]]*)\]{relative}", r"\1", text)
+
 
 setup(
     name="daso_tf",
-    version="0.1.0",
-    description="Long-tailed semi-supervised image classification with DASO in TensorFlow",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    version=version(),
+    description="Semi-supervised image classification on imbalanced data, with DASO, in TensorFlow",
+    long_description=description(PROJECT_URL),
     long_description_content_type="text/markdown",
+    url=PROJECT_URL or None,
     license="Apache-2.0",
+    keywords=[
+        "semi-supervised learning",
+        "class imbalance",
+        "long-tailed recognition",
+        "pseudo-labels",
+        "image classification",
+        "DASO",
+        "FixMatch",
+        "Keras",
+        "TensorFlow",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["daso_tf", "daso_tf.*"]),
+    # The presets are flags/*.cfg; daso_tf/presets is a link to that folder.
+    package_data={"daso_tf": ["py.typed", "presets/*.cfg"]},
+    entry_points={"console_scripts": ["daso-tf = daso_tf.commands.cli:main"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -24,7 +76,7 @@ setup(
         "pillow",
         "scikit-learn",
         "scipy",
-        "tensorboard",  # tf.summary needs it; newer TensorFlow releases do not bring it along
+        "tensorboard",  # tf.summary needs it; newer TensorFlow releases do not install it
         f"tensorflow{TENSORFLOW}",
         "tensorflow-datasets",
         "tqdm",
@@ -40,7 +92,20 @@ setup(
         ],
         "bench": ["torch==2.13.0"],  # for the authors' side of benchmarks/pytorch_reference.py
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
-        "safetensors": ["safetensors"],  # for daso_tf.convert to read such files
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff>=0.17,<0.18", "safetensors"],
+        "docs": ["furo", "myst-parser", "sphinx>=9", "sphinx-copybutton"],
+        "notebooks": ["ipykernel", "nbclient", "nbformat"],
+        "safetensors": ["safetensors"],  # for `daso-tf convert` to read such files
+        "test": [
+            "build",
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "pyyaml",
+            "ruff>=0.17,<0.18",
+            "safetensors",
+            "types-tqdm",
+        ],
     },
 )
