@@ -7,6 +7,7 @@ The converter is the one of docutils, on which Sphinx is built.
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 from docutils import nodes
@@ -14,6 +15,9 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
+
+# docutils takes the index of `{\hat y}_i` for something below y. An empty group prevents it.
+_ACCENT = re.compile(r"\{(\\(?:bar|hat|tilde) \w)\}")
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +36,12 @@ def _mathml(node: nodes.Element, as_block: bool) -> str:
     """Converts an equation. A failure is a warning, which stops a build with `-W`."""
     latex = node.astext().strip()
     try:
-        return tex2mathml(latex, as_block=as_block)
+        mathml = tex2mathml(_ACCENT.sub(r"{\1{}}", latex), as_block=as_block)
     except MathError as error:
         logger.warning("cannot convert the equation %r: %s", latex, error, location=node)
         return html.escape(latex)
+    # Sums and fractions within `aligned` are as large as outside.
+    return mathml.replace('class="ams-align">', 'class="ams-align" displaystyle="true">')
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
