@@ -1,19 +1,20 @@
 """The description of a data set: table, sizes, picture, exit codes."""
 
+import doctest
+
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
+import daso_tf
 from daso_tf import data
-from daso_tf.commands import describe
+from daso_tf.commands import describe, terminal
 
 DIGITS = ["--dataset=digits", "--labeled_head=20", "--labeled_imbalance=10", "--resolution=8"]
 
 
-@flagsaver.flagsaver
 def run(*argv):
-    return describe.main(describe.FLAGS(["describe", *argv]))
+    return terminal.call(describe.COMMAND, argv)
 
 
 def test_the_command_prints_counts_and_draws_a_picture(tmp_path, capsys):
@@ -73,3 +74,9 @@ def test_many_classes_with_unknown_unlabeled_ones_and_odd_names(tmp_path):
     assert rows[31].split() == ["all", "60", "5", "-", "-"]
     describe.draw(described, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_docstring_example():
+    outcome = doctest.testmod(describe, extraglobs={"np": np, "daso_tf": daso_tf})
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

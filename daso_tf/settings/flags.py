@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daso_tf.data import DATASETS
+from daso_tf.data.sources import OPTIONS
 from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
 from daso_tf.settings.flag import Flag, choice, integer, number, steps, string, switch
@@ -19,15 +20,12 @@ from daso_tf.settings.methods import LEARNERS, Entry
 from daso_tf.settings.optimizers import OPTIMIZERS
 from daso_tf.settings.settings import Settings
 
-MODEL_DIR = string(
-    "model_dir", None, "Folder of the run.", shown_default="runs/DATASET", free=True
-)
+MODEL_DIR = string("model_dir", None, "Folder of the run.", shown_default="runs/DATASET", free=True)
 
 DATA = (
     string("dataset", "", f"Required: one of {', '.join(DATASETS)}."),
     string("data_dir", None, "Folder of the data set, or of its downloads.", free=True),
-    choice("labeled", None, ["l_train", "l_train_val"], "semi_aves: its labeled images."),
-    choice("unlabeled", None, ["in", "in+out"], "semi_aves: its unlabeled images."),
+    *(choice(name, None, list(option.choices), option.help) for name, option in OPTIONS.items()),
     integer(
         "labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are."
     ),
@@ -122,8 +120,12 @@ RUN = (
         shown_default="MODEL_DIR/export",
         free=True,
     ),
-    integer("evaluate_every", 500, "[1, inf)", "Steps between evaluations, each with a checkpoint."),
-    integer("evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True),
+    integer(
+        "evaluate_every", 500, "[1, inf)", "Steps between evaluations, each with a checkpoint."
+    ),
+    integer(
+        "evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True
+    ),
     integer("keep_checkpoints", 3, "[2, inf)", "Number of checkpoints to keep.", free=True),
     integer(
         "test_images",
@@ -175,7 +177,9 @@ DEVICES = (
 )
 
 ENCODER = (
-    string("encoder", "wrn_28_2", "wrn_DEPTH_WIDTH, resnet_DEPTH (18, 34, 50, 101), applications:NAME."),
+    string(
+        "encoder", "wrn_28_2", "wrn_DEPTH_WIDTH, resnet_DEPTH (18, 34, 50, 101), applications:NAME."
+    ),
     string(
         "encoder_weights",
         None,
