@@ -1,4 +1,4 @@
-"""What counters imbalance in the supervised loss, each formula against its statement in NumPy."""
+"""Supervised losses against plain NumPy statements of their equations."""
 
 import doctest
 import importlib
@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from daso_tf import balance
+from daso_tf.balance.logit_adjustment import adjusted
 
 COUNTS = [40, 20, 10, 5]
 WEIGHTS = (1 - 0.9) / (1 - 0.9 ** np.array(COUNTS))
@@ -51,7 +52,17 @@ def test_logit_adjustment_adds_the_prior(batch):
     assert_costs(balance.LogitAdjustedLoss(COUNTS, tau=0.5), batch, expected)
 
 
-def test_class_balanced_weights_what_each_image_costs(batch):
+@pytest.mark.parametrize("tau", [1.0, -0.5])
+def test_adjusted_logits(batch, tau):
+    _, logits = batch
+    expected = logits - tau * np.log(np.array(COUNTS) / np.sum(COUNTS))
+    np.testing.assert_allclose(adjusted(logits, COUNTS, tau), expected, rtol=1e-12)
+    single = tf.constant(logits, tf.float32)
+    np.testing.assert_allclose(adjusted(single, COUNTS, tau), expected, rtol=1e-5)
+    assert adjusted(single, COUNTS, tau).dtype == tf.float32
+
+
+def test_class_balanced_weights_the_loss_of_each_image(batch):
     """Equation 3 of the paper, in a plain mean over the batch."""
     expected = np.mean(WEIGHTS[batch[0]] * cross_entropy(*batch))
     assert_costs(balance.ClassBalancedLoss(COUNTS, beta=0.9), batch, expected)
@@ -60,13 +71,13 @@ def test_class_balanced_weights_what_each_image_costs(batch):
 @pytest.mark.parametrize(
     ("beta", "weights"), [(0.0, np.ones(4)), (1 - 1e-9, (1 / np.array(COUNTS)) * 4 / 0.375)]
 )
-def test_beta_leads_from_equal_weights_to_inverse_frequencies(beta, weights, batch):
+def test_beta_0_gives_equal_weights_and_beta_1_inverse_frequencies(beta, weights, batch):
     expected = np.mean(weights[batch[0]] * cross_entropy(*batch))
     loss = balance.ClassBalancedLoss(COUNTS, beta)
     assert float(loss(batch[0], tf.constant(batch[1]), 0)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_ldam_takes_the_margin_from_the_own_class_and_weighs_late(batch):
+def test_ldam_subtracts_margins_and_later_weighs_classes(batch):
     labels, logits = batch
     loss = balance.LDAMLoss(COUNTS, max_margin=0.4, scale=3.0, reweight_after=5, beta=0.9)
     margins = 0.4 * (5 / np.array(COUNTS)) ** 0.25
@@ -78,19 +89,19 @@ def test_ldam_takes_the_margin_from_the_own_class_and_weighs_late(batch):
     assert_costs(loss, batch, expected, step=5)
 
 
-def test_ldam_is_exact_where_an_image_is_told_apart_for_sure():
+def test_ldam_is_exact_for_very_confident_predictions():
     logits = np.array([[3.0, -3.0, -3.0, -3.0]], np.float32)
     loss = balance.LDAMLoss([5, 5, 5, 5], scale=30)  # every margin 0.5
     expected = np.log1p(3 * np.exp(-30 * 5.5))
     assert float(loss(np.array([0]), tf.constant(logits), 0)) == pytest.approx(expected, abs=1e-30)
-    expected = 30 * 6.5  # all is lost to class 0
+    expected = 30 * 6.5  # class 0 is certain
     assert float(loss(np.array([1]), tf.constant(logits), 0)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("step", [0, 5])
-def test_shares_of_classes_cost_their_part_of_each(loss, batch, step):
-    """Mixed images: linear in the shares, before the mean divides by what they count."""
+def test_soft_labels(loss, batch, step):
+    """The loss of a mixed image is linear in its soft label, up to the division by the weights."""
     hard, logits = batch
     soft = np.random.default_rng(1).dirichlet(np.ones(4), 6)
     of_class = np.stack(
@@ -121,7 +132,7 @@ def test_gradients(loss, batch, step):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_losses_are_made_again_from_their_config(loss, batch):
+def test_config_round_trip(loss, batch):
     labels, logits = batch
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert again.get_config() == loss.get_config()
@@ -141,6 +152,8 @@ def test_losses_are_made_again_from_their_config(loss, batch):
         ("LDAMLoss", {"max_margin": 0.0}, "max_margin must be above 0, not 0.0"),
         ("LDAMLoss", {"scale": float("nan")}, "scale must be above 0, not nan"),
         ("LDAMLoss", {"reweight_after": -1}, "reweight_after must be at least 0, not -1"),
+        ("LDAMLoss", {"reweight_after": 1.5}, "reweight_after must be a whole number of at"),
+        ("ClassBalancedLoss", {"labeled_counts": [3, 1.5]}, "at least 1 for every class, not"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(loss, arguments, message):

@@ -1,4 +1,4 @@
-"""The auxiliary balanced classifier: its losses, its masks, and its place in a learner."""
+"""The auxiliary balanced classifier: its losses, its masks and its place in a learner."""
 
 import doctest
 
@@ -33,7 +33,7 @@ def linear(probabilities):
 
 @pytest.fixture
 def problem():
-    """Features, labels and draws of a step, and a head that is sure of some images."""
+    """Features, labels and draws of a step, and a kernel that is confident of some images."""
     rng = np.random.default_rng(0)
     features = Features(*(rng.normal(size=(count, D)) for count in (6, 12, 12)))
     return features, rng.integers(0, K, 6), rng.uniform(size=18), 2 * rng.normal(size=(D, K))
@@ -93,14 +93,14 @@ def test_gradient_reaches_the_features_but_not_through_the_weak_view(problem):
             assert float(gradient[index]) == pytest.approx((ahead - behind) / 2e-6, abs=1e-5)
 
 
-def test_masks_leave_all_classes_alike():
-    """How often an image of each class counts, over many draws of the step's own."""
+def test_masks_balance_the_classes():
+    """The fraction of the images of each class that count, over many draws."""
     component = ABC([100, 50, 10], total_steps=100, confidence_threshold=0.0, update_every=1)
     draws = daso_tf.platform.draws.uniform(
         [3, 4], daso_tf.platform.draws.BALANCED_LABELED, 60_000, 1
     )
     labels = np.arange(30_000) % 3
-    # With one class an image and a head that knows nothing, each that counts costs log 3.
+    # The head predicts a uniform distribution, so the loss of each image that counts is log 3.
     features = Features(*(tf.zeros((30_000, 1)) for _ in range(3)))
     for k, expected in enumerate([0.1, 0.2, 1.0]):
         of_class = Features(*(view[labels == k] for view in features))
@@ -120,7 +120,7 @@ def test_masks_leave_all_classes_alike():
         assert float(loss) / np.log(3) == pytest.approx(rates, abs=0.02)
 
 
-def test_head_learns_and_answers_in_place_of_the_classifier():
+def test_head_learns_and_predicts_instead_of_the_classifier():
     model = dense_learner(balanced_head=ABC(COUNTS, total_steps=10))
     before = [np.array(weight) for weight in model.balanced_classifier.weights]
     losses = train(model, 0, 3).losses
@@ -134,8 +134,8 @@ def test_head_learns_and_answers_in_place_of_the_classifier():
     assert np.abs(expected - tf.nn.softmax(model.ema_classifier(features))).max() > 1e-3
 
 
-def test_classifier_learns_its_pseudo_labels_without_the_head_counting():
-    """DASO blends for both, and its histogram is of the classifier's pseudo-labels alone."""
+def test_pseudo_labels_of_the_head_are_not_counted():
+    """DASO blends for both classifiers; its histogram counts those of the first one only."""
     labeler = DASOPseudoLabeler(pretrain_steps=0, distribution_period=100)
     model = dense_learner(pseudo_labeler=labeler, balanced_head=ABC(COUNTS, total_steps=10))
     losses = train(model, 0, 2).losses
@@ -143,7 +143,7 @@ def test_classifier_learns_its_pseudo_labels_without_the_head_counting():
     assert np.sum(labeler.distribution.counted) == 2 * 12
 
 
-def test_other_draws_in_every_step_and_for_every_seed():
+def test_draws_depend_on_step_and_seed():
     def loss_of(seed, step):
         head = ABC(COUNTS, total_steps=10, confidence_threshold=0.0)
         model = dense_learner(balanced_head=head, seed=seed)
@@ -164,7 +164,7 @@ def test_saved_and_resumed_exactly(labeler, tmp_path):
 
 
 def test_compiled_step_computes_the_same():
-    """With LDAM, whose weighting changes during the run, and alike draws on every device."""
+    """With LDAM, whose weights change during the run."""
     assert_compiles_to_the_same(
         lambda: dense_learner(
             balanced_head=ABC(COUNTS, total_steps=4, confidence_threshold=0.3, update_every=1),
@@ -173,7 +173,7 @@ def test_compiled_step_computes_the_same():
     )
 
 
-def test_made_again_from_its_config():
+def test_config_round_trip():
     head = ABC(COUNTS, total_steps=10, confidence_threshold=0.5, update_every=2)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
     assert again.get_config() == head.get_config()
@@ -215,7 +215,7 @@ def test_arguments_outside_their_range_are_refused(arguments, message):
         (daso_tf.FixMatch, {"balanced_head": ABC([2, 1], 10)}, "ABC is for 2 classes, not 3"),
     ],
 )
-def test_combinations_that_make_no_sense_are_refused(learner, arguments, message):
+def test_impossible_combinations_are_refused(learner, arguments, message):
     with pytest.raises(ValueError, match=message):
         dense_learner(learner, **{"balanced_head": ABC(COUNTS, 10), **arguments})
 

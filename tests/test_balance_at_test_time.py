@@ -1,4 +1,4 @@
-"""Logit adjustment at test time: in everything that a learner answers, and in no result twice."""
+"""Logit adjustment at test time: in all predictions of a learner, and never twice in results."""
 
 import keras
 import numpy as np
@@ -51,7 +51,7 @@ def test_prediction_and_evaluation_are_adjusted(adjusted, images, expected):
     assert results["accuracy"] == pytest.approx(np.mean(expected.argmax(axis=1) == labels))
 
 
-def test_saved_and_exported_models_answer_adjusted(adjusted, images, expected, tmp_path):
+def test_saved_and_exported_models_predict_adjusted(adjusted, images, expected, tmp_path):
     adjusted.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again.predict(images, verbose=0), expected, rtol=1e-5)
@@ -71,7 +71,7 @@ def test_training_is_not_adjusted(images):
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
-def test_results_are_those_of_the_plain_network_whatever_it_answers(tau):
+def test_results_undo_the_adjustment_of_the_predictions(tau):
     rng = np.random.default_rng(1)
     labels, logits = rng.integers(0, 3, 200), rng.normal(size=(200, 3)).astype(np.float32)
     prior = np.log(np.array(COUNTS) / 65)

@@ -1,4 +1,4 @@
-"""CoSSL: the balanced classifier's loss against plain NumPy, what it teaches, and its place."""
+"""CoSSL: the balanced classifier's loss, its pseudo-labels and its place in a learner."""
 
 import doctest
 
@@ -35,7 +35,7 @@ def problem():
 
 
 def plain_loss(features, labels, draws, kernel):
-    """The mean over images drawn from all classes alike, tail features blended."""
+    """The mean over images drawn from balanced classes, with blended tail features."""
     counts = np.array(COUNTS)
     total = 0
     for i, label in enumerate(labels):
@@ -69,7 +69,7 @@ def test_loss_and_its_gradient(problem):
         loss = loss_of(single, labels, draws, weights)
     assert float(loss) == pytest.approx(plain_loss(*problem), rel=1e-5)
     *to_features, to_kernel = tape.gradient(loss, [*single, weights])
-    assert to_features == [None] * 3  # the encoder is the learner's to train
+    assert to_features == [None] * 3  # the head does not train the encoder
     for index in np.ndindex(*kernel.shape):
         nudge = np.zeros_like(kernel)
         nudge[index] = 1e-6
@@ -77,8 +77,8 @@ def test_loss_and_its_gradient(problem):
         assert float(to_kernel[index]) == pytest.approx((ahead - behind) / 2e-6, abs=1e-5)
 
 
-def test_shares_are_uniform_and_classes_blended_at_their_rates():
-    """Labeled features of 1 and others of 0 show in the logits what share was kept."""
+def test_shares_are_uniform_and_blend_rates_are_those_of_the_classes():
+    """With labeled features of 1 and others of 0, the blended feature is the share."""
     count = 30_000
     draws = daso_tf.platform.draws.uniform(
         [3, 4], daso_tf.platform.draws.BALANCED_LABELED, count, 1
@@ -102,7 +102,7 @@ def test_shares_are_uniform_and_classes_blended_at_their_rates():
         )
 
 
-def test_head_makes_the_pseudo_labels_once_it_teaches():
+def test_head_makes_the_pseudo_labels_from_teach_after_on():
     model = dense_learner(balanced_head=CoSSL(COUNTS, teach_after=2))
     for step in range(4):
         views, *_ = step_inputs(step)
@@ -114,7 +114,7 @@ def test_head_makes_the_pseudo_labels_once_it_teaches():
         assert set(outcome.losses) == {"supervised_loss", "consistency_loss", "cossl_loss"}
 
 
-def test_head_answers_in_place_of_the_classifier():
+def test_head_predicts_instead_of_the_classifier():
     model = dense_learner(balanced_head=CoSSL(COUNTS, teach_after=2))
     train(model, 0, 2)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -125,7 +125,7 @@ def test_head_answers_in_place_of_the_classifier():
 
 @pytest.mark.parametrize("labeler", [None, AlignedPseudoLabeler(COUNTS)])
 def test_saved_and_resumed_exactly(labeler, tmp_path):
-    """With a labeler that remembers predictions, too: it gets those of one classifier a step."""
+    """Also with a labeler that remembers predictions: it is called once per step."""
     model = dense_learner(pseudo_labeler=labeler, balanced_head=CoSSL(COUNTS, 2, 0.3))
     assert_saved_and_resumed_exactly(model, tmp_path / "model.keras")
 
@@ -136,7 +136,7 @@ def test_compiled_step_computes_the_same():
     )
 
 
-def test_remixmatch_is_taught_by_the_head_too():
+def test_head_makes_the_pseudo_labels_of_remixmatch():
     model = dense_learner(
         daso_tf.ReMixMatch,
         balanced_head=CoSSL(COUNTS, 0),
@@ -151,7 +151,7 @@ def test_remixmatch_is_taught_by_the_head_too():
     assert "cossl_loss" in outcome.losses
 
 
-def test_made_again_from_its_config():
+def test_config_round_trip():
     head = CoSSL(COUNTS, 5, 0.3)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
     assert again.get_config() == head.get_config()

@@ -1,4 +1,4 @@
-"""How much pseudo-labels are taught, each rule against its plain statement in NumPy."""
+"""Thresholds against plain NumPy statements of their equations, and their place in a learner."""
 
 import doctest
 import importlib
@@ -20,7 +20,7 @@ IMAGES = 50
 
 
 def batches(count, size=20):
-    """Predictions that grow more confident, for random images."""
+    """Yields predictions of growing confidence for random images."""
     rng = np.random.default_rng(3)
     for step in range(count):
         target = rng.dirichlet(np.full(K, 0.9 / (1 + step)), size).astype(np.float32)
@@ -47,7 +47,7 @@ def test_flexmatch():
         sure = confidence >= np.float32(0.8)
         learnt[positions[sure]] = labels[sure]
         masks.append(mask.mean())
-    assert masks[0] == 1  # nothing is learnt yet, so nothing is asked
+    assert masks[0] == 1  # no class is learned yet, so all thresholds are 0
     assert min(masks) < 1
 
 
@@ -64,7 +64,7 @@ def test_freematch():
 
 
 def fairness(strong, mask, mean_target, histogram):
-    """The fairness loss, over the classes that a taught view is taken for."""
+    """The fairness loss, over the classes that at least one taught view is predicted as."""
     p = softmax(strong)[mask > 0]
     taken = np.bincount(p.argmax(axis=1), minlength=K) / len(p)
     there = taken > 0
@@ -83,7 +83,7 @@ def test_freematch_fairness_loss_and_its_gradient():
         taken = np.bincount(target.argmax(axis=1), minlength=K) / len(target)
         histogram = 0.7 * histogram + 0.3 * taken
     compiled = tf.function(threshold.auxiliary_losses, jit_compile=True)
-    for absent in (-9, 0):  # without and with views that are taken for the last class
+    for absent in (-9, 0):  # without and with views that are predicted as the last class
         strong = rng.normal(size=(8, K)) + np.array([0, 0, absent])
         mask = np.array([1, 1, 0, 1, 1, 1, 0, 1])
         logits = tf.constant(strong)
@@ -104,7 +104,7 @@ def test_freematch_fairness_loss_and_its_gradient():
             assert gradient[index] == pytest.approx(0.5 * (ahead - behind) / 2e-5, abs=1e-6)
 
 
-def test_freematch_is_not_unfair_where_nothing_is_taught():
+def test_freematch_fairness_loss_is_0_if_nothing_is_taught():
     threshold = thresholds.FreeMatchThreshold()
     threshold.build((None, K))
     logits = tf.zeros((2, K))
@@ -184,7 +184,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("threshold", ALL, ids=lambda layer: type(layer).__name__)
-def test_made_again_and_compiled_it_weighs_the_same(threshold):
+def test_config_round_trip_and_xla_give_the_same_weights(threshold):
     config = keras.saving.serialize_keras_object(threshold)
     ours, theirs = (keras.saving.deserialize_keras_object(config) for _ in range(2))
     for layer in (ours, theirs):
@@ -203,18 +203,23 @@ def test_made_again_and_compiled_it_weighs_the_same(threshold):
     [
         (lambda: thresholds.FixedThreshold(1.1), r"confidence must be in \[0, 1\], not 1.1"),
         (lambda: thresholds.FlexMatchThreshold(0), "num_images must be at least 1, not 0"),
+        (lambda: thresholds.FlexMatchThreshold(2.5), "num_images must be a whole number of at"),
+        (lambda: thresholds.FlexMatchThreshold(float("nan")), "num_images must .* 1, not nan"),
         (lambda: thresholds.FreeMatchThreshold(0.9, -1), "fairness_weight must be at least 0"),
         (lambda: thresholds.FreeMatchThreshold(1.0), r"momentum must be in \[0, 1\), not 1.0"),
         (lambda: thresholds.SoftMatchWeight(0.9, 0.0), "deviations must be above 0, not 0.0"),
+        (lambda: thresholds.SoftMatchWeight(0.9, np.inf), "must be above 0 and finite, not inf"),
         (lambda: thresholds.SAWWeight(0), "num_images must be at least 1, not 0"),
         (lambda: thresholds.ADSHThreshold([2, 1], 0), "num_images must be at least 1, not 0"),
+        (lambda: thresholds.ADSHThreshold([2, 0], 9), "at least 1 for every class, not"),
+        (lambda: thresholds.SAWWeight(9)(tf.ones((2, K)) / K), "SAWWeight needs the positions"),
         (
             lambda: thresholds.ADSHThreshold([2, 1], 9).build((None, 3)),
             "one number for each of the 3 classes, not 2",
         ),
     ],
 )
-def test_refuses(make, message):
+def test_errors_name_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -230,17 +235,17 @@ def test_examples(name):
 
 
 @pytest.mark.parametrize("threshold", ALL[1:], ids=lambda layer: type(layer).__name__)
-def test_fixmatch_takes_it_and_saves_it(threshold, tmp_path):
+def test_fixmatch_saves_it_and_resumes_exactly(threshold, tmp_path):
     config = keras.saving.serialize_keras_object(threshold)
-    made = keras.saving.deserialize_keras_object(config)
-    model = dense_learner(confidence_threshold=made)
-    before = [np.array(weight) for weight in made.weights]
+    copy = keras.saving.deserialize_keras_object(config)
+    model = dense_learner(confidence_threshold=copy)
+    before = [np.array(weight) for weight in copy.weights]
     assert_saved_and_resumed_exactly(model, tmp_path / "model.keras")
-    after = [np.array(weight) for weight in made.weights]
+    after = [np.array(weight) for weight in copy.weights]
     assert any((a != b).any() for a, b in zip(before, after, strict=True))
 
 
-def test_fixmatch_minimises_what_a_threshold_adds():
+def test_fixmatch_minimises_the_loss_of_a_threshold():
     with_it, without = (
         dense_learner(confidence_threshold=thresholds.FreeMatchThreshold(0.5, weight))
         for weight in (0.5, 0.0)
@@ -256,12 +261,12 @@ def test_fixmatch_minimises_what_a_threshold_adds():
     )
 
 
-def test_the_command_trains_with_the_positions_that_it_needs(tmp_path):
+def test_the_command_provides_positions(tmp_path):
     run = arguments(threshold="flexmatch", model_dir=tmp_path / "run", steps=2, evaluate_every=2)
     assert run_train(*run) == 0
 
 
-def test_learners_that_do_not_ask_it_refuse_it():
+def test_learners_without_a_threshold_refuse_it():
     with pytest.raises(ValueError, match="MixMatch takes no threshold: it does not choose"):
         dense_learner(daso_tf.MixMatch, threshold=0.9)
 

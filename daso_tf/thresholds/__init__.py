@@ -1,4 +1,4 @@
-"""Which pseudo-labels are taught, and how much? One answer a file."""
+"""Which pseudo-labels are taught, and how strongly? Each file is one answer."""
 
 from daso_tf.thresholds.adsh import ADSHThreshold
 from daso_tf.thresholds.flexmatch import FlexMatchThreshold

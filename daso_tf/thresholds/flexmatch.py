@@ -1,4 +1,4 @@
-"""FlexMatch: the less a class is learnt so far, the lower its threshold."""
+"""FlexMatch: lower thresholds for classes that are not learned well yet."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from daso_tf.thresholds.threshold import Selection
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class FlexMatchThreshold(RememberingThreshold):
-    """Teaches a pseudo-label whose confidence reaches its class's share of a threshold.
+    """Teaches pseudo-labels that reach the threshold of their class (curriculum pseudo-labeling).
 
-    How far a class is learnt is told by the number of unlabeled images whose pseudo-label it was
-    when they last reached the threshold in full; the class with the most has the threshold in
-    full, unless more images than those have never reached it (curriculum pseudo-labeling, with
-    the warm-up and the convex mapping x / (2 - x) of the paper).
+    The learning status of a class is the number of unlabeled images that had it as pseudo-label
+    when they last reached `confidence`. It is divided by the largest status of all classes
+    or, if it is larger, by the number of images that never reached `confidence` (the warm-up of the
+    paper). With this ratio x, the threshold of the class is `confidence * x / (2 - x)`.
 
     Args:
-        num_images: How many there are, at least 1.
-        confidence: The threshold in full, in [0, 1].
+        num_images: Number of unlabeled images, at least 1.
+        confidence: The highest threshold of a class, in [0, 1].
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -33,8 +33,8 @@ class FlexMatchThreshold(RememberingThreshold):
     [1.0, 1.0]
     >>> threshold(target, positions=tf.range(2)).weights.numpy().tolist()  # class 0 is learned
     [1.0, 1.0]
-    >>> threshold.class_thresholds().numpy().tolist()
-    [0.8999999761581421, 0.0]
+    >>> [round(float(value), 3) for value in threshold.class_thresholds()]
+    [0.9, 0.0]
 
     Reference:
         Zhang et al., "FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo
@@ -42,9 +42,9 @@ class FlexMatchThreshold(RememberingThreshold):
     """
 
     def class_thresholds(self) -> tf.Tensor:
-        """Returns the confidence that each class's pseudo-labels must reach now, float32 `(K,)`."""
+        """Returns the least confidence at which each class is taught now, float32 `(K,)`."""
         counts = tf.cast(self.counts(), tf.float32)
-        status = counts[:-1] / tf.reduce_max(counts)  # with the never confident ones: warm-up
+        status = counts[:-1] / tf.reduce_max(counts)  # the last count is the warm-up's
         return self.confidence * status / (2.0 - status)
 
     def call(
@@ -53,13 +53,14 @@ class FlexMatchThreshold(RememberingThreshold):
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
     ) -> Selection:
-        """Weighs the pseudo-labels; see `Threshold.call`."""
-        labels = tf.argmax(target, axis=-1, output_type=tf.int32)
+        """Selects by class thresholds; see `Threshold.call`."""
+        positions = self.checked_positions(positions)
+        pseudo_labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confidence = tf.reduce_max(target, axis=-1)
-        mask = confidence >= tf.gather(self.class_thresholds(), labels)
+        taught = confidence >= tf.gather(self.class_thresholds(), pseudo_labels)
 
         # An image keeps its class until it is confident of another one.
         before = tf.gather(tf.convert_to_tensor(self.labels), positions)
-        learnt = tf.where(confidence >= self.confidence, labels, before)
-        self.remember(self.labels, positions, learnt)
-        return Selection(tf.cast(mask, tf.float32))
+        learned = tf.where(confidence >= self.confidence, pseudo_labels, before)
+        self.remember(self.labels, positions, learned)
+        return Selection(tf.cast(taught, tf.float32))

@@ -1,30 +1,36 @@
-"""FreeMatch: thresholds that follow the network's own confidence, for all and for each class."""
+"""FreeMatch: thresholds that adapt to the network's own confidence, overall and by class."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
+from daso_tf.platform.checks import checked_number
 from daso_tf.thresholds.threshold import Selection, Threshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class FreeMatchThreshold(Threshold):
-    """Teaches a pseudo-label whose confidence reaches its class's threshold of the moment.
+    """Teaches pseudo-labels that reach the self-adaptive threshold of their class.
 
-    The global threshold is the moving average of the mean confidence; a class's share of it is
-    the moving average of its mean probability over that of the most probable class.
+    The global threshold is the moving average of the mean confidence. The threshold of a class is
+    the global one, multiplied by the moving average of the class's mean probability and divided by
+    the largest such average of all classes.
 
-    The fairness loss asks for diverse predictions. With the mean probability of each class over
-    how often it is the most probable one, scaled to sum to 1: a of the weak views, by moving
-    averages, and b of the strong views that are taught, it is `sum_k a_k log b_k`, over the classes
-    that any of these views is taken for.
+    The fairness loss favours diverse predictions. For each class, take its mean probability divided
+    by the fraction of images for which it is the most probable class, and scale these K ratios to
+    sum to 1. Let a be the result for the weak views, from moving averages, and b the result for the
+    strong views that are taught. The loss is `sum_k a_k log b_k`, over the classes that are the
+    most probable one of at least one of these strong views.
 
     Args:
-        momentum: Of the moving averages, in [0, 1).
-        fairness_weight: Weight of the fairness loss, at least 0. The paper has 0.01 where hardly
-            any image is labeled, else 0.05.
+        momentum: Momentum of the moving averages, in [0, 1).
+        fairness_weight: Weight of the fairness loss, at least 0. The paper uses 0.01 if very few
+            images are labeled, else 0.05.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -44,17 +50,13 @@ class FreeMatchThreshold(Threshold):
 
     loss_names = ("fairness_loss",)
 
-    def __init__(self, momentum: float = 0.999, fairness_weight: float = 0.01, **kwargs):
+    def __init__(self, momentum: float = 0.999, fairness_weight: float = 0.01, **kwargs: Any):
         super().__init__(**kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}.")
-        if not fairness_weight >= 0:
-            raise ValueError(f"fairness_weight must be at least 0, not {fairness_weight}.")
-        self.momentum = float(momentum)
-        self.fairness_weight = float(fairness_weight)
+        self.momentum = checked_number("momentum", momentum, least=0, below=1)
+        self.fairness_weight = checked_number("fairness_weight", fairness_weight, least=0)
 
-    def build(self, input_shape):
-        """Makes the averages, from the shape of the targets `(batch, K)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the moving averages; see `Threshold`."""
         uniform = keras.initializers.Constant(1.0 / input_shape[-1])
         self.mean_confidence = self.add_weight(
             name="mean_confidence", shape=(), initializer=uniform, trainable=False
@@ -68,9 +70,9 @@ class FreeMatchThreshold(Threshold):
         self.built = True
 
     def class_thresholds(self) -> tf.Tensor:
-        """Returns the confidence that each class's pseudo-labels must reach now, float32 `(K,)`."""
-        shares = tf.convert_to_tensor(self.mean_target)
-        return shares / tf.reduce_max(shares) * self.mean_confidence
+        """Returns the least confidence at which each class is taught now, float32 `(K,)`."""
+        mean_target = tf.convert_to_tensor(self.mean_target)
+        return mean_target / tf.reduce_max(mean_target) * self.mean_confidence
 
     def call(
         self,
@@ -78,7 +80,7 @@ class FreeMatchThreshold(Threshold):
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
     ) -> Selection:
-        """Weighs the pseudo-labels; see `Threshold.call`."""
+        """Selects by class thresholds; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)
         for average, value in (
             (self.mean_confidence, replicas.mean(tf.reduce_mean(confidence))),
@@ -86,8 +88,8 @@ class FreeMatchThreshold(Threshold):
             (self.histogram, replicas.mean(tf.reduce_mean(_one_hot(target), axis=0))),
         ):
             average.assign(self.momentum * average + (1.0 - self.momentum) * value)
-        least = tf.gather(self.class_thresholds(), tf.argmax(target, axis=-1))
-        return Selection(tf.cast(confidence >= least, tf.float32))
+        thresholds = tf.gather(self.class_thresholds(), tf.argmax(target, axis=-1))
+        return Selection(tf.cast(confidence >= thresholds, tf.float32))
 
     def auxiliary_losses(self, logits: tf.Tensor, weights: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes the fairness loss; see `Threshold.auxiliary_losses`."""
@@ -96,16 +98,17 @@ class FreeMatchThreshold(Threshold):
         mean = tf.reduce_sum(taught * probabilities, axis=0)
         histogram = tf.reduce_sum(taught * _one_hot(probabilities), axis=0)
         mean, histogram = replicas.mean([mean, histogram])
-        there = histogram > 0
-        of_strong = tf.where(there, _per_image(mean, histogram), 1.0)  # the logarithm of 1 is 0
-        of_weak = _per_image(
+        predicted = histogram > 0
+        # Classes that no view is predicted as add log 1 = 0.
+        of_strong = tf.where(predicted, _normalised_ratio(mean, histogram), 1.0)
+        of_weak = _normalised_ratio(
             tf.convert_to_tensor(self.mean_target), tf.convert_to_tensor(self.histogram)
         )
         loss = tf.reduce_sum(tf.cast(of_weak, logits.dtype) * tf.math.log(of_strong))
         return {"fairness_loss": self.fairness_weight * loss}
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "momentum": self.momentum,
@@ -119,7 +122,7 @@ def _one_hot(probabilities: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(classes, probabilities.shape[-1], dtype=probabilities.dtype)
 
 
-def _per_image(mean: tf.Tensor, histogram: tf.Tensor) -> tf.Tensor:
-    """Divides each class's probability by how often it is taken; 0 where never; sums to 1."""
+def _normalised_ratio(mean: tf.Tensor, histogram: tf.Tensor) -> tf.Tensor:
+    """Returns `mean / histogram`, scaled to sum to 1; 0 where the histogram is 0."""
     ratio = tf.math.divide_no_nan(mean, histogram)
     return tf.math.divide_no_nan(ratio, tf.reduce_sum(ratio))

@@ -1,6 +1,9 @@
-"""What thresholds have in common that remember a pseudo-label of every unlabeled image."""
+"""Base class of the thresholds that remember the latest pseudo-label of every unlabeled image."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,11 +14,12 @@ from daso_tf.thresholds.threshold import Threshold
 
 
 class RememberingThreshold(Threshold):
-    """A threshold that goes by which classes the unlabeled images were last given.
+    """Remembers the latest pseudo-label of every unlabeled image.
 
     Args:
-        num_images: How many unlabeled images there are, at least 1.
-        confidence: The threshold in full, in [0, 1].
+        num_images: Number of unlabeled images, at least 1.
+        confidence: The least confidence of a pseudo-label that is taught, in [0, 1]. Subclasses
+            may lower it for some classes.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -23,15 +27,15 @@ class RememberingThreshold(Threshold):
 
     asks_for = frozenset({"positions"})
 
-    def __init__(self, num_images: int, confidence: float = 0.95, **kwargs):
+    def __init__(self, num_images: int, confidence: float = 0.95, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_images = checked_whole_number("num_images", num_images, least=1)
         self.confidence = checked_number("confidence", confidence, least=0, most=1)
 
-    def build(self, input_shape):
-        """Makes the memory, from the shape of the targets `(batch, K)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the memory; see `Threshold`."""
         self.num_classes = input_shape[-1]
-        # K stands for an image that has no class yet.
+        # K marks an image without a pseudo-label.
         self.labels = self.add_weight(
             name="labels",
             shape=(self.num_images,),
@@ -42,24 +46,41 @@ class RememberingThreshold(Threshold):
         self.built = True
 
     def counts(self) -> tf.Tensor:
-        """Returns the images of each class, and last those that have none yet, int32 `(K + 1,)`."""
+        """Counts the remembered pseudo-labels.
+
+        Returns:
+            int32 `(K + 1,)`: the images of each class, then the images without a pseudo-label.
+        """
         bins = self.num_classes + 1
         return tf.math.bincount(tf.convert_to_tensor(self.labels), minlength=bins, maxlength=bins)
 
     def remember(self, memory: tf.Variable, positions: tf.Tensor, values: tf.Tensor) -> None:
-        """Sets what is remembered of the images of a batch, those of all replicas.
+        """Overwrites the entries of the batch's images in a memory, for all replicas together.
 
         Args:
-            memory: A variable with an entry for every unlabeled image.
-            positions: int `(batch,)`, which of them the batch holds.
-            values: `(batch,)`, what of each of these.
+            memory: A variable with one entry per unlabeled image.
+            positions: int `(mu * batch,)`, the positions of the batch's images in it.
+            values: `(mu * batch,)`, the new entries.
         """
         positions, values = replicas.gather(positions), replicas.gather(values)
         before = tf.convert_to_tensor(memory)
         memory.assign(tf.tensor_scatter_nd_update(before, positions[:, None], values))
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def checked_positions(self, positions: tf.Tensor | None) -> tf.Tensor:
+        """Returns the positions of a batch.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if positions is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the positions of the unlabeled images of each batch. "
+                "Create the batches by daso_tf.data.training_batches(..., with_positions=True)."
+            )
+        return positions
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "num_images": self.num_images,

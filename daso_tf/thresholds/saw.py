@@ -1,4 +1,4 @@
-"""SAW: the fewer images are taken for a class, the more a pseudo-label of that class weighs."""
+"""SAW: higher weights for pseudo-labels of classes that few images are predicted as."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from daso_tf.thresholds.threshold import Selection
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class SAWWeight(RememberingThreshold):
-    """Weighs confident pseudo-labels by the effective number of images taken for their class.
+    """Weighs confident pseudo-labels by the inverse effective number of images of their class.
 
-    With `n_k` images whose pseudo-label was class k when they were seen last, whatever its
-    confidence, and N images in all, class k weighs `(1 - beta) / (1 - beta^n_k)`, scaled so that
-    all weights sum to K, with `beta = 1 - K / N`. This stays below the plain inverse of `n_k` for
-    classes that hardly any image is taken for, which is what makes it smooth.
+    Let n_k be the number of unlabeled images whose latest pseudo-label is class k, whatever its
+    confidence, and N the number of all unlabeled images. The weight of class k is
+    `(1 - beta) / (1 - beta^n_k)` with `beta = 1 - K / N`, scaled so that all weights sum to K. For
+    classes that are hardly ever predicted, this smoothed weight is below the plain inverse of n_k.
 
-    The authors set the weights once an epoch; here they follow in every step. That they can weigh
-    the labeled images likewise is a supervised loss here: `ClassBalancedLoss`.
+    The authors set the weights once per epoch; this layer sets them in every step. The authors can
+    also weigh the labeled images; `daso_tf.balance.ClassBalancedLoss` does that here.
 
     Args:
-        num_images: N, how many unlabeled images there are, at least 1.
-        confidence: Pseudo-labels of less confidence are not taught, in [0, 1].
+        num_images: N, the number of unlabeled images, at least 1.
+        confidence: The least confidence of a pseudo-label that is taught, in [0, 1].
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -45,10 +45,10 @@ class SAWWeight(RememberingThreshold):
     """
 
     def class_weights(self) -> tf.Tensor:
-        """Returns what a confident pseudo-label of each class weighs now, float32 `(K,)`."""
+        """Returns the weight of a confident pseudo-label of each class now, float32 `(K,)`."""
         classes = self.num_classes
         counts = self.counts()[:classes]
-        # A class of no image weighs like one of one. In float64, as beta is close to 1.
+        # A class without images has the weight of a class with one. float64, since beta is near 1.
         counts = tf.maximum(tf.cast(counts, tf.float64), 1.0)
         beta = max(0.0, 1.0 - classes / self.num_images)
         weights = 1.0 / (1.0 - beta**counts)
@@ -60,10 +60,11 @@ class SAWWeight(RememberingThreshold):
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
     ) -> Selection:
-        """Weighs the pseudo-labels; see `Threshold.call`."""
-        labels = tf.argmax(target, axis=-1, output_type=tf.int32)
+        """Weighs the confident pseudo-labels; see `Threshold.call`."""
+        positions = self.checked_positions(positions)
+        pseudo_labels = tf.argmax(target, axis=-1, output_type=tf.int32)
         confident = tf.cast(tf.reduce_max(target, axis=-1) >= self.confidence, tf.float32)
-        weights = confident * tf.gather(self.class_weights(), labels)
+        weights = confident * tf.gather(self.class_weights(), pseudo_labels)
 
-        self.remember(self.labels, positions, labels)
+        self.remember(self.labels, positions, pseudo_labels)
         return Selection(weights)

@@ -1,24 +1,29 @@
-"""SoftMatch: no threshold, but a weight that falls the less confident a pseudo-label is."""
+"""SoftMatch: a weight that decreases smoothly with the confidence, instead of a threshold."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from daso_tf.platform import replicas
+from daso_tf.platform.checks import checked_number
 from daso_tf.thresholds.threshold import Selection, Threshold
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class SoftMatchWeight(Threshold):
-    """Weighs a pseudo-label by a Gaussian, cut at its top, of its confidence.
+    """Weighs pseudo-labels by a truncated Gaussian of their confidence.
 
-    Mean and variance are moving averages of those of the confidences: what is at least as
-    confident as the mean counts in full.
+    Mean and variance of the Gaussian are moving averages of those of the confidences of a batch.
+    Pseudo-labels with a confidence of at least the mean have weight 1.
 
     Args:
-        momentum: Of the moving averages, in [0, 1).
-        deviations: By how much the Gaussian is narrower than the confidences are spread, above 0.
+        momentum: Momentum of the moving averages, in [0, 1).
+        deviations: The Gaussian's standard deviation is that of the confidences divided by this
+            number, above 0.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -32,21 +37,17 @@ class SoftMatchWeight(Threshold):
 
     Reference:
         Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised
-        Learning", ICLR 2023, equations 5 to 8; 2 deviations as in the authors' settings. Uniform
-        alignment, the paper's other half, is a pseudo-labeler here: `AlignedPseudoLabeler`.
+        Learning", ICLR 2023, equations 5 to 8; 2 deviations as in the authors' settings. For the
+        paper's uniform alignment, use `daso_tf.pseudo_labels.AlignedPseudoLabeler`.
     """
 
-    def __init__(self, momentum: float = 0.999, deviations: float = 2.0, **kwargs):
+    def __init__(self, momentum: float = 0.999, deviations: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}.")
-        if not deviations > 0:
-            raise ValueError(f"deviations must be above 0, not {deviations}.")
-        self.momentum = float(momentum)
-        self.deviations = float(deviations)
+        self.momentum = checked_number("momentum", momentum, least=0, below=1)
+        self.deviations = checked_number("deviations", deviations, above=0)
 
-    def build(self, input_shape):
-        """Makes the averages, from the shape of the targets `(batch, K)`."""
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the moving averages; see `Threshold`."""
         self.mean = self.add_weight(
             name="mean",
             shape=(),
@@ -66,21 +67,22 @@ class SoftMatchWeight(Threshold):
     ) -> Selection:
         """Weighs the pseudo-labels; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)
-        of_batch = replicas.gather(confidence)
-        count = tf.cast(tf.shape(of_batch)[0], tf.float32)
-        unbiased = tf.math.reduce_variance(of_batch) * count / tf.maximum(count - 1.0, 1.0)
+        of_all_replicas = replicas.gather(confidence)
+        count = tf.cast(tf.shape(of_all_replicas)[0], tf.float32)
+        biased = tf.math.reduce_variance(of_all_replicas)
+        unbiased = biased * count / tf.maximum(count - 1.0, 1.0)
         for average, value in (
-            (self.mean, tf.reduce_mean(of_batch)),
+            (self.mean, tf.reduce_mean(of_all_replicas)),
             (self.variance, unbiased),
         ):
             average.assign(self.momentum * average + (1.0 - self.momentum) * value)
         below = tf.minimum(confidence - self.mean, 0.0)
         width = 2.0 * self.variance / self.deviations**2
-        # A batch of equal confidences has no variance; they all count in full.
+        # The variance of equal confidences is 0. All of them then have weight 1.
         return Selection(tf.exp(-tf.math.divide_no_nan(below**2, width)))
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
         return {
             **super().get_config(),
             "momentum": self.momentum,
