@@ -1,6 +1,13 @@
 """Semi-supervised learning on imbalanced data, for TensorFlow and Keras."""
 
-from daso_tf import augment, balance, data, encoders, pseudo_labels, thresholds
+import sys
+
+from daso_tf.platform import quiet
+
+with quiet.start():
+    import tensorflow  # noqa: F401  # before everything else, so that a command starts quietly
+
+from daso_tf import augment, balance, data, encoders, learners, pseudo_labels, thresholds
 from daso_tf.learners import (
     DASO,
     USADTM,
@@ -13,6 +20,8 @@ from daso_tf.learners import (
     ReMixMatch,
     Supervised,
 )
+from daso_tf.settings import optimizers  # its schedules are registered, too
+from daso_tf.step import losses, metrics
 
 __all__ = [
     "DASO",
@@ -29,7 +38,15 @@ __all__ = [
     "balance",
     "data",
     "encoders",
+    "learners",
+    "losses",
+    "metrics",
+    "optimizers",
     "pseudo_labels",
     "thresholds",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# Public modules that are files of `step/` and `settings/`: `import daso_tf.losses` works, too.
+for _module in (losses, metrics, optimizers):
+    sys.modules[f"daso_tf.{_module.__name__.rpartition('.')[2]}"] = _module

@@ -60,7 +60,13 @@ class SupervisedLoss:
         """
         return tf.constant(1.0)
 
-    def __call__(self, labels: tf.Tensor, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        step: tf.Tensor,
+        image_weights: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Computes the weighted mean loss of a batch.
 
         Args:
@@ -68,6 +74,8 @@ class SupervisedLoss:
                 rows sum to 1.
             logits: float `(batch, K)`.
             step: int scalar, the number of steps done before this one.
+            image_weights: float `(batch,)`, factors of the losses of the images, as a threshold
+                may return them; None for 1.
 
         Returns:
             A scalar.
@@ -77,6 +85,8 @@ class SupervisedLoss:
             labels = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         weights = labels * tf.cast(self.class_weights(step), labels.dtype)
         total_weight = replicas.mean(tf.reduce_sum(weights))
+        if image_weights is not None:
+            weights *= tf.cast(image_weights, weights.dtype)[:, None]
         return tf.reduce_sum(weights * self.class_losses(logits, step)) / total_weight
 
     def get_config(self) -> dict[str, Any]:

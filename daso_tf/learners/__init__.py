@@ -1,8 +1,8 @@
-"""Which views are made, which losses are summed? One file for each learner."""
+"""Which views are made, which losses are summed? One file per learner."""
 
 from daso_tf.learners.classifier_retraining import ClassifierRetraining
 from daso_tf.learners.daso import DASO
-from daso_tf.learners.fixmatch import FixMatch, Views
+from daso_tf.learners.fixmatch import FixMatch, FixMatchViews
 from daso_tf.learners.mean_teacher import MeanTeacher
 from daso_tf.learners.mixmatch import MixMatch
 from daso_tf.learners.pseudo_label import PseudoLabel
@@ -11,21 +11,30 @@ from daso_tf.learners.supervised import Supervised
 from daso_tf.learners.usadtm import USADTM
 from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import Outputs, StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 
 __all__ = [
     "DASO",
     "USADTM",
     "ClassifierRetraining",
     "FixMatch",
+    "FixMatchViews",
     "Learner",
     "MeanTeacher",
     "MixMatch",
     "Outputs",
     "PseudoLabel",
-    "PseudoLabelingLearner",
     "ReMixMatch",
     "StepOutcome",
     "Supervised",
-    "Views",
 ]
+
+_RENAMED = {
+    "PseudoLabelingLearner": "Learner, which takes a pseudo_labeler",
+    "Views": "FixMatchViews",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        raise AttributeError(f"daso_tf.learners.{name} is now daso_tf.learners.{_RENAMED[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

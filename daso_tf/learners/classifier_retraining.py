@@ -1,6 +1,10 @@
-"""cRT: a new classifier on the features that a finished run has learnt."""
+"""cRT: a new classifier on the features of a finished run."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -11,26 +15,26 @@ from daso_tf.step.outcome import StepOutcome
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class ClassifierRetraining(Supervised):
-    """Classifier retraining: the encoder stays as it is, its classifier is learnt anew.
+    """Classifier retraining (cRT): the encoder is frozen, and a new classifier is trained.
 
-    An encoder that was trained as the classes come has good features; what leans to the frequent
-    classes is its classifier. The new one learns from batches with as many images of every class:
+    An encoder that was trained on imbalanced batches has good features; it is its classifier that
+    prefers the frequent classes. The new classifier learns from class-balanced batches:
     `daso_tf.data.training_batches(..., class_balanced=True)`.
 
     Args:
         encoder: A trained `keras.Model` from normalised float images `(batch, height, width, 3)`
             to features `(batch, D)`, such as the `ema_encoder` of another learner. It is frozen,
-            its BatchNorm statistics too.
-        num_classes: K, at least 2.
-        **kwargs: As for `Supervised`.
+            its BatchNorm statistics included.
 
     Raises:
         ValueError: If an argument is outside its range, or a pseudo-labeler is given.
 
     Example:
 
-    >>> trained = daso_tf.Supervised(daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3)), 10)
-    >>> model = ClassifierRetraining(trained.ema_encoder, num_classes=10)
+    >>> statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3))
+    >>> trained = daso_tf.Supervised(encoder, num_classes=10, **statistics)
+    >>> model = ClassifierRetraining(trained.ema_encoder, num_classes=10, **statistics)
     >>> [tuple(weight.shape) for weight in model.trainable_weights]
     [(64, 10), (10,)]
 
@@ -39,15 +43,23 @@ class ClassifierRetraining(Supervised):
         ICLR 2020, section 4.2, "Classifier Re-training".
     """
 
-    class_balanced_batches = True
+    asks_for: ClassVar[frozenset[str]] = frozenset({"class_balanced_batches"})
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            **Supervised.refuses,
+            "balance": "its batches contain equally many images of every class already",
+        }
+    )
 
-    def __init__(self, encoder: keras.Model, num_classes: int, **kwargs):
+    def __init__(self, encoder: keras.Model, num_classes: int, **kwargs: Any):
         encoder.trainable = False
         super().__init__(encoder, num_classes, **kwargs)
 
-    def compute_losses(self, views: tf.Tensor, labels, positions=None) -> StepOutcome:
-        """Computes the loss of one step; the features are those of inference."""
-        features = self.features(views, training=False)
+    def compute_losses(
+        self, views: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
+        """Computes the loss of one step; the encoder is in inference mode."""
+        features = self.network.features(views, training=False)
         logits = tf.cast(self.classifier(features), tf.float32)
         loss = self.supervised_loss(labels, logits, tf.convert_to_tensor(self.step))
         return StepOutcome({"supervised_loss": loss}, logits)

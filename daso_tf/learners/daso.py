@@ -1,8 +1,9 @@
-"""DASO as the paper's main tables have it: FixMatch with the DASO pseudo-labeler."""
+"""DASO as in the main tables of its paper: FixMatch with the DASO pseudo-labeler."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import keras
 
@@ -12,22 +13,21 @@ from daso_tf.pseudo_labels import DASOPseudoLabeler
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class DASO(FixMatch):
-    """FixMatch whose pseudo-labels are DASO's.
+    """FixMatch with the pseudo-labels of DASO.
 
-    `DASO(encoder, 10, queue_size=64)` is
-    `FixMatch(encoder, 10, pseudo_labeler=DASOPseudoLabeler(queue_size=64))`.
+    `DASO(encoder, 10, queue_size=64, ...)` is the same as
+    `FixMatch(encoder, 10, pseudo_labeler=DASOPseudoLabeler(queue_size=64), ...)`.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
         pseudo_labeler: A `DASOPseudoLabeler`, instead of its arguments.
-        **kwargs: The arguments of `DASOPseudoLabeler` and of `FixMatch`.
+
+    Raises:
+        ValueError: If an argument is outside its range, or two parts cannot be combined.
 
     Example:
 
     >>> encoder = daso_tf.encoders.wide_resnet(depth=10, width=1)
-    >>> model = DASO(encoder, num_classes=10, pretrain_steps=100)
+    >>> model = DASO(encoder, 10, pretrain_steps=100, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.pseudo_labeler.pretrain_steps
     100
 
@@ -36,19 +36,21 @@ class DASO(FixMatch):
         Imbalanced Semi-Supervised Learning", CVPR 2022.
     """
 
+    passes_arguments_to = (DASOPseudoLabeler,)
+
     def __init__(
         self,
         encoder: keras.Model,
         num_classes: int,
         pseudo_labeler: DASOPseudoLabeler | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        names = inspect.signature(DASOPseudoLabeler).parameters.keys() - {"kwargs"}
-        labeler_arguments = {key: kwargs.pop(key) for key in names & kwargs.keys()}
-        if pseudo_labeler is not None and labeler_arguments:
+        names = inspect.signature(DASOPseudoLabeler).parameters.keys() - {"kwargs", "name"}
+        of_labeler = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        if pseudo_labeler is not None and of_labeler:
             raise ValueError(
-                f"Give either pseudo_labeler or its arguments ({', '.join(labeler_arguments)})."
+                f"Give either pseudo_labeler or its arguments ({', '.join(of_labeler)})."
             )
         if pseudo_labeler is None:
-            pseudo_labeler = DASOPseudoLabeler(**labeler_arguments)
+            pseudo_labeler = DASOPseudoLabeler(**of_labeler)
         super().__init__(encoder, num_classes, pseudo_labeler, **kwargs)

@@ -1,28 +1,30 @@
-"""FixMatch, with whatever says what its unlabeled images are taught."""
+"""FixMatch, with any pseudo-labeler."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
-from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import losses
+from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.thresholds import Threshold
 
 
-class Views(NamedTuple):
+class FixMatchViews(NamedTuple):
     """The views of a FixMatch step, as the encoder takes them.
 
     Attributes:
         labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
-        weak: float `(mu * batch, resolution, resolution, 3)`, of the unlabeled ones.
-        strong: float `(mu * batch, resolution, resolution, 3)`, of the same unlabeled ones.
+        weak: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled images.
+        strong: float `(mu * batch, resolution, resolution, 3)`, strong views of the same images.
     """
 
     labeled: tf.Tensor
@@ -31,28 +33,22 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class FixMatch(PseudoLabelingLearner):
-    """FixMatch: the strong view is taught what the weak view is confidently taken for.
+class FixMatch(Learner):
+    """FixMatch: strong views are taught the confident pseudo-labels of weak views.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
-        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which makes this
-            plain FixMatch.
-        strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
-        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1]; or a
-            `daso_tf.thresholds.Threshold`, which says how much each one is.
-        **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`, `ramp_steps`,
-            `balanced_head`, `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`,
-            `mean`, `std`, `class_names`, `seed`, `name`.
+        pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
+            `LinearPseudoLabeler`, which makes this plain FixMatch.
+        strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
+            default `RandAugment()`.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or two parts cannot be combined.
 
     Example:
 
-    >>> model = FixMatch(daso_tf.encoders.wide_resnet(10, 1), num_classes=10)
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
+    >>> model = FixMatch(encoder, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
     >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
     >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
@@ -64,9 +60,7 @@ class FixMatch(PseudoLabelingLearner):
         Confidence", NeurIPS 2020, algorithm 1.
     """
 
-    refuses_balanced_head = None
-    refuses_margins = None
-    refuses_threshold = None
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -75,62 +69,63 @@ class FixMatch(PseudoLabelingLearner):
         pseudo_labeler: PseudoLabeler | None = None,
         *,
         strong: keras.layers.Layer | None = None,
-        confidence_threshold: float | Threshold = 0.95,
-        **kwargs,
+        threshold: float | Threshold = 0.95,
+        **kwargs: Any,
     ):
         super().__init__(
             encoder,
             num_classes,
-            pseudo_labeler,
+            LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss"),
-            threshold=confidence_threshold,
+            threshold=threshold,
             **kwargs,
         )
         self.strong = RandAugment() if strong is None else strong
         self.strong.build((None, None, None, 3))
 
-    def make_views(self, labeled, unlabeled, seed) -> Views:
+    def make_views(
+        self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor
+    ) -> FixMatchViews:
         """Makes weak views of both sides and strong views of the unlabeled side."""
         seeds = tf.random.experimental.stateless_split(seed, 4, alg="philox")
-        strong_start = self.weak(unlabeled, seed=seeds[2])  # a weak draw of its own
-        return Views(
+        before_strong = self.weak(unlabeled, seed=seeds[2])  # another draw than the weak views
+        return FixMatchViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
-            strong=self.as_input(self.strong(strong_start, seed=seeds[3])),
+            strong=self.as_input(self.strong(before_strong, seed=seeds[3])),
         )
 
-    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
+    def compute_losses(
+        self, views: FixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
         labeled, weak, strong = self.forward(*views)
-        pseudo_labels = labeler(
-            tf.nn.softmax(self.teaching_logits(weak, step)),
-            weak.features,
-            step=step,
-            positions=positions,
-        )
-        mask = self.threshold(pseudo_labels.target, labels, positions).weights
+        probabilities = tf.nn.softmax(self.teaching_logits(weak, step))
+        pseudo_labels = labeler(probabilities, weak.features, step=step, positions=positions)
+        selection = self.threshold(pseudo_labels.target, labels, positions)
+        taught = pseudo_labels.final if selection.labels is None else selection.labels
         consistency_loss = losses.consistency(
-            pseudo_labels.final, mask, labeler.with_margins(strong.logits)
+            taught, selection.weights, labeler.with_margins(strong.logits)
         )
+        features = Features(labeled.features, weak.features, strong.features)
         terms = {
-            "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
+            "supervised_loss": self.supervised_loss(
+                labels, labeled.logits, step, selection.labeled_weights
+            ),
             "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(weak.features, strong.features, step),
-            **self.threshold.auxiliary_losses(strong.logits, mask),
-            **self.balanced_losses(
-                Features(labeled.features, weak.features, strong.features), labels, step
-            ),
+            **self.threshold.auxiliary_losses(strong.logits, selection.weights),
+            **self.balanced_losses(features, labels, step),
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, selection.weights)
 
-    def get_config(self):
-        """Returns the arguments that make this model again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this model."""
         return {
             **super().get_config(),
             "strong": keras.saving.serialize_keras_object(self.strong),
-            "confidence_threshold": keras.saving.serialize_keras_object(self.threshold),
         }

@@ -1,25 +1,27 @@
-"""Mean Teacher: the moving average of the network teaches it."""
+"""Mean Teacher: the network is taught the predictions of its moving average."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import losses
+from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import Outputs, StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 
 
-class Views(NamedTuple):
+class MeanTeacherViews(NamedTuple):
     """The views of a Mean Teacher step, as the encoder takes them.
 
     Attributes:
         labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
-        student: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled ones.
-        teacher: float `(mu * batch, resolution, resolution, 3)`, other weak views of the same.
+        student: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled
+            images.
+        teacher: float `(mu * batch, resolution, resolution, 3)`, other weak views of the same
+            images.
     """
 
     labeled: tf.Tensor
@@ -28,31 +30,28 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class MeanTeacher(PseudoLabelingLearner):
-    """Mean Teacher: the network shall predict what its average predicts for another view.
+class MeanTeacher(Learner):
+    """Mean Teacher: the network is taught what its average predicts for another view.
 
-    The teacher is the moving average (EMA) that is evaluated, here in training mode: BatchNorm
-    normalises with the batch's statistics.
+    The teacher is the moving average (EMA) that makes the predictions, here in training mode:
+    BatchNorm normalises with the batch's statistics.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
-        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which leaves the
-            teacher's predictions as they are. In the paper's Mean Teacher with DASO nothing is
-            aligned: give `DASOPseudoLabeler(alignment_weight=0.0)`.
+        pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
+            `LinearPseudoLabeler`, which leaves the teacher's predictions as they are. The paper's
+            Mean Teacher with DASO has no alignment loss: give
+            `DASOPseudoLabeler(alignment_weight=0.0)`.
         unlabeled_weight: Weight of the consistency loss, at least 0.
-        ramp_steps: Steps over which the consistency loss grows linearly to its weight; 0 for none.
-            In DASO's comparison they are the first 40 % of the run.
-        **kwargs: As for `Learner`: `supervised_loss`, `weak`, `weight_decay`, `ema_decay`,
-            `resolution`, `mean`, `std`, `class_names`, `seed`, `name`.
+        ramp_steps: Number of steps in which this weight grows linearly from 0; 0 for none. In
+            DASO's comparison it is 40 % of the run.
 
     Raises:
         ValueError: If an argument is outside its range.
 
     Example:
 
-    >>> model = MeanTeacher(daso_tf.encoders.wide_resnet(10, 1), num_classes=10, ramp_steps=400)
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
+    >>> model = MeanTeacher(encoder, 10, ramp_steps=400, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
     >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
     >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
@@ -71,27 +70,31 @@ class MeanTeacher(PseudoLabelingLearner):
         pseudo_labeler: PseudoLabeler | None = None,
         *,
         unlabeled_weight: float = 50.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             encoder,
             num_classes,
-            pseudo_labeler,
+            LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss"),
             unlabeled_weight=unlabeled_weight,
             **kwargs,
         )
 
-    def make_views(self, labeled, unlabeled, seed) -> Views:
+    def make_views(
+        self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor
+    ) -> MeanTeacherViews:
         """Makes a weak view of the labeled images and two of the unlabeled ones."""
         seeds = tf.random.experimental.stateless_split(seed, 3, alg="philox")
-        return Views(
+        return MeanTeacherViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             student=self.as_input(self.weak(unlabeled, seed=seeds[1])),
             teacher=self.as_input(self.weak(unlabeled, seed=seeds[2])),
         )
 
-    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
+    def compute_losses(
+        self, views: MeanTeacherViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -108,16 +111,16 @@ class MeanTeacher(PseudoLabelingLearner):
         }
         return StepOutcome(terms, labeled.logits, pseudo_labels)
 
-    def _teach(self, views: Views, labels) -> Outputs:
-        """Maps the teacher's views; labeled ones go along where the pseudo-labeler looks at them.
+    def _teach(self, views: MeanTeacherViews, labels: tf.Tensor) -> Outputs:
+        """Maps the teacher's views through the average.
 
-        They are one joint batch then, where FixMatch, which needs no other features of the EMA
-        encoder, maps the labeled views by themselves.
+        Where the pseudo-labeler asks for labeled features, the labeled views are part of the same
+        batch. FixMatch, which needs no other features of the average, maps them separately.
         """
-        observing = "labeled_features" in self.pseudo_labeler.asks_for
-        images = tf.concat([views.labeled, views.teacher], 0) if observing else views.teacher
-        features = self.ema_features(images)
-        if observing:
+        observes = "labeled_features" in self.pseudo_labeler.asks_for
+        images = tf.concat([views.labeled, views.teacher], 0) if observes else views.teacher
+        features = self.network.ema_features(images)
+        if observes:
             sizes = [tf.shape(views.labeled)[0], tf.shape(views.teacher)[0]]
             labeled_features, features = tf.split(features, sizes)
             self.pseudo_labeler.observe(labeled_features, labels)

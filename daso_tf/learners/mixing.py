@@ -1,4 +1,4 @@
-"""What MixMatch and ReMixMatch share: sharp targets, MixUp, and batches with a bit of each part."""
+"""What MixMatch and ReMixMatch share: sharpening, MixUp, and interleaved batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
 
+from daso_tf.platform.checks import checked_number
 from daso_tf.platform.draws import whole_numbers
 
 _QUANTILE_BITS = 12
@@ -18,8 +19,8 @@ class MixUp(NamedTuple):
     """The draws of one MixUp.
 
     Attributes:
-        weight: float32 scalar in [0.5, 1], the share that each image keeps of itself.
-        order: int32 `(count,)`, which image each one is mixed with: a permutation.
+        weight: float32 scalar in [0.5, 1], the weight of each image itself.
+        order: int32 `(count,)`, a permutation: the image that each one is mixed with.
     """
 
     weight: tf.Tensor
@@ -29,13 +30,14 @@ class MixUp(NamedTuple):
 def draw_mixup(seed: tf.Tensor, count: int | tf.Tensor, beta: float) -> MixUp:
     """Draws one weight, `max(l, 1 - l)` with l of Beta(beta, beta), and one permutation.
 
-    The weight is one of 4,096 equally likely quantiles of its distribution: neither compiled nor
-    on every device does TensorFlow draw from a Gamma or Beta distribution.
+    The weight is one of 4,096 equally likely quantiles of its distribution, because TensorFlow
+    cannot draw from a Beta distribution under XLA or on every device.
 
     Args:
         seed: int `(2,)`.
-        count: How many images are mixed.
-        beta: Parameter of the Beta distribution, above 0; near 0 hardly anything is mixed.
+        count: Number of images.
+        beta: Parameter of the Beta distribution, above 0. Near 0, images keep almost all of
+            their own weight.
 
     Returns:
         A `MixUp`.
@@ -58,15 +60,15 @@ def draw_mixup(seed: tf.Tensor, count: int | tf.Tensor, beta: float) -> MixUp:
 
 
 def cut(mixup: MixUp, sizes: Sequence[int], count: int) -> MixUp:
-    """Makes a MixUp within each microbatch of one for a whole batch.
+    """Turns the MixUp of a whole batch into one MixUp within each microbatch.
 
-    An image's partner is drawn from its own microbatch: the order that a random permutation leaves
-    among some of the images is a random permutation of these.
+    The partner of an image then comes from its own microbatch. The order of some of the images
+    within a random permutation of all is itself a random permutation of them.
 
     Args:
-        mixup: For rows of several views, one view after another.
+        mixup: For the rows of several views, one view after another.
         sizes: Rows of each view, each a multiple of `count`.
-        count: How many microbatches; each has the same part of every view.
+        count: Number of microbatches; each has the same part of every view.
 
     Returns:
         A `MixUp` of weights `(count,)` and permutations `(count, rows of a microbatch)`.
@@ -84,14 +86,14 @@ def cut(mixup: MixUp, sizes: Sequence[int], count: int) -> MixUp:
 
 
 def mix(values: tf.Tensor, mixup: MixUp) -> tf.Tensor:
-    """Mixes each row, an image or its target, with another one.
+    """Mixes each row, an image or a target, with another one.
 
     Args:
         values: float `(count, ...)`.
         mixup: Weight and permutation.
 
     Returns:
-        float `(count, ...)`: the weight times the row, plus the rest times the other row.
+        float `(count, ...)`: the weight times the row, plus (1 - weight) times the other row.
 
     Reference:
         Berthelot et al., "MixMatch", NeurIPS 2019, equations 10 and 11.
@@ -101,11 +103,11 @@ def mix(values: tf.Tensor, mixup: MixUp) -> tf.Tensor:
 
 
 def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
-    """Raises probabilities to the power 1 / temperature and scales them to sum to 1 again.
+    """Raises probabilities to the power 1 / temperature and normalises them.
 
     Args:
         probabilities: float `(batch, K)`, rows sum to 1.
-        temperature: Above 0; below 1 it sharpens, 1 changes nothing.
+        temperature: Above 0; below 1 it sharpens, 1 does not change them.
 
     Returns:
         float `(batch, K)`, rows sum to 1.
@@ -123,15 +125,15 @@ def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
 
 
 def interleave(values: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """Gives every batch a piece of the first one, and the first one a piece of every batch.
+    """Exchanges pieces of the first batch with pieces of the other batches.
 
-    The rows are whole batches one after another. The first is cut into as many pieces as there
-    are batches, and piece i changes places with the same rows of batch i. Done twice, it gives
-    back what it got.
+    The rows are whole batches, one after another. The first batch is cut into as many pieces as
+    there are batches, and piece i changes places with the same rows of batch i. Applied twice, the
+    function returns its input.
 
     Args:
         values: `(n * batch_size, ...)`, n known.
-        batch_size: Rows in a batch.
+        batch_size: Rows of a batch.
 
     Returns:
         The same rows in another order.
@@ -148,8 +150,8 @@ def interleave(values: tf.Tensor, batch_size: int) -> tf.Tensor:
     if not count or not batch_size or count % batch_size:
         raise ValueError(
             f"{count} images cannot be cut into batches of {batch_size} labeled images. The number "
-            "of unlabeled images has to be a multiple of the labeled ones, and both have to be "
-            "known: make batches with drop_remainder=True."
+            "of unlabeled images must be a multiple of the labeled ones, and both must be known: "
+            "make batches with drop_remainder=True."
         )
     batches = count // batch_size
     pieces = [(batch_size + i) // batches for i in range(batches)]  # the last are the larger ones
@@ -168,12 +170,13 @@ def mixed(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes all views and their targets, and applies a network to the mixed images.
 
-    The network gets batches of the size of the first view, interleaved: BatchNorm normalises each
-    by itself, so each should look like all of the images.
+    The network gets interleaved batches of the size of the first view. BatchNorm normalises each
+    batch separately, so each should resemble the whole.
 
     Args:
-        network: From a batch of images to their logits.
-        views: float `(any, height, width, 3)` each, the labeled ones first; each a multiple of it.
+        network: Maps a batch of images to logits.
+        views: float `(any, height, width, 3)` each, the labeled ones first; the number of rows of
+            each is a multiple of theirs.
         targets: float `(any, K)` each, of the same images.
         mixup: Weight and permutation for all of them.
 
@@ -196,7 +199,5 @@ def mixed(
 
 def check_arguments(sharpening_temperature: float, mixup_beta: float) -> None:
     """Raises a ValueError that names the argument outside its range."""
-    if not sharpening_temperature > 0:
-        raise ValueError(f"sharpening_temperature must be above 0, not {sharpening_temperature}.")
-    if not mixup_beta > 0:
-        raise ValueError(f"mixup_beta must be above 0, not {mixup_beta}.")
+    checked_number("sharpening_temperature", sharpening_temperature, above=0)
+    checked_number("mixup_beta", mixup_beta, above=0)

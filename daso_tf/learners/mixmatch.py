@@ -1,26 +1,28 @@
-"""MixMatch: guessed targets, sharpened, and everything mixed with everything."""
+"""MixMatch: averaged and sharpened predictions, and MixUp of all images."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from daso_tf.learners import mixing
-from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import losses
+from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 
 
-class Views(NamedTuple):
+class MixMatchViews(NamedTuple):
     """The views of a MixMatch step, as the encoder takes them, and how they are mixed.
 
     Attributes:
         labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
-        first: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled ones.
-        second: float `(mu * batch, resolution, resolution, 3)`, other weak views of the same.
+        first: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled
+            images.
+        second: float `(mu * batch, resolution, resolution, 3)`, other weak views of the same
+            images.
         mixup: The `MixUp` of all of them, in this order.
     """
 
@@ -31,32 +33,30 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class MixMatch(PseudoLabelingLearner):
-    """MixMatch: mixed images are taught mixed targets, guessed ones where there is no label.
+class MixMatch(Learner):
+    """MixMatch: mixed images are taught mixed targets; those of unlabeled images are predictions.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
-        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which leaves the
-            guess as it is. In the paper's MixMatch with DASO nothing is aligned: give
-            `DASOPseudoLabeler(alignment_weight=0.0)`.
-        sharpening_temperature: T, of the guess, above 0; 1 sharpens nothing.
-        mixup_beta: Parameter of the Beta distribution of the mixing weight, above 0.
+        pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
+            `LinearPseudoLabeler`, which leaves the predictions as they are. The paper's MixMatch
+            with DASO has no alignment loss: give `DASOPseudoLabeler(alignment_weight=0.0)`.
+        sharpening_temperature: Temperature (T) with which predictions are sharpened, above 0; 1
+            does not change them.
+        mixup_beta: Parameter of the Beta distribution of MixUp's weight, above 0.
         unlabeled_weight: Weight of the consistency loss, at least 0.
-        ramp_steps: Steps over which the consistency loss grows linearly to its weight; 0 for none.
-            In DASO's comparison they are the first 1.6 % of the run.
-        **kwargs: As for `Learner`: `supervised_loss`, `weak`, `weight_decay`, `ema_decay`,
-            `resolution`, `mean`, `std`, `class_names`, `seed`, `name`.
+        ramp_steps: Number of steps in which this weight grows linearly from 0; 0 for none. In
+            DASO's comparison it is 1.6 % of the run.
 
-    Batches must have one size, and the unlabeled images be a multiple of the labeled ones.
+    All batches must have the same size. The number of unlabeled images must be a multiple of the
+    number of labeled images.
 
     Raises:
         ValueError: If an argument is outside its range.
 
     Example:
 
-    >>> model = MixMatch(daso_tf.encoders.wide_resnet(10, 1), num_classes=10, ramp_steps=20)
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
+    >>> model = MixMatch(encoder, 10, ramp_steps=20, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
     >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
     >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
@@ -77,13 +77,13 @@ class MixMatch(PseudoLabelingLearner):
         sharpening_temperature: float = 0.5,
         mixup_beta: float = 0.5,
         unlabeled_weight: float = 100.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         mixing.check_arguments(sharpening_temperature, mixup_beta)
         super().__init__(
             encoder,
             num_classes,
-            pseudo_labeler,
+            LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss"),
             unlabeled_weight=unlabeled_weight,
             **kwargs,
@@ -91,32 +91,36 @@ class MixMatch(PseudoLabelingLearner):
         self.sharpening_temperature = float(sharpening_temperature)
         self.mixup_beta = float(mixup_beta)
 
-    def make_views(self, labeled, unlabeled, seed) -> Views:
+    def make_views(
+        self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor
+    ) -> MixMatchViews:
         """Makes a weak view of the labeled images and two of the unlabeled ones."""
         seeds = tf.random.experimental.stateless_split(seed, 4, alg="philox")
         count = tf.shape(labeled)[0] + 2 * tf.shape(unlabeled)[0]
-        return Views(
+        return MixMatchViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             first=self.as_input(self.weak(unlabeled, seed=seeds[1])),
             second=self.as_input(self.weak(unlabeled, seed=seeds[2])),
             mixup=mixing.draw_mixup(seeds[3], count, self.mixup_beta),
         )
 
-    def cut_views(self, views: Views, count: int) -> Views:
-        """Cuts views into microbatches, each of which is mixed within itself."""
+    def cut_views(self, views: MixMatchViews, count: int) -> MixMatchViews:
+        """Cuts views into microbatches; MixUp then mixes within each."""
         mixed = (views.labeled, views.first, views.second)
         parts = super().cut_views(views._replace(mixup=()), count)
         sizes = [view.shape[0] for view in mixed]
         return parts._replace(mixup=mixing.cut(views.mixup, sizes, count))
 
-    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
+    def compute_losses(
+        self, views: MixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
-        # Guess: the mean of the predictions for both views, sharpened. Each view is a batch of its
-        # own to BatchNorm.
+        # The mean of the predictions for both views, sharpened. BatchNorm sees each view as a
+        # separate batch.
         (first,), (second,) = self.forward(views.first), self.forward(views.second)
         guess = (tf.nn.softmax(first.logits) + tf.nn.softmax(second.logits)) / 2
         guess = mixing.sharpen(tf.stop_gradient(guess), self.sharpening_temperature)
@@ -139,8 +143,8 @@ class MixMatch(PseudoLabelingLearner):
         }
         return StepOutcome(terms, labeled_logits, pseudo_labels)
 
-    def get_config(self):
-        """Returns the arguments that make this model again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this model."""
         return {
             **super().get_config(),
             "sharpening_temperature": self.sharpening_temperature,

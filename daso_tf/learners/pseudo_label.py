@@ -1,25 +1,28 @@
-"""Pseudo-label: the network is taught what it says already."""
+"""Pseudo-label: the network is taught its own confident predictions."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import losses
+from daso_tf.step.learner import NO_BALANCED_HEAD, Learner
 from daso_tf.step.outcome import StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 from daso_tf.thresholds import Threshold
 
 
-class Views(NamedTuple):
+class PseudoLabelViews(NamedTuple):
     """The views of a pseudo-label step, as the encoder takes them.
 
     Attributes:
         labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
-        unlabeled: float `(mu * batch, resolution, resolution, 3)`, of the unlabeled ones.
+        unlabeled: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled
+            images.
     """
 
     labeled: tf.Tensor
@@ -27,34 +30,28 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class PseudoLabel(PseudoLabelingLearner):
-    """Pseudo-label: each unlabeled view is taught the class that it is confidently taken for.
+class PseudoLabel(Learner):
+    """Pseudo-label: each unlabeled view is taught its own confident prediction.
 
-    Unlike in FixMatch the view that is taught is the one that was classified.
+    Unlike FixMatch, it predicts and teaches the same view.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
-        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which is the paper's.
-        confidence_threshold: Pseudo-labels of less confidence are not taught, in [0, 1]; or a
-            `daso_tf.thresholds.Threshold`, which says how much each one is.
-        ramp_steps: Steps over which the unlabeled loss grows linearly to its weight; 0 for none.
-            In DASO's comparison they are the first 40 % of the run.
-        **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`,
-            `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`, `mean`, `std`,
-            `class_names`, `seed`, `name`.
+        pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
+            `LinearPseudoLabeler`, as in the paper.
+        ramp_steps: Number of steps in which the weight of the unlabeled loss grows linearly from
+            0; 0 for none. In DASO's comparison it is 40 % of the run.
 
     Raises:
         ValueError: If an argument is outside its range.
 
     Example:
 
-    >>> model = PseudoLabel(daso_tf.encoders.wide_resnet(10, 1), num_classes=10, ramp_steps=400)
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
+    >>> model = PseudoLabel(encoder, 10, ramp_steps=400, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
     >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
     >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
-    >>> float(logs["consistency_loss"])  # at the foot of the ramp
+    >>> float(logs["consistency_loss"])  # the weight starts at 0
     0.0
 
     Reference:
@@ -62,8 +59,7 @@ class PseudoLabel(PseudoLabelingLearner):
         Networks", ICML 2013 workshop on challenges in representation learning, section 2.2.
     """
 
-    refuses_margins = None
-    refuses_threshold = None
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({"balanced_head": NO_BALANCED_HEAD})
 
     def __init__(
         self,
@@ -71,27 +67,31 @@ class PseudoLabel(PseudoLabelingLearner):
         num_classes: int,
         pseudo_labeler: PseudoLabeler | None = None,
         *,
-        confidence_threshold: float | Threshold = 0.95,
-        **kwargs,
+        threshold: float | Threshold = 0.95,
+        **kwargs: Any,
     ):
         super().__init__(
             encoder,
             num_classes,
-            pseudo_labeler,
+            LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss"),
-            threshold=confidence_threshold,
+            threshold=threshold,
             **kwargs,
         )
 
-    def make_views(self, labeled, unlabeled, seed) -> Views:
+    def make_views(
+        self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor
+    ) -> PseudoLabelViews:
         """Makes a weak view of every image."""
         seeds = tf.random.experimental.stateless_split(seed, 2, alg="philox")
-        return Views(
+        return PseudoLabelViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             unlabeled=self.as_input(self.weak(unlabeled, seed=seeds[1])),
         )
 
-    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
+    def compute_losses(
+        self, views: PseudoLabelViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
@@ -100,22 +100,18 @@ class PseudoLabel(PseudoLabelingLearner):
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
         pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
-        mask = self.threshold(pseudo_labels.target, labels, positions).weights
+        selection = self.threshold(pseudo_labels.target, labels, positions)
+        taught = pseudo_labels.final if selection.labels is None else selection.labels
         consistency_loss = losses.consistency(
-            pseudo_labels.final, mask, labeler.with_margins(unlabeled.logits)
+            taught, selection.weights, labeler.with_margins(unlabeled.logits)
         )
         terms = {
-            "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
+            "supervised_loss": self.supervised_loss(
+                labels, labeled.logits, step, selection.labeled_weights
+            ),
             "consistency_loss": self.weight_at(step) * consistency_loss,
-            # A single view is aligned with itself, which moves nothing.
+            # There is one view only: it is aligned with itself.
             **labeler.auxiliary_losses(unlabeled.features, unlabeled.features, step),
-            **self.threshold.auxiliary_losses(unlabeled.logits, mask),
+            **self.threshold.auxiliary_losses(unlabeled.logits, selection.weights),
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
-
-    def get_config(self):
-        """Returns the arguments that make this model again."""
-        return {
-            **super().get_config(),
-            "confidence_threshold": keras.saving.serialize_keras_object(self.threshold),
-        }
+        return StepOutcome(terms, labeled.logits, pseudo_labels, selection.weights)

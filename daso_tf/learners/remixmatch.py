@@ -1,8 +1,10 @@
-"""ReMixMatch: MixMatch with strong views that are taught what the weak one is taken for."""
+"""ReMixMatch: MixMatch with strong views, distribution alignment and a rotation loss."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -11,21 +13,23 @@ from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
 from daso_tf.platform import draws, replicas
-from daso_tf.pseudo_labels import PseudoLabeler
-from daso_tf.step import losses
+from daso_tf.platform.checks import checked_number
+from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+from daso_tf.step import compatibility, losses
+from daso_tf.step.learner import NO_MARGINS, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner
 
 
-class Views(NamedTuple):
+class ReMixMatchViews(NamedTuple):
     """The views of a ReMixMatch step, as the encoder takes them, and how they are mixed.
 
     Attributes:
         labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
-        weak: float `(mu * batch, resolution, resolution, 3)`, of the unlabeled ones.
-        strong: float `(mu * batch, resolution, resolution, 3)`, of the same unlabeled ones.
-        second_strong: float `(mu * batch, resolution, resolution, 3)`, others of the same.
-        turns: int `(mu * batch,)`, by how many quarters each strong view is turned, 0 to 3.
+        weak: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled images.
+        strong: float `(mu * batch, resolution, resolution, 3)`, strong views of the same images.
+        second_strong: float `(mu * batch, resolution, resolution, 3)`, other strong views of the
+            same images.
+        turns: int `(mu * batch,)`, how many quarter turns each strong view is rotated, 0 to 3.
         mixup: The `MixUp` of the first four, in this order.
     """
 
@@ -38,38 +42,37 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class ReMixMatch(PseudoLabelingLearner):
-    """ReMixMatch: MixMatch with aligned guesses, strong views and a guess of the rotation.
+class ReMixMatch(Learner):
+    """ReMixMatch: MixMatch with aligned predictions, strong views and a rotation loss.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
-        pseudo_labeler: A `PseudoLabeler`; by default a `LinearPseudoLabeler`, which leaves the
-            guess as it is.
-        distribution_alignment: Layer that scales the prediction for the weak view, called as
-            `layer(probabilities)`, before it is sharpened; None for none. The paper has it; DASO's
-            comparison only where labeled and unlabeled images are equally imbalanced.
-        strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
-        sharpening_temperature: T, of the guess, above 0; 1 sharpens nothing.
-        mixup_beta: Parameter of the Beta distribution of the mixing weight, above 0.
+        pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
+            `LinearPseudoLabeler`, which leaves the predictions as they are.
+        distribution_alignment: A `daso_tf.pseudo_labels.DistributionAlignment`, which scales the
+            predictions of the weak views before they are sharpened; None for none. The paper has
+            it; DASO's comparison only where labeled and unlabeled images have the same imbalance.
+        strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
+            default `RandAugment()`.
+        sharpening_temperature: Temperature (T) with which predictions are sharpened, above 0; 1
+            does not change them.
+        mixup_beta: Parameter of the Beta distribution of MixUp's weight, above 0.
         unlabeled_weight: Weight of the consistency loss of the mixed images, at least 0.
-        premixup_weight: Weight of the same loss of one strong view as it is, at least 0.
+        premixup_weight: Weight of the same loss of the first strong views before MixUp, at least
+            0.
         rotation_weight: Weight of the loss of the rotation head, at least 0.
-        ramp_steps: Steps over which consistency and premixup loss grow linearly to their weights;
-            0 for none. In DASO's comparison they are the first 1.6 % of the run.
-        **kwargs: As for `PseudoLabelingLearner` and `Learner`: `balanced_head`, `supervised_loss`,
-            `weak`, `weight_decay`, `ema_decay`, `resolution`, `mean`, `std`, `class_names`, `seed`,
-            `name`.
+        ramp_steps: Number of steps in which `unlabeled_weight` and `premixup_weight` grow linearly
+            from 0; 0 for none. In DASO's comparison it is 1.6 % of the run.
 
-    Batches must have one size, and the unlabeled images be a multiple of the labeled ones.
+    All batches must have the same size. The number of unlabeled images must be a multiple of the
+    number of labeled images.
 
     Raises:
         ValueError: If an argument is outside its range.
 
     Example:
 
-    >>> model = ReMixMatch(daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3)), num_classes=10)
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3))
+    >>> model = ReMixMatch(encoder, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.rotation_head.units
     4
 
@@ -78,7 +81,9 @@ class ReMixMatch(PseudoLabelingLearner):
         Augmentation Anchoring", ICLR 2020, algorithm 1.
     """
 
-    refuses_balanced_head = None
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS}
+    )
 
     def __init__(
         self,
@@ -93,27 +98,28 @@ class ReMixMatch(PseudoLabelingLearner):
         unlabeled_weight: float = 1.5,
         premixup_weight: float = 0.5,
         rotation_weight: float = 0.5,
-        **kwargs,
+        **kwargs: Any,
     ):
         mixing.check_arguments(sharpening_temperature, mixup_beta)
-        for name, weight in (
-            ("premixup_weight", premixup_weight),
-            ("rotation_weight", rotation_weight),
-        ):
-            if not weight >= 0:
-                raise ValueError(f"{name} must be at least 0, not {weight}.")
+        premixup_weight = checked_number("premixup_weight", premixup_weight, least=0)
+        rotation_weight = checked_number("rotation_weight", rotation_weight, least=0)
+        compatibility.check(
+            type(self),
+            pseudo_labeler=pseudo_labeler,
+            distribution_alignment=distribution_alignment,
+        )
         super().__init__(
             encoder,
             num_classes,
-            pseudo_labeler,
+            LinearPseudoLabeler() if pseudo_labeler is None else pseudo_labeler,
             loss_names=("supervised_loss", "consistency_loss", "premixup_loss", "rotation_loss"),
             unlabeled_weight=unlabeled_weight,
             **kwargs,
         )
         self.sharpening_temperature = float(sharpening_temperature)
         self.mixup_beta = float(mixup_beta)
-        self.premixup_weight = float(premixup_weight)
-        self.rotation_weight = float(rotation_weight)
+        self.premixup_weight = premixup_weight
+        self.rotation_weight = rotation_weight
         self.strong = RandAugment() if strong is None else strong
         self.strong.build((None, None, None, 3))
         self.distribution_alignment = distribution_alignment
@@ -121,16 +127,18 @@ class ReMixMatch(PseudoLabelingLearner):
             distribution_alignment.build((None, self.num_classes))
         self.rotation_head, _ = self.add_head("rotation_head", 4)
 
-    def make_views(self, labeled, unlabeled, seed) -> Views:
+    def make_views(
+        self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor
+    ) -> ReMixMatchViews:
         """Makes weak views of both sides and two strong views of the unlabeled side."""
         seeds = tf.random.experimental.stateless_split(seed, 8, alg="philox")
         unlabeled_count = tf.shape(unlabeled)[0]
-        strong_starts = [self.weak(unlabeled, seed=seeds[i]) for i in (2, 3)]
-        return Views(
+        before_strong = [self.weak(unlabeled, seed=seeds[i]) for i in (2, 3)]
+        return ReMixMatchViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
-            strong=self.as_input(self.strong(strong_starts[0], seed=seeds[4])),
-            second_strong=self.as_input(self.strong(strong_starts[1], seed=seeds[5])),
+            strong=self.as_input(self.strong(before_strong[0], seed=seeds[4])),
+            second_strong=self.as_input(self.strong(before_strong[1], seed=seeds[5])),
             turns=replicas.own_rows(
                 draws.whole_numbers(seeds[6], replicas.count() * unlabeled_count, bits=2)
             ),
@@ -139,21 +147,23 @@ class ReMixMatch(PseudoLabelingLearner):
             ),
         )
 
-    def cut_views(self, views: Views, count: int) -> Views:
-        """Cuts views into microbatches, each of which is mixed within itself."""
+    def cut_views(self, views: ReMixMatchViews, count: int) -> ReMixMatchViews:
+        """Cuts views into microbatches; MixUp then mixes within each."""
         mixed = (views.labeled, views.weak, views.strong, views.second_strong)
         parts = super().cut_views(views._replace(mixup=()), count)
         sizes = [view.shape[0] for view in mixed]
         return parts._replace(mixup=mixing.cut(views.mixup, sizes, count))
 
-    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
+    def compute_losses(
+        self, views: ReMixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
-        # Weak and strong view are one joint batch, as in DASO's implementation, which needs the
-        # features of both; the same without DASO, so that methods differ by their labels alone.
+        # Weak and strong views are one joint batch, as in the implementation of DASO, which needs
+        # the features of both; without DASO too, so that methods differ by their labels only.
         weak, strong = self.forward(views.weak, views.strong)
         guess = tf.stop_gradient(tf.nn.softmax(self.teaching_logits(weak, step)))
         if self.distribution_alignment is not None:
@@ -183,14 +193,14 @@ class ReMixMatch(PseudoLabelingLearner):
             **labeler.auxiliary_losses(weak.features, strong.features, step),
         }
         if self.balanced_head is not None:
-            # It learns from images as they are, and the labeled ones are only mixed so far.
+            # It learns from images before MixUp, and the labeled ones were only used mixed so far.
             (labeled,) = self.forward(views.labeled)
             features = Features(labeled.features, weak.features, strong.features)
             terms.update(self.balanced_losses(features, labels, step))
         return StepOutcome(terms, labeled_logits, pseudo_labels)
 
-    def get_config(self):
-        """Returns the arguments that make this model again."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this model."""
         alignment = self.distribution_alignment
         return {
             **super().get_config(),
@@ -202,9 +212,9 @@ class ReMixMatch(PseudoLabelingLearner):
             "rotation_weight": self.rotation_weight,
         }
 
-    def _rotation_logits(self, views: Views) -> tf.Tensor:
-        """Maps the turned strong views, a batch of their own, to logits of the four turns."""
+    def _rotation_logits(self, views: ReMixMatchViews) -> tf.Tensor:
+        """Maps the rotated strong views, as a separate batch, to logits of the four rotations."""
         images = views.strong
         turned = tf.stack([tf.image.rot90(images, quarters) for quarters in range(4)], axis=1)
         images = tf.gather(turned, views.turns, axis=1, batch_dims=1)
-        return tf.cast(self.rotation_head(self.features(images)), tf.float32)
+        return tf.cast(self.rotation_head(self.network.features(images)), tf.float32)

@@ -1,27 +1,32 @@
-"""USADTM: classes that views agree on, and templates that say which class it is."""
+"""USADTM: pseudo-labels by the nearest template, and mutual information between views."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from daso_tf.augment import RandAugment
+from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import TemplateMatchingPseudoLabeler
 from daso_tf.step import losses
+from daso_tf.step.compatibility import Conflict
+from daso_tf.step.learner import NO_MARGINS, Learner
 from daso_tf.step.outcome import StepOutcome
-from daso_tf.step.pseudo_labeling import PseudoLabelingLearner, check_confidence_threshold
 
 
-class Views(NamedTuple):
+class USADTMViews(NamedTuple):
     """The views of a USADTM step, as the encoder takes them.
 
     Attributes:
         labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
-        identity: float `(mu * batch, resolution, resolution, 3)`, the unlabeled ones as they are.
-        weak: float `(mu * batch, resolution, resolution, 3)`, of the same unlabeled ones.
-        strong: float `(mu * batch, resolution, resolution, 3)`, of the same unlabeled ones.
+        identity: float `(mu * batch, resolution, resolution, 3)`, the unlabeled images without
+            augmentation.
+        weak: float `(mu * batch, resolution, resolution, 3)`, weak views of the same images.
+        strong: float `(mu * batch, resolution, resolution, 3)`, strong views of the same images.
     """
 
     labeled: tf.Tensor
@@ -31,32 +36,29 @@ class Views(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class USADTM(PseudoLabelingLearner):
-    """USADTM: three views share their class, and the strong one learns the nearest template's.
+class USADTM(Learner):
+    """USADTM: three views share information, and strong views are taught the nearest template.
 
     A template is the mean feature of a class's labeled images. An image is taught the class whose
-    template is nearest to its weak view, if cosine similarity and Euclidean distance agree on it
-    and the similarity reaches the threshold.
+    template is nearest to its weak view, if cosine similarity and Euclidean distance agree on the
+    class and the similarity reaches the threshold.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
-        num_classes: K, at least 2.
-        strong: Layer that makes a strong view of a weak one; by default `RandAugment()`.
-        queue_size: Labeled features kept for each class, at least 1.
-        pretrain_steps: The first steps, in which no pseudo-label is taught.
-        confidence_threshold: Least cosine similarity of what is taught, in [0, 1].
-        mutual_information_weight: Weight of the views' mutual information, at least 0.
-        **kwargs: As for `PseudoLabelingLearner` and `Learner`: `unlabeled_weight`, `ramp_steps`,
-            `supervised_loss`, `weak`, `weight_decay`, `ema_decay`, `resolution`, `mean`, `std`,
-            `class_names`, `seed`, `name`.
+        strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
+            default `RandAugment()`.
+        queue_size: Labeled features that are kept per class, at least 1.
+        pretrain_steps: Number of steps at the start in which no pseudo-label is taught.
+        confidence_threshold: Least cosine similarity of the pseudo-labels that are taught, in
+            [0, 1].
+        mutual_information_weight: Weight of the mutual information loss, at least 0.
 
     Raises:
         ValueError: If an argument is outside its range, or a pseudo-labeler is given.
 
     Example:
 
-    >>> model = USADTM(daso_tf.encoders.wide_resnet(10, 1), num_classes=10, pretrain_steps=100)
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1)
+    >>> model = USADTM(encoder, 10, pretrain_steps=100, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> model.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
     >>> labeled, unlabeled = np.zeros((4, 32, 32, 3), "uint8"), np.zeros((8, 32, 32, 3), "uint8")
     >>> logs = model.train_on_batch((labeled, unlabeled), np.zeros(4, "int32"), return_dict=True)
@@ -68,9 +70,15 @@ class USADTM(PseudoLabelingLearner):
         for Semi-Supervised Learning", NeurIPS 2020.
     """
 
-    refuses_pseudo_labeler = "its pseudo-labels are the nearest templates' classes"
-    refuses_balanced_head = "its pseudo-labels are the nearest templates' classes, not a head's"
-    refuses_threshold = "its confidence is the similarity to a template, which is no probability"
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "pseudo_labeler": "its pseudo-labels are the classes of the nearest templates",
+            "threshold": "its confidence is the similarity to a template, which is no probability",
+            "balanced_head": "its pseudo-labels are those of the templates, not of a classifier",
+            "margins": NO_MARGINS,
+        }
+    )
+    own_pseudo_labeler = TemplateMatchingPseudoLabeler
 
     def __init__(
         self,
@@ -82,14 +90,17 @@ class USADTM(PseudoLabelingLearner):
         pretrain_steps: int = 500,
         confidence_threshold: float = 0.85,
         mutual_information_weight: float = 0.1,
-        **kwargs,
+        **kwargs: Any,
     ):
-        check_confidence_threshold(confidence_threshold)
-        if not mutual_information_weight >= 0:
-            raise ValueError(
-                f"mutual_information_weight must be at least 0, not {mutual_information_weight}."
-            )
-        self._refuse_pseudo_labeler(kwargs)
+        confidence_threshold = checked_number(
+            "confidence_threshold", confidence_threshold, least=0, most=1
+        )
+        mutual_information_weight = checked_number(
+            "mutual_information_weight", mutual_information_weight, least=0
+        )
+        if (given := kwargs.pop("pseudo_labeler", None)) is not None:
+            reason = self.refuses["pseudo_labeler"]
+            raise ValueError(str(Conflict(type(given), type(self), reason)))
         super().__init__(
             encoder,
             num_classes,
@@ -98,34 +109,36 @@ class USADTM(PseudoLabelingLearner):
             **kwargs,
         )
         self.confidence_threshold = confidence_threshold
-        self.mutual_information_weight = float(mutual_information_weight)
+        self.mutual_information_weight = mutual_information_weight
         self.strong = RandAugment() if strong is None else strong
         self.strong.build((None, None, None, 3))
 
-    def make_views(self, labeled, unlabeled, seed) -> Views:
-        """Makes weak views of both sides, and of the unlabeled one strong views and plain ones."""
+    def make_views(self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor) -> USADTMViews:
+        """Makes weak views of both sides, and strong views of the unlabeled side."""
         seeds = tf.random.experimental.stateless_split(seed, 4, alg="philox")
-        strong_start = self.weak(unlabeled, seed=seeds[2])  # a weak draw of its own
-        return Views(
+        before_strong = self.weak(unlabeled, seed=seeds[2])  # another draw than the weak views
+        return USADTMViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             identity=self.as_input(unlabeled),
             weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
-            strong=self.as_input(self.strong(strong_start, seed=seeds[3])),
+            strong=self.as_input(self.strong(before_strong, seed=seeds[3])),
         )
 
-    def compute_losses(self, views: Views, labels, positions=None) -> StepOutcome:
+    def compute_losses(
+        self, views: USADTMViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
         labeled, identity, weak, strong = self.forward(*views)
-        # The templates are of the trained network, from the same joint batch.
+        # The templates are means of features of the trained network, from the same joint batch.
         labeler.observe(tf.stop_gradient(labeled.features), labels)
 
         pseudo_labels = labeler(
             tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
         )
-        mask = tf.cast(pseudo_labels.confidence >= self.confidence_threshold, tf.float32)
-        consistency_loss = losses.consistency(pseudo_labels.final, mask, strong.logits)
+        weights = tf.cast(pseudo_labels.confidence >= self.confidence_threshold, tf.float32)
+        consistency_loss = losses.consistency(pseudo_labels.final, weights, strong.logits)
         pairs = [(identity, weak), (identity, strong), (weak, strong)]
         information = [losses.mutual_information(a.logits, b.logits) for a, b in pairs]
         terms = {
@@ -133,14 +146,12 @@ class USADTM(PseudoLabelingLearner):
             "consistency_loss": self.weight_at(step) * consistency_loss,
             "mutual_information_loss": self.mutual_information_weight * tf.add_n(information) / 3,
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels, mask)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, weights)
 
-    def get_config(self):
-        """Returns the arguments that make this model again."""
-        config = super().get_config()
-        del config["pseudo_labeler"]  # it follows from the other arguments
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this model."""
         return {
-            **config,
+            **super().get_config(),
             "strong": keras.saving.serialize_keras_object(self.strong),
             "queue_size": self.pseudo_labeler.templates.queue_size,
             "pretrain_steps": self.pseudo_labeler.pretrain_steps,

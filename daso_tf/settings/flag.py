@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import flags
 
+
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """A flag of a command.

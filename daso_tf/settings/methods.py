@@ -130,9 +130,7 @@ CONFIDENCE = number(
 PRETRAIN_STEPS = integer(
     "pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels are used."
 )
-QUEUE_SIZE = integer(
-    "queue_size", 256, "[1, inf)", "Labeled features that are kept per class (Q)."
-)
+QUEUE_SIZE = integer("queue_size", 256, "[1, inf)", "Labeled features that are kept per class (Q).")
 BETA = number(
     "class_balance_beta",
     0.999,
@@ -154,7 +152,10 @@ PSEUDO_LABELERS = {
             "Temperature of semantic pseudo-labels (T_proto).",
         ),
         distribution_temperature=number(
-            "distribution_temperature", 1.5, "(0, inf)", "Temperature of the blend weights (T_dist)."
+            "distribution_temperature",
+            1.5,
+            "(0, inf)",
+            "Temperature of the blend weights (T_dist).",
         ),
         distribution_aware=switch(
             "distribution_aware",
@@ -283,9 +284,7 @@ TEST_LOGIT_ADJUSTMENT = number(
 )
 SUPERVISED_LOSSES = {
     "cross_entropy": Entry(balance.SupervisedLoss),
-    "class_balanced": Entry(
-        balance.ClassBalancedLoss, labeled_counts=_labeled_counts, beta=BETA
-    ),
+    "class_balanced": Entry(balance.ClassBalancedLoss, labeled_counts=_labeled_counts, beta=BETA),
     "ldam": Entry(
         balance.LDAMLoss,
         labeled_counts=_labeled_counts,
@@ -403,9 +402,7 @@ _mixed = {
         "(0, inf)",
         "Temperature with which MixMatch and ReMixMatch sharpen their predictions.",
     ),
-    "mixup_beta": number(
-        "mixup_beta", 0.5, "(0, inf)", "Parameter of MixUp's Beta distribution."
-    ),
+    "mixup_beta": number("mixup_beta", 0.5, "(0, inf)", "Parameter of MixUp's Beta distribution."),
 }
 # The defaults are those of DASO's comparison of methods.
 LEARNERS = {

@@ -32,7 +32,7 @@ class Conflict(NamedTuple):
         return f"{self.one.__name__} does not go with {self.other.__name__}: {self.reason}."
 
 
-def conflicts(learner: type, parts: Mapping[str, type | None]) -> Iterator[Conflict]:
+def conflicts(learner: Any, parts: Mapping[str, type | None]) -> Iterator[Conflict]:
     """Yields what cannot be combined; nothing where everything can.
 
     Args:
@@ -47,8 +47,8 @@ def conflicts(learner: type, parts: Mapping[str, type | None]) -> Iterator[Confl
     """
     given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
     for name, part in given.items():
-        if name in learner.refuses:  # type: ignore[attr-defined]  # a Learner has it
-            yield Conflict(part, learner, learner.refuses[name])  # type: ignore[attr-defined]
+        if part is not getattr(learner, "own_pseudo_labeler", None) and name in learner.refuses:
+            yield Conflict(part, learner, learner.refuses[name])
     for one, other in itertools.permutations([learner, *given.values()], 2):
         for name in sorted(getattr(one, "asks_for", ())):
             if name in getattr(other, "refuses", ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,24 +10,35 @@ import keras
 import tensorflow as tf
 
 from daso_tf.platform.keras_versions import scaled_loss, unscaled_gradients
+from daso_tf.step.outcome import StepOutcome
 
 Tensors = Any  # a tensor, or a structure of them
 
+# The number of the microbatch whose losses are being computed.
+_MICROBATCH: contextvars.ContextVar[int | tf.Tensor] = contextvars.ContextVar(
+    "microbatch", default=0
+)
+
+
+def microbatch() -> int | tf.Tensor:
+    """Returns the number of the microbatch whose losses are being computed; 0 without them."""
+    return _MICROBATCH.get()
+
 
 def of_batch(
-    compute: Callable[[], tuple],
+    compute: Callable[[], StepOutcome],
     variables: Sequence[tf.Variable],
     optimizer: keras.optimizers.Optimizer,
-) -> tuple[tuple, list[tf.Tensor]]:
+) -> tuple[StepOutcome, list[tf.Tensor]]:
     """Computes losses and the gradient of their sum.
 
     Args:
-        compute: Gives back what a step computed, a `StepOutcome`.
-        variables: What the gradient is by.
-        optimizer: It says how the loss is scaled meanwhile, so that float16 holds the gradient.
+        compute: Returns what a step computed.
+        variables: The variables of the gradient.
+        optimizer: Determines how the loss is scaled, so that float16 can represent the gradient.
 
     Returns:
-        What `compute` gave back, and a gradient for each variable; 0 where the losses do not
+        The result of `compute`, and the gradient of each variable; 0 where the losses do not
         depend on it.
     """
     with tf.GradientTape() as tape:
@@ -37,37 +49,37 @@ def of_batch(
 
 
 def of_microbatches(
-    compute: Callable[..., tuple],
+    compute: Callable[..., StepOutcome],
     microbatches: Tensors,
     count: int,
     variables: Sequence[tf.Variable],
     optimizer: keras.optimizers.Optimizer,
-) -> tuple[tuple, list[tf.Tensor]]:
-    """Does the same in equal parts, one after another: only one at a time is in memory.
+) -> tuple[StepOutcome, list[tf.Tensor]]:
+    """Does the same in equal parts, one after another: only one of them is in memory at a time.
 
     Args:
-        compute: Gives back what it computed of a part, a `StepOutcome`. It gets the number of the
-            part, an int32 scalar, and its tensors.
-        microbatches: Tensors whose first axis is that of the parts, as `cut` makes them.
-        count: How many parts there are.
-        variables: What the gradient is by.
+        compute: Returns what it computed for a part, given the part's tensors.
+        microbatches: Tensors whose first axis is that of the parts, as `cut` returns them.
+        count: Number of parts.
+        variables: The variables of the gradient.
         optimizer: As for `of_batch`.
 
     Returns:
-        What `compute` gave back, scalars averaged and the rows of everything else put together
-        again; and the mean of the gradients.
+        The result of `compute`, with scalars averaged and the rows of everything else joined, and
+        the mean of the gradients.
     """
 
     @tf.function(autograph=False)
     def of_part(index):
         part = tf.nest.map_structure(lambda tensor: tensor[index], microbatches)
-        outcome, gradients = of_batch(lambda: compute(index, *part), variables, optimizer)
-        there = {name: value for name, value in outcome._asdict().items() if value is not None}
-        kind.append(type(outcome))
-        return there, gradients
+        token = _MICROBATCH.set(index)
+        try:
+            outcome, gradients = of_batch(lambda: compute(*part), variables, optimizer)
+        finally:
+            _MICROBATCH.reset(token)
+        return {k: v for k, v in outcome._asdict().items() if v is not None}, gradients
 
-    kind: list[type] = []
-    # Traced before the loop, which has to know what a part gives back.
+    # It is traced before the loop, which must know the structure that a part returns.
     of_part = of_part.get_concrete_function(tf.TensorSpec((), tf.int32))
     structure, gradients = of_part.structured_outputs
     collected = [
@@ -77,8 +89,8 @@ def of_microbatches(
     sums = [tf.zeros(gradient.shape, gradient.dtype) for gradient in gradients]
 
     def accumulate(index, collected, sums):
-        there, gradients = of_part(index)
-        values = tf.nest.flatten(there)
+        outcome, gradients = of_part(index)
+        values = tf.nest.flatten(outcome)
         return (
             index + 1,
             [array.write(index, value) for array, value in zip(collected, values, strict=True)],
@@ -89,7 +101,7 @@ def of_microbatches(
         lambda index, *_: index < count, accumulate, (0, collected, sums), parallel_iterations=1
     )
     merged = tf.nest.pack_sequence_as(structure, [_merged(array.stack()) for array in collected])
-    return kind[0](**merged), [total / count for total in sums]
+    return StepOutcome(**merged), [total / count for total in sums]
 
 
 def cut(rows: tf.Tensor, count: int) -> tf.Tensor:
@@ -97,7 +109,7 @@ def cut(rows: tf.Tensor, count: int) -> tf.Tensor:
 
     Args:
         rows: `(n, ...)`, n known.
-        count: How many parts.
+        count: Number of parts.
 
     Returns:
         `(count, n / count, ...)`.
@@ -114,14 +126,14 @@ def cut(rows: tf.Tensor, count: int) -> tf.Tensor:
     if not size or size % count:
         raise ValueError(
             f"A batch of {size} images cannot be cut into {count} microbatches of one size. The "
-            "number of images has to be a multiple of microbatches, and known: make batches with "
+            "number of images must be known and a multiple of microbatches: make batches with "
             "drop_remainder=True."
         )
     return tf.reshape(rows, (count, size // count, *rows.shape[1:]))
 
 
 def _merged(values: tf.Tensor) -> tf.Tensor:
-    """Averages a scalar of each part; puts rows of each part one after another."""
+    """Averages a scalar of each part; joins the rows of the parts."""
     if values.shape.rank == 1:
         return tf.reduce_mean(values)
     return tf.reshape(values, (-1, *values.shape[2:]))

@@ -2,137 +2,210 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
 from daso_tf.augment import Weak
-from daso_tf.balance import SupervisedLoss
-from daso_tf.encoders.batch_normalization import batch_norms_of
-from daso_tf.platform import replicas
+from daso_tf.balance import BalancedHead, SupervisedLoss
+from daso_tf.balance.balanced_head import Features
+from daso_tf.platform import draws, replicas
+from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
     apply_gradients,
     scales_losses,
     step_logs,
     train_on_batch,
 )
-from daso_tf.step import ema, gradients
-from daso_tf.step.averaged import AveragedClassifier, unpack
-from daso_tf.step.metrics import ClassStatistics
+from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.step import compatibility, gradients
+from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, unpack
+from daso_tf.step.network import decay_at
 from daso_tf.step.outcome import Outputs, StepOutcome
+from daso_tf.step.signatures import show_all_arguments
+from daso_tf.step.tracking import StepMetrics
+from daso_tf.thresholds import FixedThreshold, Threshold
+
+# Why most learners have no place for these; see `Learner.refuses`.
+NO_THRESHOLD = "it does not choose by confidence which pseudo-labels it teaches"
+NO_BALANCED_HEAD = "it has no consistency loss between weak and strong views for the head to share"
+NO_MARGINS = "it teaches probabilities, and margins need a cross-entropy with one class per image"
 
 
-class Learner(AveragedClassifier):
-    """A network that learns from labeled and unlabeled images, in one compiled step.
+class Learner(Classifier):
+    """A classifier that learns from labeled and unlabeled images, in one compiled step.
 
-    A subclass says which views are made (`make_views`) and which losses are summed
-    (`compute_losses`); this class does what all of them have in common: gradient, weight decay,
-    optimizer, moving average, and what is measured on the way. Evaluation, prediction and export
-    use the moving average (EMA) of the network.
+    A subclass defines which views are made (`make_views`) and which losses are summed
+    (`compute_losses`). This class does what all of them share: gradient, weight decay, optimizer,
+    moving average and metrics. Evaluation, prediction and export use the moving average (EMA) of
+    the network.
 
     `fit` takes batches `((labeled, unlabeled), labels)` of raw uint8 images
-    `(batch, height, width, 3)`, or `((labeled, unlabeled), (labels, unlabeled_labels))` where the
-    true classes of the unlabeled images are known (-1 where not): they are only used to measure
-    the pseudo-labels. Where the learner `needs_positions`, the images are `(labeled, unlabeled,
-    positions)`. `evaluate` takes `(images, labels)`.
+    `(batch, height, width, 3)`, or `((labeled, unlabeled), (labels, unlabeled_labels))` where true
+    classes of unlabeled images are known (-1 where not); they only serve to measure the
+    pseudo-labels. Where the learner `needs_positions`, the images are `(labeled, unlabeled,
+    positions)`. `daso_tf.data.training_batches(data, ..., **learner.batch_arguments)` makes such
+    batches. `evaluate` takes `(images, labels)`.
 
     Args:
         encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
             features `(batch, D)`.
         num_classes: K, at least 2.
-        loss_names: Names of the loss terms that `compute_losses` gives back.
-        weight_decay: L2 factor, *added to the gradient* of every parameter (not decoupled).
-        ema_decay: Final decay of the moving average, in [0, 1).
-        supervised_loss: What the labeled images cost, a `daso_tf.balance.SupervisedLoss`; by
-            default plain cross-entropy.
+        pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; None where the learner makes no
+            pseudo-labels.
+        loss_names: Names of the loss terms that `compute_losses` returns, without those of
+            `pseudo_labeler`, `threshold` and `balanced_head`.
+        threshold: How strongly each pseudo-label is taught: a least confidence in [0, 1], or a
+            `daso_tf.thresholds.Threshold`.
+        balanced_head: A `daso_tf.balance.BalancedHead` such as `ABC`: a second classifier on the
+            same features, which makes the predictions instead of the first. By default there is
+            none.
+        unlabeled_weight: Weight of the loss of the unlabeled images, at least 0.
+        ramp_steps: Number of steps in which this weight grows linearly from 0; 0 for none.
+        supervised_loss: Loss of the labeled images, a `daso_tf.balance.SupervisedLoss`; by default
+            cross-entropy.
         weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
-        seed: With the step it decides every random draw of the step.
-        first_step: Steps that are counted as done before the first one; a later generation of
-            self-training begins anew with them.
-        microbatches: Equal parts in which a step's batch goes through the networks, one after
-            another, where the whole of it does not fit into memory (gradient accumulation). Views,
-            optimizer, moving average, step and what `remember` keeps are of the whole batch. Each
-            part is a batch of its own to whatever looks at a batch: BatchNorm, queues, the moving
-            averages of thresholds and alignment, MixUp, losses that are no mean over images.
-        **kwargs: As for `AveragedClassifier`: `resolution`, `mean`, `std`, `class_names`, `name`.
+        weight_decay: L2 factor, at least 0, *added to the gradient* of every parameter (not
+            decoupled).
+        ema_decay: Final decay of the moving average, in [0, 1).
+        seed: Together with the step it determines every random number of the step.
+        first_step: Number of steps that count as done before the first one; later generations of
+            self-training use it.
+        microbatches: Number of equal parts in which a batch is computed, one after another, to save
+            memory (gradient accumulation). Views, optimizer, moving average, step and memories see
+            the whole batch. Whatever looks at a batch as a whole sees a part: BatchNorm, queues,
+            moving averages of thresholds and alignment, MixUp.
+        mean: Mean of each colour channel of the training images, in [0, 1]: `data.mean` of
+            `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
+        std: Standard deviation of each colour channel, in (0, 1].
+        resolution: Side in pixels to which images are resized before the encoder. By default the
+            encoder's own input size.
+        class_names: K names, which the exported model returns.
+        test_logit_adjustment: Strength (tau, at least 0) of logit adjustment at test time:
+            evaluation, prediction and export subtract tau times the logarithm of the labeled
+            class distribution from the logits. It does not change training.
+        labeled_counts: Labeled images of each class, needed for `test_logit_adjustment`.
+        name: Name of the model.
+
+    Attributes:
+        asks_for: What the learner needs from its batches: "class_balanced_batches", batches with
+            equally many labeled images of every class.
+        refuses: What the learner cannot be combined with, and why, by the name of the argument
+            ("pseudo_labeler", "threshold", "balanced_head") or of what a part asks for ("margins",
+            see `PseudoLabeler`). "balance" stands for every method against the imbalance of the
+            labeled images.
+        own_pseudo_labeler: The pseudo-labeler that a learner which refuses others makes itself.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or two parts cannot be combined.
     """
 
-    # Why a learner takes no pseudo-labeler; None where it takes one.
-    refuses_pseudo_labeler: str | None = None
-    # Whether its batches are to hold as many labeled images of every class.
-    class_balanced_batches = False
-    # Why it takes no balanced head; None where it takes one.
-    refuses_balanced_head: str | None = (
-        "it has no consistency loss between weak and strong views for the head to share"
+    asks_for: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"threshold": NO_THRESHOLD, "balanced_head": NO_BALANCED_HEAD, "margins": NO_MARGINS}
     )
-    # Why it has no place for a pseudo-labeler's margins; None where it has.
-    refuses_margins: str | None = (
-        "it teaches probabilities, not one class by cross-entropy, where margins have their place"
-    )
-    # Why it takes no threshold; None where it takes one.
-    refuses_threshold: str | None = (
-        "it does not choose by confidence which pseudo-labels it teaches"
-    )
+
+    own_pseudo_labeler: ClassVar[type[PseudoLabeler] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        hidden = {"loss_names", *cls.refuses}
+        if "pseudo_labeler" in cls.refuses and cls.own_pseudo_labeler is None:
+            hidden |= {"unlabeled_weight", "ramp_steps"}
+        show_all_arguments(cls, Learner, frozenset(hidden))
 
     def __init__(
         self,
         encoder: keras.Model,
         num_classes: int,
+        pseudo_labeler: PseudoLabeler | None = None,
         *,
-        loss_names: tuple[str, ...],
-        weight_decay: float = 5e-4,
-        ema_decay: float = 0.999,
+        loss_names: tuple[str, ...] = ("supervised_loss",),
+        threshold: float | Threshold | None = None,
+        balanced_head: BalancedHead | None = None,
+        unlabeled_weight: float = 1.0,
+        ramp_steps: int = 0,
         supervised_loss: SupervisedLoss | None = None,
         weak: keras.layers.Layer | None = None,
+        weight_decay: float = 5e-4,
+        ema_decay: float = 0.999,
         seed: int = 0,
         first_step: int = 0,
         microbatches: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ):
+        if "confidence_threshold" in kwargs:  # its name until version 0.1
+            threshold = kwargs.pop("confidence_threshold")
+        threshold = _as_threshold(threshold)
+        compatibility.check(
+            type(self),
+            pseudo_labeler=pseudo_labeler,
+            threshold=threshold,
+            balanced_head=balanced_head,
+        )
+        if pseudo_labeler is None and (unlabeled_weight != 1 or ramp_steps):
+            raise ValueError(
+                f"{type(self).__name__} makes no pseudo-labels: leave out unlabeled_weight and "
+                "ramp_steps."
+            )
+        self._check_is_for(balanced_head, num_classes)
+        self._check_is_for(supervised_loss, num_classes)
+        weights = {"unlabeled_weight": unlabeled_weight, "weight_decay": weight_decay}
+        weights = {name: checked_number(name, value, least=0) for name, value in weights.items()}
+        ema_decay = checked_number("ema_decay", ema_decay, least=0, below=1)
+        counts = {"ramp_steps": ramp_steps, "seed": seed, "first_step": first_step}
+        counts = {
+            name: checked_whole_number(name, value, least=0) for name, value in counts.items()
+        }
+        microbatches = checked_whole_number("microbatches", microbatches, least=1)
+
         super().__init__(encoder, num_classes, **kwargs)
-        self.weight_decay = float(weight_decay)
-        self.ema_decay = float(ema_decay)
+        self.unlabeled_weight = weights["unlabeled_weight"]
+        self.weight_decay = weights["weight_decay"]
+        self.ema_decay = ema_decay
+        self.ramp_steps = counts["ramp_steps"]
+        self.seed = counts["seed"]
+        self.first_step = counts["first_step"]
+        self.microbatches = microbatches
         self.supervised_loss = SupervisedLoss() if supervised_loss is None else supervised_loss
         self.weak = Weak() if weak is None else weak
-        self.seed = int(seed)
-        self.first_step = int(first_step)
-        self.microbatches = int(microbatches)
-        self._microbatch = 0  # the one that is being computed
-        self._check_arguments()
-
         self.step = self.add_weight(
             name="step", shape=(), initializer="zeros", trainable=False, dtype="int64"
         )
         self.step.assign(self.first_step)
-
         self.weak.build((None, None, None, 3))
-        self._means = {
-            name: keras.metrics.Mean(name) for name in ("loss", *loss_names, "gradient_norm")
-        }
-        self._training_metrics = list(self._means.values())
-        # By kind of pseudo-label; a learner that makes pseudo-labels fills it.
-        self.pseudo_label_statistics: dict[str, ClassStatistics] = {}
 
-    # What a learner is made of ---------------------------------------------------------------
+        # A part that comes from a saved model is built already.
+        self.pseudo_labeler = pseudo_labeler
+        if pseudo_labeler is not None and not pseudo_labeler.built:
+            pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
+        self.threshold = threshold
+        if threshold is not None and not threshold.built:
+            threshold.build((None, self.num_classes))
+        self.balanced_head = balanced_head
+        if balanced_head is not None:
+            self.balanced_classifier, self.ema_balanced_classifier = self.add_head(
+                "balanced_classifier", self.num_classes
+            )
+        parts = [part for part in (pseudo_labeler, threshold, balanced_head) if part is not None]
+        names = (*loss_names, *(name for part in parts for name in part.loss_names))
+        self._step_metrics = StepMetrics(names, self.num_classes, pseudo_labeler is not None)
+        self._training_metrics = self._step_metrics.all
+
+    # What a learner defines ------------------------------------------------------------------
 
     def make_views(self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor) -> Any:
-        """Makes the views of a step from raw images; what they are is the learner's own.
+        """Makes the views of a step from raw images, in a structure of the learner's choice.
 
         Args:
             labeled: uint8 `(batch, height, width, 3)`.
             unlabeled: uint8 `(mu * batch, height, width, 3)`.
             seed: int32 `(2,)`, another one in every step.
         """
-        raise ValueError(f"{type(self).__name__} does not say which views it makes: `make_views`.")
-
-    @property
-    def needs_positions(self) -> bool:
-        """Whether batches have to say which unlabeled images they hold."""
-        return False
+        raise NotImplementedError(f"{type(self).__name__} must implement `make_views`.")
 
     def compute_losses(
         self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None = None
@@ -140,41 +213,40 @@ class Learner(AveragedClassifier):
         """Computes the loss terms of a step from its views.
 
         Args:
-            views: What `make_views` gave back.
+            views: What `make_views` returned.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
-            positions: int64 `(mu * batch,)`, which of all unlabeled images these are; None where
-                the batch does not say.
+            positions: int64 `(mu * batch,)`, positions of the unlabeled images among all of them;
+                None where the batch does not have them.
         """
-        raise ValueError(f"{type(self).__name__} does not say what it minimises: `compute_losses`.")
-
-    def remember(self, outcome: StepOutcome) -> None:
-        """Remembers what a step computed, once a step; a learner that has no memory does not.
-
-        Args:
-            outcome: Of the whole batch.
-        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `compute_losses`.")
 
     def cut_views(self, views: Any, count: int) -> Any:
         """Cuts views into microbatches; by default the rows of every tensor.
 
         Args:
-            views: What `make_views` gave back.
-            count: How many microbatches.
+            views: What `make_views` returned.
+            count: Number of microbatches.
 
         Returns:
             The same structure of tensors `(count, rows of a microbatch, ...)`.
         """
         return tf.nest.map_structure(lambda rows: gradients.cut(rows, count), views)
 
-    def draw_seed(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the seed of what `compute_losses` draws, int32 `(2,)`, one a microbatch."""
-        draw = tf.cast(step, tf.int32) * self.microbatches + self._microbatch
-        return tf.stack([self.seed, draw])
+    def remember(self, outcome: StepOutcome) -> None:
+        """Remembers what a step computed, once per step; by default the pseudo-labeler does.
+
+        Args:
+            outcome: That of the whole batch.
+        """
+        if self.pseudo_labeler is not None:
+            self.pseudo_labeler.update(outcome.pseudo_labels, tf.convert_to_tensor(self.step))
+
+    # What `compute_losses` uses --------------------------------------------------------------
 
     def forward(self, *views: tf.Tensor) -> list[Outputs]:
         """Maps views through the trained network as one joint batch, in training mode.
 
-        BatchNorm normalises all of them together, and its running statistics move once.
+        BatchNorm normalises all of them together and updates its running statistics once.
 
         Args:
             *views: float `(any, resolution, resolution, 3)` each, as the encoder takes them.
@@ -182,25 +254,102 @@ class Learner(AveragedClassifier):
         Returns:
             The `Outputs` of each.
         """
-        features = self.features(tf.concat(views, axis=0))
+        features = self.network.features(tf.concat(views, axis=0))
         logits = tf.cast(self.classifier(features), tf.float32)
         sizes = [tf.shape(view)[0] for view in views]
-        of_views = zip(tf.split(features, sizes), tf.split(logits, sizes), strict=True)
-        return [Outputs(*of_view) for of_view in of_views]
+        per_view = zip(tf.split(features, sizes), tf.split(logits, sizes), strict=True)
+        return [Outputs(*outputs) for outputs in per_view]
+
+    def observe_labeled(self, views: tf.Tensor, labels: tf.Tensor) -> None:
+        """Passes the EMA encoder's features of the labeled views to a pseudo-labeler that asks.
+
+        Args:
+            views: float `(batch, resolution, resolution, 3)`.
+            labels: int `(batch,)`, classes in 0..K-1.
+        """
+        if "labeled_features" in self.pseudo_labeler.asks_for:
+            self.pseudo_labeler.observe(self.network.ema_features(views), labels)
+
+    def weight_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the weight of the unlabeled loss in a step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        return self.unlabeled_weight * self.ramp_at(step)
+
+    def ramp_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the fraction of its weight, in [0, 1], that an unlabeled loss has in a step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        if not self.ramp_steps:
+            return tf.constant(1.0)
+        return tf.minimum(tf.cast(step, tf.float32) / self.ramp_steps, 1.0)
+
+    def teaching_logits(self, weak: Outputs, step: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of the weak views from which pseudo-labels are made.
+
+        Args:
+            weak: The `Outputs` of the weak views of the unlabeled images.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            float32 `(mu * batch, K)`: the classifier's, or those of a balanced head that teaches.
+        """
+        if self.balanced_head is None:
+            return weak.logits
+        return self.balanced_head.teaching_logits(
+            self.balanced_classifier, weak.features, weak.logits, step
+        )
+
+    def balanced_losses(
+        self, features: Features, labels: tf.Tensor, step: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Computes the loss of the balanced head, by name; nothing where there is none.
+
+        Args:
+            features: The features of the step's views, which carry the gradient.
+            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            step: int scalar, the number of steps done before this one.
+        """
+        head = self.balanced_head
+        if head is None:
+            return {}
+        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
+        seed = tf.stack([self.seed, draw])
+        uniform = [
+            draws.uniform(seed, stream, tf.shape(images)[0], draws=1)[:, 0]
+            for stream, images in (
+                (draws.BALANCED_LABELED, features.labeled),
+                (draws.BALANCED_UNLABELED, features.weak),
+            )
+        ]
+        loss = head.loss(
+            self.balanced_classifier,
+            lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
+            features,
+            labels,
+            tf.concat(uniform, axis=0),
+            step,
+        )
+        (name,) = head.loss_names
+        return {name: loss}
 
     # The step --------------------------------------------------------------------------------
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes views of raw images and trains on them; one compiled function."""
         inputs, labels = unpack(data)
         labeled, unlabeled, positions = inputs if len(inputs) == 3 else (*inputs, None)
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
-        views = self.compiled_part(self.make_views)(labeled, unlabeled, seed)
+        views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
         outcome = self.train_on_views(views, labels, positions)
-        return step_logs(self, self.track(outcome, labels, unlabeled_labels))
+        return step_logs(self, self._track(outcome, labels, unlabeled_labels))
 
-    def train_on_batch(self, x, y, return_dict: bool = False):
+    def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
         return train_on_batch(self, x, y, return_dict)
 
@@ -210,7 +359,7 @@ class Learner(AveragedClassifier):
         """Trains one step on views that are already made.
 
         Args:
-            views: What `make_views` gives back.
+            views: What `make_views` returns.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             positions: As for `compute_losses`.
 
@@ -218,118 +367,140 @@ class Learner(AveragedClassifier):
             The `StepOutcome`.
         """
         outcome, gradient = self._losses_and_gradient(views, labels, positions)
-        # Every replica's losses are means over as many rows, so theirs is that of the whole batch.
+        # All replicas have equally many rows: the mean of their gradients is that of the batch.
         gradient = replicas.mean(gradient)
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
         self.remember(outcome)
         variables = self.trainable_variables
-        # L2 on every parameter, biases and BatchNorm included, as PyTorch's SGD has it.
+        # L2 on every parameter, biases and BatchNorm included, as in PyTorch's SGD.
         decayed = [g + self.weight_decay * v for g, v in zip(gradient, variables, strict=True)]
         apply_gradients(self.optimizer, decayed, variables)
-        replicas.average(self.unsynchronized_statistics)
-        decay = ema.decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay)
-        if scales_losses(self.optimizer):  # and has passed over gradients that are not finite
+        replicas.average(self._unsynchronized_statistics)
+        decay = decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay)
+        if scales_losses(self.optimizer):  # it has skipped gradients that are not finite
             decay = tf.where(tf.math.is_finite(outcome.gradient_norm), decay, 1.0)
-        ema.update(self.ema_network_weights, self.network_weights, decay)
+        self.network.update_average(decay)
         self.step.assign_add(1)
         return outcome
 
     @property
-    def unsynchronized_statistics(self) -> list[keras.Variable]:
-        """Running statistics that each replica of a distributed step moves by its own rows."""
-        norms = [*batch_norms_of(self.encoder), *batch_norms_of(self.ema_encoder)]
-        alone = [norm for norm in norms if not norm.synchronized]
-        return [weight for norm in alone for weight in (norm.moving_mean, norm.moving_variance)]
+    def needs_positions(self) -> bool:
+        """Whether batches must contain the positions of their unlabeled images."""
+        parts = (self.pseudo_labeler, self.threshold)
+        return any(part is not None and "positions" in part.asks_for for part in parts)
 
-    # Parts of the above ----------------------------------------------------------------------
+    @property
+    def batch_arguments(self) -> dict[str, bool]:
+        """What the learner asks of `daso_tf.data.training_batches`, as its arguments."""
+        return {
+            "with_positions": self.needs_positions,
+            "class_balanced": "class_balanced_batches" in self.asks_for,
+        }
 
-    def get_config(self):
-        """Returns the arguments that make this model again."""
+    # Keras -----------------------------------------------------------------------------------
+
+    def compile(
+        self, *args: Any, jit_compile: bool | str | None = JIT_COMPILE_DEFAULT, **kwargs: Any
+    ) -> None:
+        """Configures training; see `Classifier.compile`."""
+        reason = self.pseudo_labeler is not None and self.pseudo_labeler.refuses.get("xla")
+        if reason and jit_compile is True:
+            raise ValueError(f"The step cannot be compiled with jit_compile=True: {reason}.")
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    @property
+    def predicting_classifier(self) -> keras.layers.Layer:
+        """The average of the balanced head where there is one, else of the classifier."""
+        return self.ema_classifier if self.balanced_head is None else self.ema_balanced_classifier
+
+    @property
+    def pseudo_label_statistics(self) -> dict[str, Any]:
+        """Recall and precision per class of the `linear`, `semantic` and `final` pseudo-labels.
+
+        They count since the start of the epoch. Empty where the learner makes no pseudo-labels.
+        """
+        return self._step_metrics.pseudo_labels
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this model."""
+        serialize = keras.saving.serialize_keras_object
+        parts = {
+            name: getattr(self, name)
+            for name in ("pseudo_labeler", "threshold", "balanced_head")
+            if name not in self.refuses
+        }
         return {
             **super().get_config(),
+            **{name: part and serialize(part) for name, part in parts.items()},
+            **({} if self.pseudo_labeler is None else self._unlabeled_config()),
             "weight_decay": self.weight_decay,
             "ema_decay": self.ema_decay,
-            "supervised_loss": keras.saving.serialize_keras_object(self.supervised_loss),
-            "weak": keras.saving.serialize_keras_object(self.weak),
+            "supervised_loss": serialize(self.supervised_loss),
+            "weak": serialize(self.weak),
             "seed": self.seed,
             "first_step": self.first_step,
             "microbatches": self.microbatches,
         }
 
-    def track(self, outcome: StepOutcome, labels, unlabeled_labels) -> dict[str, tf.Tensor]:
-        """Updates the metrics of training.
+    # Details ---------------------------------------------------------------------------------
 
-        Args:
-            outcome: What `train_on_views` gave back.
-            labels: int `(batch,)`, classes of the labeled images.
-            unlabeled_labels: int `(mu * batch,)`, those of the unlabeled images, -1 where unknown;
-                None where all are.
+    def _unlabeled_config(self) -> dict[str, Any]:
+        return {"unlabeled_weight": self.unlabeled_weight, "ramp_steps": self.ramp_steps}
 
-        Returns:
-            The values that the progress bar shows, by name.
-        """
-        total = tf.add_n(list(outcome.losses.values()))
-        norm, weight = outcome.gradient_norm, None
-        if scales_losses(self.optimizer):  # the mean is of the steps that were taken
-            weight = tf.cast(tf.math.is_finite(norm), tf.float32)
-            norm = tf.where(weight > 0, norm, 0.0)
-        self._means["gradient_norm"].update_state(norm, weight)
-        for name, value in {"loss": total, **outcome.losses}.items():
-            self._means[name].update_state(value)
-        logs = {name: metric.result() for name, metric in self._means.items()}
+    def _losses_and_gradient(
+        self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None
+    ) -> tuple[StepOutcome, list[tf.Tensor]]:
+        inputs = {"labels": labels} | ({} if positions is None else {"positions": positions})
+        variables, count = self.trainable_variables, self.microbatches
+        if count == 1:
+            return gradients.of_batch(
+                lambda: self.compute_losses(views, **inputs), variables, self.optimizer
+            )
+        parts = self.cut_views(views, count), Learner.cut_views(self, inputs, count)
+        return gradients.of_microbatches(
+            lambda views, inputs: self.compute_losses(views, **inputs),
+            parts,
+            count,
+            variables,
+            self.optimizer,
+        )
+
+    def _track(
+        self, outcome: StepOutcome, labels: tf.Tensor, unlabeled_labels: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """Updates the metrics of training and returns their values by name."""
+        logs = self._step_metrics.update(outcome, unlabeled_labels, scales_losses(self.optimizer))
         self.compute_metrics(None, labels, tf.nn.softmax(outcome.labeled_logits), None)
         for metric in self.user_metrics:
             result = metric.result()
             logs.update(result if isinstance(result, dict) else {metric.name: result})
         return logs
 
-    def _check_replicas(self):
+    @property
+    def _unsynchronized_statistics(self) -> list[tf.Variable]:
+        """Running statistics that each replica of a distributed step updates by its own rows."""
+        alone = [norm for norm in self._batch_norms() if not norm.synchronized]
+        return [weight for norm in alone for weight in (norm.moving_mean, norm.moving_variance)]
+
+    def _check_replicas(self) -> None:
         super()._check_replicas()
         if self.microbatches > 1:
             raise ValueError(
-                f"microbatches={self.microbatches} does not go with several replicas: they cannot "
-                "tell each other anything within a loop. More replicas need less memory each."
+                f"microbatches={self.microbatches} does not go with several replicas, which cannot "
+                "exchange anything within a loop. More replicas need less memory each."
             )
 
-    def _losses_and_gradient(self, views, labels, positions):
-        """Returns the `StepOutcome` of a batch and the gradient of its losses."""
-        inputs = {"labels": labels}
-        if positions is not None:
-            inputs["positions"] = positions
-
-        def compute(index, views, inputs):
-            self._microbatch = index
-            return self.compute_losses(views, **inputs)
-
-        count, variables = self.microbatches, self.trainable_variables
-        try:
-            if count == 1:
-                return gradients.of_batch(
-                    lambda: compute(0, views, inputs), variables, self.optimizer
-                )
-            parts = self.cut_views(views, count), Learner.cut_views(self, inputs, count)
-            return gradients.of_microbatches(compute, parts, count, variables, self.optimizer)
-        finally:
-            self._microbatch = 0
-
-    def _refuse_pseudo_labeler(self, arguments: dict[str, Any]) -> None:
-        """Raises a ValueError with the learner's reason where a pseudo-labeler is given."""
-        if "pseudo_labeler" in arguments:
+    @staticmethod
+    def _check_is_for(part: SupervisedLoss | BalancedHead | None, num_classes: int) -> None:
+        counts = getattr(part, "labeled_counts", None)
+        if counts is not None and len(counts) != num_classes:
             raise ValueError(
-                f"{type(self).__name__} takes no pseudo_labeler: {self.refuses_pseudo_labeler}."
+                f"{type(part).__name__} is for {len(counts)} classes, not {num_classes}."
             )
 
-    def _check_arguments(self) -> None:
-        """Raises a ValueError that names the first argument outside its range."""
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be at least 0, not {self.weight_decay}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
-        if self.microbatches < 1:
-            raise ValueError(f"microbatches must be at least 1, not {self.microbatches}.")
-        counts = getattr(self.supervised_loss, "labeled_counts", None)
-        if counts is not None and len(counts) != self.num_classes:
-            raise ValueError(
-                f"{type(self.supervised_loss).__name__} is for {len(counts)} classes, not "
-                f"{self.num_classes}."
-            )
+
+def _as_threshold(threshold: float | Threshold | None) -> Threshold | None:
+    """Returns a threshold as it is, or a fixed one of a confidence."""
+    if threshold is None or isinstance(threshold, Threshold):
+        return threshold
+    return FixedThreshold(checked_number("threshold", threshold, least=0, most=1))

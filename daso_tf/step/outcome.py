@@ -14,27 +14,27 @@ class StepOutcome(NamedTuple):
 
     Attributes:
         losses: The weighted loss terms by name, scalars; training minimises their sum.
-        labeled_logits: float `(batch, K)` of the trained network for the labeled views, or for
-            the mixed images that are mostly theirs.
+        labeled_logits: float `(batch, K)` of the trained network for the labeled views, or, with
+            MixUp, for the mixed images that consist mostly of labeled ones.
         pseudo_labels: The `PseudoLabels` of the unlabeled batch; None where none are made.
-        mask: float `(mu * batch,)`, how much each pseudo-label was taught: 1, 0 where it was not
-            confident enough, or a weight; None where all are.
+        weights: float `(mu * batch,)`, how strongly each pseudo-label was taught, 0 for not at all;
+            None where all were taught fully.
         gradient_norm: Global norm of the gradient of the losses' sum, before weight decay.
     """
 
     losses: dict[str, tf.Tensor]
     labeled_logits: tf.Tensor
     pseudo_labels: PseudoLabels | None = None
-    mask: tf.Tensor | None = None
+    weights: tf.Tensor | None = None
     gradient_norm: tf.Tensor | None = None
 
 
 class Outputs(NamedTuple):
-    """What the trained network says of one set of views.
+    """What the trained network computes for one set of views.
 
     Attributes:
-        features: float32 `(batch, D)`, what the encoder makes of them.
-        logits: float32 `(batch, K)`, what the classifier makes of the features.
+        features: float32 `(batch, D)`, the encoder's.
+        logits: float32 `(batch, K)`, the classifier's.
     """
 
     features: tf.Tensor
