@@ -37,14 +37,14 @@ def classifier_with(queue_size, num_classes, num_features, temperature=0.05):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("queue_size", "batch"), [(1, 5), (3, 8), (4, 20), (64, 6)])
 def test_queue_keeps_the_last_features_of_each_class(queue_size, batch, compiled):
-    """Against one deque a class: several images of a class, more than Q of them, none at all."""
+    """Against one deque per class: several images of a class, more than Q of them, none at all."""
     rng = np.random.default_rng(queue_size)
     classifier = classifier_with(queue_size, num_classes=4, num_features=3)
     push = tf.function(classifier.push, jit_compile=True) if compiled else classifier.push
     expected = [deque(maxlen=queue_size) for _ in range(4)]
     for _ in range(6):
         features = rng.normal(size=(batch, 3)).astype(np.float32)
-        labels = rng.integers(0, 3, batch).astype(np.int32)  # class 3 never comes
+        labels = rng.integers(0, 3, batch).astype(np.int32)  # class 3 never occurs
         push(tf.constant(features), tf.constant(labels))
         for feature, label in zip(features, labels, strict=True):
             expected[label].append(feature)
@@ -61,14 +61,24 @@ def test_similarity_to_a_class_never_seen_is_zero():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"queue_size": 0}, {"temperature": 0.0}, {"temperature": float("nan")}]
+    ("arguments", "message"),
+    [
+        ({"queue_size": 0}, "queue_size must be at least 1, not 0"),
+        ({"temperature": 0.0}, "temperature must be above 0, not 0.0"),
+        ({"temperature": float("nan")}, "temperature must be above 0, not nan"),
+    ],
 )
-def test_prototype_classifier_refuses(arguments):
-    with pytest.raises(ValueError, match=r"queue_size|temperature"):
+def test_prototype_classifier_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
         PrototypeClassifier(**arguments)
 
 
-def test_distribution_comes_in_force_once_a_window():
+def test_distribution_refuses():
+    with pytest.raises(ValueError, match="period must be at least 1, not 0"):
+        PseudoLabelDistribution(0)
+
+
+def test_distribution_is_in_force_after_each_window():
     rng = np.random.default_rng(0)
     distribution = PseudoLabelDistribution(period=3)
     distribution.build((None, 5))
@@ -103,7 +113,7 @@ def test_linear_pseudo_labels():
 
 
 def filled_labeler(rng, **arguments):
-    """A labeler that has seen features and has a histogram in force, and what it holds."""
+    """Returns a labeler with filled queues and a histogram in force, and its prototypes."""
     labeler = DASOPseudoLabeler(
         **{"queue_size": 4, "pretrain_steps": 2, "distribution_period": 1, **arguments}
     )
@@ -155,7 +165,7 @@ def test_pretraining_is_linear_and_aligns_nothing():
     assert float(labeler.auxiliary_losses(features, -features, step=2)["alignment_loss"]) > 0
 
 
-def test_nothing_is_blended_before_a_histogram_is_in_force():
+def test_nothing_is_blended_until_a_histogram_is_in_force():
     labeler = DASOPseudoLabeler(pretrain_steps=0)
     labeler.build([(None, 3), (None, 5)])
     logits = tf.constant([[1.0, 2.0, 0.5]])
@@ -164,7 +174,7 @@ def test_nothing_is_blended_before_a_histogram_is_in_force():
 
 
 def test_alignment_loss_and_its_gradient():
-    """The value against NumPy; the gradient flows to the strong features and to nothing else."""
+    """The value against NumPy; the gradient flows to the strong features only."""
     rng = np.random.default_rng(3)
     labeler, prototypes = filled_labeler(rng, prototype_temperature=0.5, alignment_weight=0.7)
     weak = tf.constant(rng.normal(size=(4, 5)), tf.float32)
@@ -198,7 +208,7 @@ def test_no_gradient_flows_through_pseudo_labels():
     assert tape.gradient(confidence, [logits, features]) == [None, None]
 
 
-def test_histogram_counts_every_final_label_whatever_its_confidence():
+def test_histogram_counts_final_labels_of_any_confidence():
     labeler = DASOPseudoLabeler(pretrain_steps=5, distribution_period=1)
     labeler.build([(None, 2), (None, 3)])
     unsure = labeler(tf.nn.softmax([[0.1, 0.0], [0.0, 0.1], [0.0, 0.2]]), tf.ones((3, 3)), step=0)
@@ -219,7 +229,7 @@ def test_histogram_counts_every_final_label_whatever_its_confidence():
     ],
 )
 def test_daso_refuses_arguments_outside_their_range(argument, value):
-    with pytest.raises(ValueError, match=str(value)):
+    with pytest.raises(ValueError, match=rf"^{argument} must be .*, not {value}"):
         DASOPseudoLabeler(**{argument: value})
 
 

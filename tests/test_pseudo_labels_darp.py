@@ -27,7 +27,7 @@ def predictions(count, num_classes=K, seed=0):
 
 
 def without_noise(p, images, alpha):
-    """Step (a) of the algorithm: class k is left to its likeliest images, scaled."""
+    """Step (a) of the algorithm: class k is kept for its most likely images, scaled."""
     kept = np.zeros(p.shape)
     for k in reversed(range(p.shape[1])):
         likeliest = np.argsort(-p[:, k])[: int(alpha * images[k])]
@@ -38,7 +38,7 @@ def without_noise(p, images, alpha):
 
 
 def scaled_by_turns(p, images, alpha, iterations):
-    """The whole algorithm; each column's equation is solved between two signs."""
+    """The whole algorithm; the equation of each column is solved by bisection."""
     p = without_noise(p, images, alpha)
     entropy = -np.sum(p * np.log(p), axis=1)
     y = np.ones(p.shape)
@@ -73,7 +73,7 @@ def test_refined_labels_have_the_marginals(distribution):
 
 
 def test_refined_labels_diverge_least_from_the_predictions():
-    """Many rounds reach the optimum, found here by the dual problem in the columns' multipliers."""
+    """Many rounds reach the optimum, here the solution of the dual problem."""
     images = np.array([10.0, 20.0, 30.0])
     p = without_noise(predictions(60), images, alpha=2.0)
     weight = -1 / np.sum(p * np.log(p), axis=1, keepdims=True)
@@ -89,23 +89,23 @@ def test_refined_labels_diverge_least_from_the_predictions():
     np.testing.assert_allclose(refine(predictions(60), images, iterations=300), best, atol=1e-5)
 
 
-def test_labels_that_have_the_marginals_stay_as_they_are():
+def test_labels_with_the_marginals_stay_unchanged():
     p = predictions(50)
     np.testing.assert_allclose(refine(p, p.sum(axis=0), alpha=1e3), p, atol=1e-4)
 
 
-def test_class_is_left_to_twice_its_images():
+def test_class_keeps_at_most_alpha_times_its_images():
     refined = refine(predictions(100), [80, 15, 5], alpha=2.0)
     taken = np.sum(refined > 1e-3, axis=0)
     assert (taken <= [100, 30, 10]).all() and taken[2] == 10
 
 
-def test_classes_without_images_and_sure_predictions():
-    sure = np.repeat(np.eye(3), [5, 4, 1], axis=0)
-    refined = refine(sure, [6, 4, 0])
+def test_classes_without_images_and_certain_predictions():
+    certain = np.repeat(np.eye(3), [5, 4, 1], axis=0)
+    refined = refine(certain, [6, 4, 0])
     assert np.isfinite(refined).all()
     np.testing.assert_allclose(refined.sum(axis=1), 1, rtol=1e-12)
-    np.testing.assert_allclose(refined[:9], sure[:9], atol=1e-3)
+    np.testing.assert_allclose(refined[:9], certain[:9], atol=1e-3)
 
 
 def labeler_for(**settings):
@@ -137,7 +137,7 @@ def test_latest_predictions_are_refined_every_period_and_looked_up_between():
         np.testing.assert_allclose(labeler.predictions, latest, atol=1e-7)
 
 
-def test_image_that_comes_twice_is_remembered_by_its_first_view():
+def test_image_that_occurs_twice_is_remembered_by_its_first_view():
     labeler, p = labeler_for(), predictions(4)
     taught(labeler, p, 0, [2, 5, 2, 1])
     np.testing.assert_allclose(np.array(labeler.predictions)[[2, 5, 1]], p[[0, 1, 3]], rtol=1e-6)
@@ -158,7 +158,7 @@ def test_saved_and_resumed_exactly(tmp_path):
     assert float(train(model, 6, 7).losses["consistency_loss"]) > 0
 
 
-def test_learner_is_told_which_images_a_batch_holds():
+def test_batches_provide_the_positions_that_the_labeler_asks_for():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
     data = daso_tf.data.from_arrays(images[:4], [0, 1, 2, 0], images[4:])
@@ -174,7 +174,7 @@ def test_learner_is_told_which_images_a_batch_holds():
     np.testing.assert_array_equal(np.flatnonzero(changed), np.sort(seen))
 
 
-def test_what_cannot_work_says_why():
+def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="with_positions=True"):
         labeler_for()(tf.ones((1, 3)) / 3, tf.zeros((1, 5)), step=0)
     with pytest.raises(ValueError, match="has 3 classes, the predictions 2"):
@@ -189,11 +189,14 @@ def test_what_cannot_work_says_why():
     [
         ({"class_distribution": [3]}, "two classes or more"),
         ({"class_distribution": [3, -1]}, "at least 0 for each"),
+        ({"class_distribution": [3, float("nan")]}, "at least 0 for each"),
         ({"num_images": 0}, "num_images must be at least 1, not 0"),
         ({"start_step": -1}, "start_step must be at least 0, not -1"),
         ({"period": 0}, "period must be at least 1, not 0"),
+        ({"period": 2.5}, "period must be a whole number of at least 1, not 2.5"),
         ({"iterations": 0}, "iterations must be at least 1, not 0"),
         ({"alpha": 0.0}, "alpha must be above 0, not 0.0"),
+        ({"alpha": np.inf}, "alpha must be above 0 and finite, not inf"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(arguments, message):

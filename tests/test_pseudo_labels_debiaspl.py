@@ -1,4 +1,4 @@
-"""DebiasPL against a plain NumPy statement of it, its gradient, and its place in learners."""
+"""DebiasPL against a plain NumPy statement, its gradient and its place in learners."""
 
 import doctest
 
@@ -67,7 +67,7 @@ def test_gradient_of_the_marginal_loss():
         assert gradient[index] == pytest.approx(numeric, abs=1e-6)
 
 
-def test_predictions_without_bias_stay_as_they_are():
+def test_predictions_without_bias_stay_unchanged():
     labeler = DebiasedPseudoLabeler(strength=1.0)
     labeler.build([(None, 2), (None, 2)])
     p = tf.constant([[0.9, 0.1], [0.1, 0.9]])
@@ -84,7 +84,7 @@ def test_class_that_is_never_predicted_is_finite():
 
 
 def test_fixmatch_learns_with_margins():
-    """All but the margins are the same in the first step, as nothing is debiased before it."""
+    """In the first step only the margins differ from FixMatch: nothing is debiased yet."""
     plain = dense_learner(confidence_threshold=0.0)
     learner = dense_learner(
         pseudo_labeler=DebiasedPseudoLabeler(strength=1.0, momentum=0.0), confidence_threshold=0.0
@@ -119,7 +119,7 @@ def test_arguments_outside_their_range_are_refused(arguments, message):
         DebiasedPseudoLabeler(*arguments)
 
 
-def test_learners_without_a_place_for_margins_are_refused(tmp_path, capsys):
+def test_learners_without_margins_are_refused(tmp_path, capsys):
     message = "MixMatch does not go with DebiasedPseudoLabeler: it teaches probabilities"
     with pytest.raises(ValueError, match=message):
         dense_learner(daso_tf.MixMatch, pseudo_labeler=DebiasedPseudoLabeler())

@@ -1,4 +1,4 @@
-"""Distribution alignment against a plain NumPy statement of it, and what it leaves alone."""
+"""Distribution alignment against a plain NumPy statement, and its fixed points."""
 
 import doctest
 import importlib
@@ -32,7 +32,7 @@ def test_alignment_by_the_mean_of_the_last_batches(temperature, compiled):
         np.testing.assert_allclose(align(tf.constant(p, tf.float32)), expected, rtol=2e-5)
 
 
-def test_predictions_that_have_the_distribution_wanted_stay_as_they_are():
+def test_predictions_with_the_target_distribution_stay_unchanged():
     rng = np.random.default_rng(1)
     p = predictions(rng, 50)
     alignment = DistributionAlignment(p.mean(axis=0))
@@ -40,13 +40,13 @@ def test_predictions_that_have_the_distribution_wanted_stay_as_they_are():
         np.testing.assert_allclose(alignment(p), p, rtol=1e-5)
 
 
-def test_alignment_leads_to_the_distribution_wanted():
-    """Aligned again and again, each time by their own mean, predictions come to have it."""
-    p, wanted = predictions(np.random.default_rng(2), 400), np.array([0.4, 0.3, 0.2, 0.1])
-    alignment = DistributionAlignment(wanted, window=1)
+def test_repeated_alignment_converges_to_the_target_distribution():
+    """Predictions that are aligned repeatedly, each time by their own mean."""
+    p, target = predictions(np.random.default_rng(2), 400), np.array([0.4, 0.3, 0.2, 0.1])
+    alignment = DistributionAlignment(target, window=1)
     for _ in range(300):
         p = alignment(p)
-    np.testing.assert_allclose(np.mean(p, axis=0), wanted, atol=2e-4)
+    np.testing.assert_allclose(np.mean(p, axis=0), target, atol=2e-4)
 
 
 def test_classes_without_share_or_prediction_are_finite():
