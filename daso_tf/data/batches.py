@@ -37,17 +37,17 @@ def training_batches(
     step, so an interrupted training continues with `first_step` exactly as if it had not stopped.
 
     Args:
-        data: the images.
-        batch_size: labeled images per step (B in the paper).
-        unlabeled_ratio: unlabeled images per labeled image (mu in the paper).
-        seed: integer >= 0 that determines the orders.
-        first_step: number of the step that the first batch is for.
-        steps: number of batches; None for no end.
-        with_positions: whether batches contain the positions of their unlabeled images, for
+        data: The images.
+        batch_size: Labeled images per step (B in the paper).
+        unlabeled_ratio: Unlabeled images per labeled image (mu in the paper).
+        seed: Integer >= 0 that determines the orders.
+        first_step: Number of the step that the first batch is for.
+        steps: Number of batches; None for no end.
+        with_positions: Whether batches contain the positions of their unlabeled images, for
             learners whose `needs_positions` is true.
-        class_balanced: whether labeled images are drawn independently instead: first a class, all
+        class_balanced: Whether labeled images are drawn independently instead: first a class, all
             with the same probability, then one of its images.
-        input_context: the worker that the batches are for, under a strategy that distributes
+        input_context: The worker that the batches are for, under a strategy that distributes
             steps; `strategy.distribute_datasets_from_function` passes it. Each batch is then for
             one replica, for all replicas of the worker in turn, and only the worker's images are
             read.
@@ -60,8 +60,8 @@ def training_batches(
         where `positions` is int64 of shape (mu*B,): positions among all unlabeled images.
 
     Raises:
-        DataError: a batch is larger than the number of its images, or cannot be split evenly over
-            the replicas.
+        DataError: If a batch is larger than the number of its images, or cannot be split evenly
+            over the replicas.
 
     Example:
 
@@ -115,14 +115,14 @@ def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.
     """Makes batches that contain every image once, in order. The last batch may be smaller.
 
     Args:
-        images: the images.
-        batch_size: images per batch.
+        images: The images.
+        batch_size: Images per batch.
 
     Returns:
         A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape (b,).
 
     Raises:
-        DataError: `batch_size` is below 1.
+        DataError: If `batch_size` is below 1.
 
     Example:
 
@@ -148,15 +148,15 @@ def even_batches(
     of images.
 
     Args:
-        images: the images, at least one.
-        batch_size: the largest number of images per batch, at least one per replica.
-        input_context: see `training_batches`.
+        images: The images, at least one.
+        batch_size: The largest number of images per batch, at least one per replica.
+        input_context: See `training_batches`.
 
     Returns:
         A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape (b,).
 
     Raises:
-        DataError: `batch_size` is below the number of replicas.
+        DataError: If `batch_size` is below the number of replicas.
 
     Example:
 
@@ -183,11 +183,11 @@ def check_split(batch_size: int, replicas: int) -> None:
     """Checks that a batch can be split evenly over the replicas of a step.
 
     Args:
-        batch_size: labeled images per step.
-        replicas: number of replicas.
+        batch_size: Labeled images per step.
+        replicas: Number of replicas.
 
     Raises:
-        DataError: it cannot; the message names the nearest sizes that can.
+        DataError: If it cannot; the message names the nearest sizes that can.
 
     Example:
 

@@ -34,8 +34,8 @@ class EncodedImage:
     """The content of an image file that is not on disk.
 
     Args:
-        name: a name for messages.
-        content: the bytes of the file.
+        name: A name for messages.
+        content: The bytes of the file.
     """
 
     name: str
@@ -53,14 +53,14 @@ def read_image(file: ImageFile) -> np.ndarray:
     first frame of an animation is read.
 
     Args:
-        file: path of a JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000 or AVIF file, or its content
+        file: Path of a JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000 or AVIF file, or its content
             as `daso_tf.data.decode.EncodedImage`.
 
     Returns:
         uint8 array of shape (height, width, 3), RGB in 0..255.
 
     Raises:
-        DataError: the file cannot be read as an image.
+        DataError: If the file cannot be read as an image.
 
     Example:
 
@@ -85,7 +85,7 @@ def read_images(
 
     Args:
         files: N files.
-        size: height and width in pixels; see `resize`.
+        size: Height and width in pixels; see `resize`.
 
     Returns:
         A uint8 array of shape (N, height, width, 3), and a dictionary with the position and the
@@ -129,7 +129,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         image: uint8 array of shape (height, width, 3).
-        size: new height and width in pixels.
+        size: New height and width in pixels.
 
     Returns:
         uint8 array of shape (*size, 3); `image` itself if it has this size.

@@ -22,12 +22,12 @@ class UnreadableFiles:
     """Counts image files that cannot be read, logs each of them, and stops at a limit.
 
     Args:
-        limit: number of files that may be left out.
-        reason: why no more are allowed. It ends the sentence "N image files cannot be read, and".
+        limit: Number of files that may be left out.
+        reason: Why no more are allowed. It ends the sentence "N image files cannot be read, and".
 
     Attributes:
-        messages: what is wrong with each file, in the order in which they were found.
-        failure: the `DataError` that was raised when the limit was exceeded; None before that.
+        messages: What is wrong with each file, in the order in which they were found.
+        failure: The `DataError` that was raised when the limit was exceeded; None before that.
 
     Example:
 
@@ -50,10 +50,10 @@ class UnreadableFiles:
         """Counts unreadable files.
 
         Args:
-            *errors: one error per file.
+            *errors: One error per file.
 
         Raises:
-            DataError: the limit is exceeded; the message names the first files.
+            DataError: If the limit is exceeded; the message names the first files.
         """
         with self._lock:
             for error in errors:

@@ -25,11 +25,11 @@ class Images:
 
     Args:
         images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
-        labels: integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
+        labels: Integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
             the class is not known; stored as int32.
 
     Raises:
-        DataError: a shape or type is wrong.
+        DataError: If a shape or type is wrong.
 
     Example:
 
@@ -75,7 +75,7 @@ class Images:
         """Returns some of the images.
 
         Args:
-            members: integer array of shape (n,), positions in 0..N-1.
+            members: Integer array of shape (n,), positions in 0..N-1.
 
         Returns:
             uint8 array of shape (n, height, width, 3).
@@ -88,9 +88,9 @@ class Images:
         """Makes batches of images and labels.
 
         Args:
-            members: dataset of positions, integers in 0..N-1.
-            batch_size: images per batch.
-            drop_remainder: whether to leave out a last batch that is smaller.
+            members: Dataset of positions, integers in 0..N-1.
+            batch_size: Images per batch.
+            drop_remainder: Whether to leave out a last batch that is smaller.
 
         Returns:
             A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape
@@ -110,10 +110,10 @@ class ImageFiles:
 
     Args:
         files: N files: paths, or `daso_tf.data.decode.EncodedImage`.
-        labels: integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
+        labels: Integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
             the class is not known; stored as int32.
-        size: height and width in pixels; all images are resized to it.
-        unreadable: counts the files that cannot be read. By default none may be unreadable.
+        size: Height and width in pixels; all images are resized to it.
+        unreadable: Counts the files that cannot be read. By default none may be unreadable.
 
     Example:
 

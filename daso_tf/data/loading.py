@@ -52,27 +52,27 @@ def load(
     files can also be read again each time a batch needs them, see `stream`.
 
     Args:
-        dataset: one of `daso_tf.data.DATASETS`. In the last of them, NAME stands for any name in
+        dataset: One of `daso_tf.data.DATASETS`. In the last of them, NAME stands for any name in
             tensorflow-datasets.
-        data_dir: folder of the data; None where the data set has a default.
-        labeled_head: labeled images of the head class; 0 uses all images as they are.
-        labeled_imbalance: imbalance ratio of the labeled images (head class over tail class), >= 1.
-        unlabeled_head: unlabeled images of the head class; required if they are taken from the
+        data_dir: Folder of the data; None where the data set has a default.
+        labeled_head: Labeled images of the head class; 0 uses all images as they are.
+        labeled_imbalance: Imbalance ratio of the labeled images (head class over tail class), >= 1.
+        unlabeled_head: Unlabeled images of the head class; required if they are taken from the
             training images.
-        unlabeled_imbalance: imbalance ratio of the unlabeled images, >= 1.
-        reverse_unlabeled: whether the unlabeled images have the opposite order of classes: the
+        unlabeled_imbalance: Imbalance ratio of the unlabeled images, >= 1.
+        reverse_unlabeled: Whether the unlabeled images have the opposite order of classes: the
             labeled tail class is their head class.
-        validation_size: training images used for validation, the same number of each class.
-        source_size: height and width in pixels at which images are kept; 0 chooses as described
+        validation_size: Training images used for validation, the same number of each class.
+        source_size: Height and width in pixels at which images are kept; 0 chooses as described
             above.
-        resolution: height and width in pixels of the network's input.
-        stream: whether image files are read each time they are needed. False reads all of them
+        resolution: Height and width in pixels of the network's input.
+        stream: Whether image files are read each time they are needed. False reads all of them
             now. None reads them now if they need at most half of this machine's memory. The
             batches are the same.
-        max_bad_files: how many unreadable training files may be left out; the log names them.
+        max_bad_files: How many unreadable training files may be left out; the log names them.
             Validation and test files must all be readable.
-        seed: integer >= 0 that determines the split.
-        **options: options of the data set. `semi_aves` has `labeled` ("l_train", the default, or
+        seed: Integer >= 0 that determines the split.
+        **options: Options of the data set. `semi_aves` has `labeled` ("l_train", the default, or
             "l_train_val": its labeled images) and `unlabeled` ("in", the default, or "in+out": its
             unlabeled images). None means the default.
 
@@ -80,9 +80,9 @@ def load(
         A `SemiSupervisedData`.
 
     Raises:
-        DataError: the data is missing, broken or too small for the request, or the data set does
+        DataError: If the data is missing, broken or too small for the request, or the data set does
             not have an option.
-        TypeError: an argument is unknown.
+        TypeError: If an argument is unknown.
 
     Example:
 
@@ -117,8 +117,8 @@ class Selection:
     """Which images of a data set make up which part. The images are not read yet.
 
     Args:
-        source: the data set.
-        parts: by the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
+        source: The data set.
+        parts: By the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
     """
 
     source: Source
@@ -188,17 +188,17 @@ def select(
     """Opens a data set and chooses which of its images make up which part.
 
     Args:
-        dataset: see `load`.
-        data_dir: see `load`.
-        sizes: how many images each class should have.
-        seed: integer >= 0 that determines the split.
-        **options: options of the data set.
+        dataset: See `load`.
+        data_dir: See `load`.
+        sizes: How many images each class should have.
+        seed: Integer >= 0 that determines the split.
+        **options: Options of the data set.
 
     Returns:
         A `Selection`.
 
     Raises:
-        DataError: see `load`.
+        DataError: See `load`.
     """
     source = open_source(dataset, data_dir, **options)
     if source.validation is not None and sizes.validation_size:

@@ -19,16 +19,16 @@ class LongTail:
     """How many images each class should have; the flags of the same names mean the same.
 
     Args:
-        labeled_head: labeled images of the head class (N1 in the paper); 0 uses all images.
-        labeled_imbalance: imbalance ratio of the labeled images, >= 1.
-        unlabeled_head: unlabeled images of the head class (M1); 0 uses all images.
-        unlabeled_imbalance: imbalance ratio of the unlabeled images, >= 1.
-        reverse_unlabeled: whether the unlabeled images have the opposite order of classes: the
+        labeled_head: Labeled images of the head class (N1 in the paper); 0 uses all images.
+        labeled_imbalance: Imbalance ratio of the labeled images, >= 1.
+        unlabeled_head: Unlabeled images of the head class (M1); 0 uses all images.
+        unlabeled_imbalance: Imbalance ratio of the unlabeled images, >= 1.
+        reverse_unlabeled: Whether the unlabeled images have the opposite order of classes: the
             labeled tail class is their head class.
-        validation_size: images for validation, the same number of each class.
+        validation_size: Images for validation, the same number of each class.
 
     Raises:
-        DataError: a value is outside its range, or an imbalance ratio is given without its head.
+        DataError: If a value is outside its range, or an imbalance ratio is given without its head.
 
     Example:
 
@@ -68,9 +68,9 @@ class Split:
     """Positions of the images of each part: sorted int64 arrays that share no position.
 
     Args:
-        labeled: positions of the labeled images.
-        unlabeled: positions of the unlabeled images; empty if they are not training images.
-        validation: positions of the validation images.
+        labeled: Positions of the labeled images.
+        unlabeled: Positions of the unlabeled images; empty if they are not training images.
+        validation: Positions of the validation images.
     """
 
     labeled: np.ndarray
@@ -87,10 +87,10 @@ def class_counts(
     rank is the class number, or K - 1 minus the class number if `reverse` is set.
 
     Args:
-        head: images of the head class.
-        imbalance: imbalance ratio, >= 1.
+        head: Images of the head class.
+        imbalance: Imbalance ratio, >= 1.
         num_classes: K, at least 2.
-        reverse: whether the last class is the head class.
+        reverse: Whether the last class is the head class.
 
     Returns:
         int64 array of shape (num_classes,).
@@ -122,18 +122,18 @@ def split(
     settings of the unlabeled ones, and a smaller part is contained in a larger one.
 
     Args:
-        labels: integer array of shape (N,), classes 0..K-1.
+        labels: Integer array of shape (N,), classes 0..K-1.
         class_names: K names, for messages.
-        sizes: how many images each class should have.
-        unlabeled_from_train: whether unlabeled images are taken from these images too. If not, the
+        sizes: How many images each class should have.
+        unlabeled_from_train: Whether unlabeled images are taken from these images too. If not, the
             unlabeled part is empty.
-        seed: integer >= 0 that determines the order.
+        seed: Integer >= 0 that determines the order.
 
     Returns:
         A `Split`.
 
     Raises:
-        DataError: a class has fewer images than requested, or would have no labeled image.
+        DataError: If a class has fewer images than requested, or would have no labeled image.
 
     Example:
 

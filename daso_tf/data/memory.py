@@ -16,14 +16,14 @@ def empty_images(count: int, size: tuple[int, int]) -> np.ndarray:
     """Allocates an array for images in memory that `as_tensor` does not copy.
 
     Args:
-        count: how many images.
-        size: their height and width in pixels.
+        count: How many images.
+        size: Their height and width in pixels.
 
     Returns:
         uint8 array of shape (count, height, width, 3) with arbitrary content.
 
     Raises:
-        DataError: this machine does not have enough memory.
+        DataError: If this machine does not have enough memory.
     """
     check_memory(count, size)
     shape = (count, *size, 3)
@@ -49,11 +49,11 @@ def check_memory(count: int, size: tuple[int, int]) -> None:
     """Refuses images that do not fit into this machine's memory.
 
     Args:
-        count: how many images.
-        size: their height and width in pixels.
+        count: How many images.
+        size: Their height and width in pixels.
 
     Raises:
-        DataError: they do not fit; the message shows the calculation.
+        DataError: If they do not fit; the message shows the calculation.
     """
     height, width = size
     needed, available = bytes_of(count, size), machine_memory()

@@ -42,7 +42,7 @@ class ArrayPool:
 
     Args:
         images: uint8 array of shape (N, height, width, 3).
-        labels: see `Pool.labels`.
+        labels: See `Pool.labels`.
     """
 
     images: np.ndarray
@@ -73,7 +73,7 @@ class FilePool:
 
     Args:
         files: N paths or encoded images.
-        labels: see `Pool.labels`.
+        labels: See `Pool.labels`.
     """
 
     files: Sequence[decode.ImageFile]

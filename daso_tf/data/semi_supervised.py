@@ -21,17 +21,17 @@ class SemiSupervisedData:
     Every class has at least one labeled image, and there is at least one unlabeled image.
 
     Args:
-        labeled: training images whose class is known.
-        unlabeled: training images that are used without their class. Their labels only serve to
+        labeled: Training images whose class is known.
+        unlabeled: Training images that are used without their class. Their labels only serve to
             measure the quality of pseudo-labels; -1 (`daso_tf.data.UNKNOWN`) where unknown.
-        validation: images for choosing settings, or None.
-        test: images for the final result, or None.
+        validation: Images for choosing settings, or None.
+        test: Images for the final result, or None.
         class_names: K names, in the order of the labels.
-        mean: channel means of the training images, in 0..1.
-        std: channel standard deviations of the training images, in 0..1.
+        mean: Channel means of the training images, in 0..1.
+        std: Channel standard deviations of the training images, in 0..1.
 
     Raises:
-        DataError: a part breaks one of these rules, or has a label outside 0..K-1.
+        DataError: If a part breaks one of these rules, or has a label outside 0..K-1.
 
     Example:
 
@@ -93,12 +93,12 @@ def from_arrays(
 
     Args:
         labeled_images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
-        labels: integer array of shape (N,), classes 0..K-1; every class occurs at least once.
+        labels: Integer array of shape (N,), classes 0..K-1; every class occurs at least once.
         unlabeled_images: uint8 array of shape (M, height, width, 3).
-        validation: a pair of images and labels, or None.
-        test: a pair of images and labels, or None.
+        validation: A pair of images and labels, or None.
+        test: A pair of images and labels, or None.
         class_names: K names; by default "0", "1", ... up to the largest label.
-        unlabeled_labels: integer array of shape (M,) with the true classes, -1 where unknown.
+        unlabeled_labels: Integer array of shape (M,) with the true classes, -1 where unknown.
             They only serve to measure the quality of pseudo-labels. By default all are unknown.
 
     Returns:
@@ -106,7 +106,7 @@ def from_arrays(
         unlabeled images.
 
     Raises:
-        DataError: a shape, type or label is not as described.
+        DataError: If a shape, type or label is not as described.
 
     Example:
 
@@ -149,9 +149,9 @@ def with_pseudo_labeled(
     The added images also stay among the unlabeled images. `mean` and `std` do not change.
 
     Args:
-        data: any data.
-        positions: integer array of shape (S,), positions of unlabeled images.
-        labels: integer array of shape (S,), their pseudo-labels.
+        data: Any data.
+        positions: Integer array of shape (S,), positions of unlabeled images.
+        labels: Integer array of shape (S,), their pseudo-labels.
 
     Returns:
         The data with S more labeled images.
@@ -183,10 +183,10 @@ def reading(data: SemiSupervisedData) -> Iterator[None]:
     All other errors pass unchanged.
 
     Args:
-        data: the data that is read inside the context.
+        data: The data that is read inside the context.
 
     Raises:
-        DataError: more files are unreadable than may be left out.
+        DataError: If more files are unreadable than may be left out.
 
     Example:
 

@@ -32,9 +32,9 @@ def random_order(size: int, stream: Stream, *key: int) -> np.ndarray:
     a bit generator may not, so the order sorts one raw draw per position.
 
     Args:
-        size: how many numbers.
-        stream: the purpose of the order.
-        *key: integers >= 0 that tell orders of the same stream apart, such as seed and class.
+        size: How many numbers.
+        stream: The purpose of the order.
+        *key: Integers >= 0 that tell orders of the same stream apart, such as seed and class.
 
     Returns:
         int64 array of shape (size,).
@@ -47,10 +47,10 @@ def endless_passes(count: int, seed: int, stream: BatchStream, start: int) -> tf
     """Makes endless passes over the positions 0..count-1, each in a random order of its own.
 
     Args:
-        count: how many positions, at least 1.
-        seed: integer >= 0.
-        stream: which images of a batch the positions are for.
-        start: how many positions to skip, in order to resume there.
+        count: How many positions, at least 1.
+        seed: Integer >= 0.
+        stream: Which images of a batch the positions are for.
+        start: How many positions to skip, in order to resume there.
 
     Returns:
         A dataset of int32 scalars.
@@ -72,10 +72,10 @@ def class_balanced_draws(
     """Draws positions endlessly: a class, all with the same probability, then one of its images.
 
     Args:
-        labels: integer array of shape (N,), classes 0..K-1, every class at least once.
-        per_step: positions per step.
-        seed: integer >= 0.
-        first_step: number of the step that the first positions are for.
+        labels: Integer array of shape (N,), classes 0..K-1, every class at least once.
+        per_step: Positions per step.
+        seed: Integer >= 0.
+        first_step: Number of the step that the first positions are for.
 
     Returns:
         A dataset of int64 scalars.

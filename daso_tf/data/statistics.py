@@ -22,7 +22,7 @@ def channel_statistics(*images: np.ndarray) -> Statistics:
         normalized too.
 
     Raises:
-        DataError: an array has another shape or type, or there is no image.
+        DataError: If an array has another shape or type, or there is no image.
 
     Example:
 

@@ -20,14 +20,15 @@ def unlabeled_distribution(source: str, data: SemiSupervisedData) -> list[float]
         source: "labeled" assumes the class distribution of the labeled images. "known" counts the
             true classes of the unlabeled images. Any other value is the path of a file, see
             `read`.
-        data: the data.
+        data: The data.
 
     Returns:
         K numbers of at least 0.
 
     Raises:
-        ValueError: true classes are not known, or the file does not hold exactly these classes.
-        OSError: the file cannot be read.
+        ValueError: If `source` is "known" and the class of an unlabeled image is not known, or if
+            the file does not have exactly the classes of the data.
+        OSError: If the file cannot be read.
 
     Example:
 
@@ -56,7 +57,7 @@ def read(path: str | Path, class_names: Sequence[str]) -> list[float]:
     """Reads from a file how many unlabeled images each class has.
 
     Args:
-        path: a JSON file with one object: class names and numbers of at least 0, such as
+        path: A JSON file with one object: class names and numbers of at least 0, such as
             `{"cat": 40.5, "dog": 3}`. `python -m daso_tf.estimate_distribution` writes one.
         class_names: K names, in the order of the classes.
 
@@ -64,8 +65,8 @@ def read(path: str | Path, class_names: Sequence[str]) -> list[float]:
         K numbers in the order of the classes.
 
     Raises:
-        ValueError: the file has other content or other classes.
-        OSError: the file cannot be read.
+        ValueError: If the file has other content or other classes.
+        OSError: If the file cannot be read.
     """
     try:
         counts = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -99,7 +100,7 @@ def estimate_distribution(confusion: np.ndarray, predicted: np.ndarray) -> np.nd
         non-negative least-squares solution of `confusion @ counts = predicted`.
 
     Raises:
-        ValueError: no class distribution explains the predictions.
+        ValueError: If no class distribution explains the predictions.
 
     Example:
 

@@ -47,15 +47,15 @@ def open_source(
     """Opens a data set by name and lists its images, without reading more than necessary.
 
     Args:
-        dataset: one of `DATASETS`; NAME stands for any name in tensorflow-datasets.
-        data_dir: folder of the data; None for the default of the data set.
-        **options: options of the data set; None means the default.
+        dataset: One of `DATASETS`; NAME stands for any name in tensorflow-datasets.
+        data_dir: Folder of the data; None for the default of the data set.
+        **options: Options of the data set; None means the default.
 
     Returns:
         A `Source`.
 
     Raises:
-        DataError: the data set is unknown, its data is missing or broken, or it does not have an
+        DataError: If the data set is unknown, its data is missing or broken, or it does not have an
             option or its value.
     """
     entry = _entry(dataset)

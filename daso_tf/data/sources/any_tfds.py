@@ -21,16 +21,16 @@ def any_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
     A split `unlabelled` or `unlabeled` has images of unknown classes.
 
     Args:
-        name: its name in tensorflow-datasets, optionally with configuration and version: "beans",
+        name: Its name in tensorflow-datasets, optionally with configuration and version: "beans",
             "cifar10_corrupted/fog_1", "food101:2.0.0".
-        data_dir: folder of tensorflow-datasets; None for its default, `~/tensorflow_datasets`.
+        data_dir: Folder of tensorflow-datasets; None for its default, `~/tensorflow_datasets`.
 
     Returns:
         A `Source`.
 
     Raises:
-        DataError: the data set does not exist, is not on disk and cannot be downloaded, or does not
-            consist of images with one class each.
+        DataError: If the data set does not exist, is not on disk and cannot be downloaded, or does
+            not consist of images with one class each.
     """
     builder = open_builder(name, data_dir)
     image, label = _image_and_label(builder)

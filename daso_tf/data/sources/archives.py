@@ -40,12 +40,12 @@ class Archive:
     """A published archive.
 
     Args:
-        filename: its name.
-        url: where it is published.
-        bytes: its size.
-        sha256: its checksum, the same as in Keras and tensorflow-datasets.
-        folder: the folder that it unpacks to.
-        read: reads its files.
+        filename: Its name.
+        url: Where it is published.
+        bytes: Its size.
+        sha256: Its checksum, the same as in Keras and tensorflow-datasets.
+        folder: The folder that it unpacks to.
+        read: Reads its files.
     """
 
     filename: str
@@ -60,14 +60,14 @@ def read_archive(archive: Archive, data_dir: Path) -> ArchiveData | None:
     """Reads an archive, or the folder that it unpacks to, if one of them is there.
 
     Args:
-        archive: the archive to look for.
-        data_dir: the folder to look in.
+        archive: The archive to look for.
+        data_dir: The folder to look in.
 
     Returns:
         An `ArchiveData`, or None if neither is there.
 
     Raises:
-        DataError: the archive is damaged, incomplete or not in the published format.
+        DataError: If the archive is damaged, incomplete or not in the published format.
     """
     folder, packed = data_dir / archive.folder, data_dir / archive.filename
     if os.path.isdir(folder):  # Path.is_dir raises if access is denied

@@ -30,15 +30,15 @@ def benchmark(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
     files of tensorflow-datasets. The same seed gives the same split from all three.
 
     Args:
-        name: one of `BENCHMARKS`.
-        data_dir: folder of the archive, or of tensorflow-datasets; None for the default of
+        name: One of `BENCHMARKS`.
+        data_dir: Folder of the archive, or of tensorflow-datasets; None for the default of
             tensorflow-datasets, `~/tensorflow_datasets`.
 
     Returns:
         A `Source`.
 
     Raises:
-        DataError: the data is not on disk and cannot be downloaded, or cannot be read.
+        DataError: If the data is not on disk and cannot be downloaded, or cannot be read.
     """
     archive = ARCHIVES[name]
     data = None if data_dir is None else read_archive(archive, Path(data_dir))

@@ -16,7 +16,7 @@ def digits(data_dir: str | os.PathLike[str] | None = None) -> Source:
     """Returns the digits as RGB images. A fixed, class-balanced fifth of them is for testing.
 
     Args:
-        data_dir: not needed; scikit-learn includes the digits.
+        data_dir: Not needed; scikit-learn includes the digits.
 
     Returns:
         A `Source`.

@@ -26,14 +26,14 @@ def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     Hidden files and folders are ignored; all other files must be images.
 
     Args:
-        data_dir: folder with `train/<class>/*` and `test/<class>/*`, optionally `unlabeled/**`
+        data_dir: Folder with `train/<class>/*` and `test/<class>/*`, optionally `unlabeled/**`
             and `validation/<class>/*`.
 
     Returns:
         A `Source`. Its `unlabeled` is None if there is no folder `unlabeled`.
 
     Raises:
-        DataError: a folder is missing or empty, or another part has a class that `train` lacks.
+        DataError: If a folder is missing or empty, or another part has a class that `train` lacks.
     """
     if data_dir is None:
         raise DataError(f"image_folder needs data_dir, the folder of the images. {_LAYOUT}")

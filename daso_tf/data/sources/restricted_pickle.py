@@ -10,7 +10,7 @@ class RestrictedUnpickler(pickle.Unpickler):
     """Unpickles numbers, text, lists, dictionaries and NumPy arrays of these, and nothing else.
 
     Args:
-        file: the pickle, opened in binary mode.
+        file: The pickle, opened in binary mode.
 
     Example:
 
@@ -26,7 +26,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         """Returns one of the few functions and classes that arrays need.
 
         Raises:
-            pickle.UnpicklingError: the pickle requests anything else.
+            pickle.UnpicklingError: If the pickle requests anything else.
         """
         # NumPy 2 renamed numpy.core to numpy._core; both names occur in pickles.
         allowed = {

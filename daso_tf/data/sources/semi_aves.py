@@ -59,7 +59,7 @@ def semi_aves(
     """Lists the images of Semi-Aves, in the split of its authors.
 
     Args:
-        data_dir: folder of the lists, `NAME.txt` or `NAME.txt.xz`. Each line is `PATH LABEL`: a
+        data_dir: Folder of the lists, `NAME.txt` or `NAME.txt.xz`. Each line is `PATH LABEL`: a
             path relative to this folder, and a class from 0 to 199, or -1 for unlabeled images.
             An optional file `species_names.txt` names the classes, with lines `CLASS NAME`.
             Without it their names are their numbers.
@@ -72,7 +72,7 @@ def semi_aves(
         A `Source`. Its classes are not sorted by size: the first is not the head class.
 
     Raises:
-        DataError: a list or an image is missing, or a line of a list is wrong.
+        DataError: If a list or an image is missing, or a line of a list is wrong.
     """
     if data_dir is None:
         raise DataError(f"semi_aves needs data_dir, the folder of its lists. {_LAYOUT}")
@@ -101,14 +101,14 @@ def read_lists(root: Path, names: Sequence[str]) -> dict[str, ImageList]:
     """Reads lists of images and checks each line, but not whether the images exist.
 
     Args:
-        root: folder of the lists.
-        names: which lists; names that start with `u_` mean unlabeled images.
+        root: Folder of the lists.
+        names: Which lists; names that start with `u_` mean unlabeled images.
 
     Returns:
         An `ImageList` for each name.
 
     Raises:
-        DataError: a list is missing or cannot be read, has a line that is not `PATH LABEL`, or
+        DataError: If a list is missing or cannot be read, has a line that is not `PATH LABEL`, or
             an image occurs twice, in one list or in two.
     """
     found = {name: _find(root, name) for name in names}

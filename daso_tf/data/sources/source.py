@@ -12,12 +12,12 @@ class Source:
 
     Args:
         class_names: K names, in the order of the labels.
-        train: training images of known classes.
-        test: test images of known classes.
-        unlabeled: training images of unknown classes. If None, unlabeled images are taken from
+        train: Training images of known classes.
+        test: Test images of known classes.
+        unlabeled: Training images of unknown classes. If None, unlabeled images are taken from
             `train`.
-        validation: validation images of known classes; None if the data set has none.
-        statistics: published channel means and standard deviations, in 0..1; None to compute them.
+        validation: Validation images of known classes; None if the data set has none.
+        statistics: Published channel means and standard deviations, in 0..1; None to compute them.
     """
 
     class_names: tuple[str, ...]
@@ -33,8 +33,8 @@ class Option:
     """An option that a data set has in addition to its folder.
 
     Args:
-        choices: the allowed values; the first is the default.
-        help: what it chooses, as one line for `--help`.
+        choices: The allowed values; the first is the default.
+        help: What it chooses, as one line for `--help`.
     """
 
     choices: tuple[str, ...]

@@ -25,17 +25,17 @@ def open_builder(
     """Opens a data set of tensorflow-datasets, and downloads it if it is not on disk.
 
     Args:
-        name: its name in tensorflow-datasets.
-        data_dir: folder of tensorflow-datasets; None for its default, `~/tensorflow_datasets`.
-        url: the address of the download, if known. It is tried first, because tensorflow-datasets
+        name: Its name in tensorflow-datasets.
+        data_dir: Folder of tensorflow-datasets; None for its default, `~/tensorflow_datasets`.
+        url: The address of the download, if known. It is tried first, because tensorflow-datasets
             takes minutes to notice that there is no network.
-        otherwise: for the error message, what else to do if the download fails.
+        otherwise: For the error message, what else to do if the download fails.
 
     Returns:
         A builder whose data is on disk.
 
     Raises:
-        DataError: the data set does not exist, or is not on disk and cannot be downloaded. The
+        DataError: If the data set does not exist, or is not on disk and cannot be downloaded. The
             message says which files to put where.
     """
     try:
@@ -69,14 +69,14 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> ArrayPool:
     """Reads all images of a split into memory. They must all have the same size.
 
     Args:
-        builder: an opened data set with the features `image` and `label`.
-        split: name of the split.
+        builder: An opened data set with the features `image` and `label`.
+        split: Name of the split.
 
     Returns:
         An `ArrayPool`.
 
     Raises:
-        DataError: the images do not fit into memory, or the files on disk are broken.
+        DataError: If the images do not fit into memory, or the files on disk are broken.
     """
     count = builder.info.splits[split].num_examples
     shape = builder.info.features["image"].shape
