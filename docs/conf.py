@@ -60,9 +60,12 @@ copybutton_prompt_is_regexp = True
 
 def constructor_signature(app, what, name, obj, options, signature, return_annotation):
     """Shows a class with the arguments of its constructor, which Keras's `__new__` hides."""
-    if what != "class" or "__init__" not in vars(obj):
+    if what != "class" or not {"__init__", "__signature__"} & vars(obj).keys():
         return None
-    constructor = inspect.signature(obj.__init__, bound_method=True)
+    if "__signature__" in vars(obj):
+        constructor = obj.__signature__
+    else:
+        constructor = inspect.signature(obj.__init__, bound_method=True)
     return inspect.stringify_signature(constructor, unqualified_typehints=True), None
 
 
