@@ -132,7 +132,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         size: New height and width in pixels.
 
     Returns:
-        uint8 array of shape (*size, 3); `image` itself if it has this size.
+        uint8 array of shape `(*size, 3)`; `image` itself if it has this size.
 
     Example:
 

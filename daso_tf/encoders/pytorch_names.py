@@ -78,7 +78,7 @@ def torchvision_weights(encoder: keras.Model) -> dict[str, keras.Variable]:
 def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> None:
     """Loads the state dict of a torchvision network, such as one trained on ImageNet.
 
-    To write the file, run this where PyTorch is installed:
+    To write the file, run this where PyTorch is installed::
 
         state = torchvision.models.resnet34(weights="IMAGENET1K_V1").state_dict()
         numpy.savez("resnet34.npz", **{name: value.numpy() for name, value in state.items()})
