@@ -35,17 +35,17 @@ def test_fixed():
 
 def test_flexmatch():
     threshold = thresholds.FlexMatchThreshold(IMAGES, confidence=0.8)
-    learnt = np.full(IMAGES, -1)
+    learned = np.full(IMAGES, -1)
     masks = []
     for target, positions in batches(12):
-        counts = np.array([(learnt == k).sum() for k in range(-1, K)])
+        counts = np.array([(learned == k).sum() for k in range(-1, K)])
         status = counts[1:] / counts.max()
         least = 0.8 * status / (2 - status)
         labels, confidence = target.argmax(axis=1), target.max(axis=1)
         mask = threshold(tf.constant(target), positions=tf.constant(positions)).weights.numpy()
         np.testing.assert_array_equal(mask, confidence >= least[labels].astype(np.float32))
         sure = confidence >= np.float32(0.8)
-        learnt[positions[sure]] = labels[sure]
+        learned[positions[sure]] = labels[sure]
         masks.append(mask.mean())
     assert masks[0] == 1  # no class is learned yet, so all thresholds are 0
     assert min(masks) < 1
