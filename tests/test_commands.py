@@ -46,10 +46,13 @@ def test_help_of_a_command_lists_its_flags_with_their_defaults(name, capsys):
     help = capsys.readouterr().out
     assert help.startswith(f"usage: daso-tf {name}") and SUMMARIES[name] in help
     assert max(map(len, help.splitlines())) <= 100
-    one_spaced = " ".join(help.split())
+    by_flag = {}
+    for text in help.split("\n  --")[1:]:
+        flag_name, _, about = text.partition("\n")
+        by_flag[flag_name] = " ".join(about.partition("\n\n")[0].split())
     for flags in cli.command_of(name).sections.values():
         for flag in flags:
-            _, _, about = one_spaced.partition(f" --{flag.name} ")
+            about = by_flag[flag.name]
             default = flag.shown_default or as_text(flag.default)
             assert about.startswith(" ".join(flag.text.split()))
             assert flag.default in (None, "", ()) or f"[default: {default}" in about
