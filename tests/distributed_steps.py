@@ -1,6 +1,6 @@
-"""Trains on several replicas, in a process of its own: `distributed_steps.py FOLDER REPLICAS`.
+"""Trains on several replicas in a separate process: `distributed_steps.py FOLDER REPLICAS`.
 
-They are logical devices of one CPU, which TensorFlow must be asked for before it does anything.
+The replicas are logical devices of one CPU, which must be configured before TensorFlow starts.
 """
 
 import functools
@@ -85,7 +85,7 @@ def train(model, start, output, steps):
 
 
 def main(folder, replicas):
-    """Trains from `start` to the last step, and half of it, and half of what one device left."""
+    """Trains the whole run and half of it, then the second half of the run of one device."""
     device = tf.config.LogicalDeviceConfiguration()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [device] * replicas)
@@ -93,7 +93,9 @@ def main(folder, replicas):
     assert strategy.num_replicas_in_sync == replicas
     with strategy.scope():
         model = learner()
+    attributes = set(vars(model.optimizer))
     train(model, folder / "start", folder / "replicas", STEPS)
+    assert set(vars(model.optimizer)) == attributes  # it is the user's object
     train(model, folder / "start", folder / "replicas_half", STEPS // 2)
     train(model, folder / "half", folder / "replicas_rest", STEPS)
     images = data().unlabeled

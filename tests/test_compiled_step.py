@@ -1,4 +1,4 @@
-"""The step as a compiled function: traced once, several at a time, unwatched in between."""
+"""The step as a compiled function: traced once, several steps per call, few calls of callbacks."""
 
 import functools
 import re
@@ -96,7 +96,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(steps_per_execution):
     # Pretraining ended in the second of the three epochs.
     assert int(model.step) == STEPS > model.pseudo_labeler.pretrain_steps > 4
     assert counts[0] == counts[1] == counts[2]
-    # Keras 2 traces a loop over steps twice, to find out what it gives back.
+    # Keras 2 traces a loop over steps twice, to find out what it returns.
     assert set(counts[0].values()) <= ({1} if KERAS_3 or steps_per_execution == 1 else {1, 2})
 
 
@@ -104,7 +104,7 @@ def test_step_under_xla_is_traced_and_compiled_once():
     model = learner()
     step = tf.function(model.train_step, jit_compile=True, reduce_retracing=True)
     batches = daso_tf.data.training_batches(data(), batch_size=B, unlabeled_ratio=MU, seed=0)
-    for batch in batches.take(STEPS):  # XLA takes nothing that goes by way of the host
+    for batch in batches.take(STEPS):  # XLA cannot compile anything that runs on the host
         step(batch)
     assert int(model.step) == STEPS
     assert model.traces["train"] == step.experimental_get_tracing_count() == 1
@@ -118,7 +118,7 @@ def test_several_steps_at_a_time_are_the_same_steps_exactly():
         np.testing.assert_array_equal(a, b)
 
 
-def test_prediction_goes_batch_by_batch_whatever_training_does():
+def test_prediction_runs_batch_by_batch_whatever_training_does():
     model, images = learner(4), data().labeled.images
     probabilities = [twin.predict(images, batch_size=5, verbose=0) for twin in (model, learner(1))]
     np.testing.assert_array_equal(*probabilities)
@@ -143,7 +143,7 @@ def test_even_batches_hold_every_image_once_and_the_last_again():
 @pytest.mark.parametrize(
     ("interval", "heard"), [(0, [[0, 1, 2], [0, 1, 2]]), (float("inf"), [[], []])]
 )
-def test_callbacks_hear_of_steps_once_an_interval_and_of_every_epoch(interval, heard):
+def test_callbacks_hear_of_steps_once_per_interval_and_of_every_epoch(interval, heard):
     model, steps, epochs = learner(), [], []
 
     class Record(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Steps on several replicas are the steps of one device."""
+"""Steps on several replicas equal the steps of one device."""
 
 import json
 import os
@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 from distributed_steps import STEPS, data, learner, train
 
+from daso_tf.platform import strategies
+from daso_tf.platform.keras_versions import apply_gradients, build_optimizer
 from daso_tf.run.checkpoints import Checkpoints
 
 TESTS = Path(__file__).parent
@@ -20,7 +22,7 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same steps on one device and on two replicas, and each from where the other was."""
+    """The same steps on one device and on two replicas, and each continued by the other."""
     folder = tmp_path_factory.mktemp("runs")
     model = learner()
     Checkpoints(folder / "start").save(model)
@@ -37,7 +39,7 @@ def runs(tmp_path_factory):
 
 
 def assert_same(one, other):
-    """All whole numbers are equal, all others as nearly as float32 sums in another order are."""
+    """Whole numbers are equal; floats differ only by the order of float32 sums."""
     with np.load(one) as ours, np.load(other) as theirs:
         assert ours.files == theirs.files
         for name in ours.files:
@@ -57,7 +59,7 @@ def last(folder, name):
 @pytest.mark.parametrize("name", ["replicas", "replicas_rest", "alone_rest"])
 def test_twenty_steps_end_where_those_of_one_device_do(runs, name):
     folder, _ = runs
-    # Among the variables: queues, histogram, and the pseudo-labels of every step.
+    # The variables include the queues, the histogram and the pseudo-labels of every step.
     assert_same(last(folder, "alone"), last(folder, name))
 
 
@@ -78,7 +80,7 @@ def test_every_image_is_predicted_once_in_order(runs):
     np.testing.assert_allclose(np.load(folder / "probabilities.npy"), probabilities, rtol=1e-5)
 
 
-def test_saved_model_and_export_know_nothing_of_replicas(runs):
+def test_saved_model_and_export_do_not_depend_on_replicas(runs):
     folder, model = runs
     images = data().unlabeled.images[:8]
     Checkpoints(folder / "replicas_rest").restore(model)
@@ -90,7 +92,7 @@ def test_saved_model_and_export_know_nothing_of_replicas(runs):
 
 
 def test_methods_with_a_memory_step_as_on_one_device():
-    """What a method remembers of a batch is of the whole batch, not of a replica's rows."""
+    """A method remembers the whole batch, not only the rows of one replica."""
     finished = subprocess.run(
         [sys.executable, TESTS / "distributed_methods.py"],
         cwd=TESTS.parent,
@@ -104,12 +106,33 @@ def test_methods_with_a_memory_step_as_on_one_device():
     assert {name: value for name, value in differences.items() if value > 1e-5} == {}
 
 
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(
+        ValueError, match=r"no strategy 'tpu'\. Allowed: none, mirrored, multi_worker"
+    ):
+        strategies.make("tpu")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_leaves_nothing_on_the_optimizer(scaled):
+    """One step of SGD at rate 0.5; the optimizer is the user's object and keeps its attributes."""
+    inner = optimizer = keras.optimizers.SGD(0.5)
+    if scaled:
+        optimizer = keras.mixed_precision.LossScaleOptimizer(inner)
+    variable = tf.Variable([1.0, 2.0])
+    build_optimizer(optimizer, [variable])
+    before = [set(vars(part)) for part in (optimizer, inner)]
+    apply_gradients(optimizer, [tf.constant([1.0, -1.0])], [variable])
+    np.testing.assert_array_equal(variable, [0.5, 2.5])
+    assert [set(vars(part)) for part in (optimizer, inner)] == before
+
+
 @pytest.mark.parametrize("run", ["daso", "mean_teacher"])
 def test_xla_compiles_the_networks_of_each_replica(run):
     finished = subprocess.run(
         [sys.executable, TESTS / "distributed_xla.py", run],
         cwd=TESTS.parent,
-        # At level 0 TensorFlow says once that XLA has compiled something.
+        # At level 0 TensorFlow logs once that XLA has compiled something.
         env=os.environ | {"PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "0"},
         check=True,
         capture_output=True,
