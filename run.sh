@@ -24,7 +24,7 @@ install() {
   if command -v nvidia-smi >/dev/null; then extras=cuda,$extras; fi
   # One line per set of extras, written last: an installation that was interrupted is repeated.
   local installed=$folder/installed state
-  state=$(cat setup.py "$versions" | cksum)
+  state=$(cat setup.py "$versions" daso_tf/__init__.py | cksum)
   if grep -qsxF "$extras $state" "$installed"; then return; fi
 
   echo "Installing daso_tf[$extras] into $folder"

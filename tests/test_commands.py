@@ -55,7 +55,7 @@ def test_help_of_a_command_lists_its_flags_with_their_defaults(name, capsys):
             about = by_flag[flag.name]
             default = flag.shown_default or as_text(flag.default)
             assert about.startswith(" ".join(flag.text.split()))
-            assert flag.default in (None, "", ()) or f"[default: {default}" in about
+            assert flag.default in (None, "", []) or f"[default: {default}" in about
 
 
 @pytest.mark.parametrize("name", ENTRIES)

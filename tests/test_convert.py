@@ -1,4 +1,4 @@
-"""The convert command: the authors' state dicts and models of Keras 2.15 become ours."""
+"""The convert command: reads the authors' state dicts and models of Keras 2.15."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
 import daso_tf
@@ -16,9 +15,8 @@ from daso_tf.encoders.pytorch_names import pytorch_weights, to_pytorch
 DATA = Path(__file__).parent / "data"
 
 
-@flagsaver.flagsaver
 def run_convert(*argv):
-    return convert.main(convert.FLAGS(["convert", *map(str, argv)], known_only=True))
+    return terminal.call(convert.COMMAND, list(map(str, argv)))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def networks():
 
 @pytest.fixture
 def state_dict(networks):
-    """What the command in the documentation makes of one of the authors' checkpoints."""
+    """The arrays that the program in convert's docstring writes, with the authors' names."""
     network, average = networks
     return {
         **{f"model.{name}": array for name, array in network.items()},
@@ -76,14 +74,14 @@ def test_safetensors_are_read(state_dict, networks, tmp_path):
     assert_holds_both(convert.read(str(tmp_path / "authors.safetensors")), *networks)
 
 
-def test_one_network_alone_is_its_own_average(networks):
+def test_a_single_network_is_its_own_average(networks):
     network, _ = networks
     for prefix in ("", "module.", "model.", "ema_model."):
         learner = convert.from_state_dict({prefix + name: a for name, a in network.items()}, 16)
         assert_holds_both(learner, network, network)
 
 
-def test_encoder_weights_begin_a_run(state_dict, networks, tmp_path):
+def test_encoder_weights_start_a_run(state_dict, networks, tmp_path):
     np.savez(tmp_path / "authors.npz", **state_dict)
     target = tmp_path / "authors.weights.h5"
     assert run_convert(tmp_path / "authors.npz", target) == 0
@@ -116,7 +114,10 @@ def test_a_model_of_keras_2_becomes_an_export(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {"a": np.zeros(2)}, "no state dict of the authors' network: classifier.class"),
+        (
+            lambda s: {"a": np.zeros(2)},
+            "not a state dict of the authors' network: classifier.class",
+        ),
         (
             lambda s: {
                 k: a for k, a in s.items() if k != "ema_model.ema_model.encoder.unit4.0.bias"
@@ -144,8 +145,11 @@ def test_a_state_dict_that_does_not_fit_is_refused(change, message, state_dict, 
         (("nowhere.npz", "export"), "nowhere.npz"),
         (("nowhere.keras", "export"), "nowhere.keras"),
         (("model.pth", "export"), "a .keras, .npz or .safetensors file"),
-        ((DATA / "keras_2" / "answers.npz", "export"), "no state dict"),
+        ((DATA / "keras_2" / "answers.npz", "export"), "not a state dict"),
         ((DATA / "README.md", "export"), "a .keras, .npz or .safetensors file"),
+        (("--image_mean=0.5", "a.npz", "export"), "--image_mean=0.5 must be three numbers"),
+        (("--image_std=a,b,c", "a.npz", "export"), "--image_std=a,b,c must be three numbers"),
+        (("--image_size=4", "a.npz", "export"), "[8, inf)"),
     ],
 )
 def test_what_cannot_be_converted_is_named(argv, message, capsys):
@@ -153,7 +157,7 @@ def test_what_cannot_be_converted_is_named(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_file_that_is_none_is_named(tmp_path, capsys):
+def test_a_damaged_file_is_named(tmp_path, capsys):
     for name in ("a.keras", "a.npz", "a.safetensors"):
         (tmp_path / name).write_text("nothing of the kind")
         assert run_convert(tmp_path / name, tmp_path / "export") == 2

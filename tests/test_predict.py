@@ -1,4 +1,4 @@
-"""The predict command: any image files in, CSV out, unreadable ones left out and counted."""
+"""The predict command: image files in, CSV out; unreadable files are left out and counted."""
 
 import csv
 import io
@@ -6,10 +6,9 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 
-from daso_tf.commands import predict
+from daso_tf.commands import predict, terminal
 from daso_tf.commands.predict import image_paths
 
 
@@ -20,7 +19,7 @@ def export(finished_run):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Images of several sizes and kinds in folders, with what a viewer shows of them."""
+    """Pixels of images of several sizes and formats, by the path of their file."""
     rng = np.random.default_rng(0)
     shown = {}
     for name, size in [
@@ -37,10 +36,9 @@ def pictures(tmp_path):
     return shown
 
 
-@flagsaver.flagsaver
 def run_predict(*argv):
     """Runs the predict command; returns its exit code."""
-    return predict.main(predict.FLAGS(["predict", *map(str, argv)]))
+    return terminal.call(predict.COMMAND, list(map(str, argv)))
 
 
 def rows(text):
@@ -49,7 +47,9 @@ def rows(text):
     return lines
 
 
-def test_each_image_gets_what_the_model_says_of_it_alone(export, pictures, tmp_path, capfd):
+def test_the_prediction_of_an_image_does_not_depend_on_the_others(
+    export, pictures, tmp_path, capfd
+):
     assert run_predict(f"--model={export}", tmp_path / "pictures") == 0
     serve = tf.saved_model.load(str(export)).signatures["serving_default"]
     expected = []
@@ -65,7 +65,7 @@ def test_each_image_gets_what_the_model_says_of_it_alone(export, pictures, tmp_p
         assert float(probability) == pytest.approx(float(np.max(shares)), abs=1e-4)
 
 
-def test_files_come_in_the_order_given_and_folders_sorted(pictures, tmp_path):
+def test_files_keep_their_order_and_folders_are_sorted(pictures, tmp_path):
     root = tmp_path / "pictures"
     (root / ".hidden").mkdir()
     (root / ".hidden" / "x.png").write_bytes(b"")
@@ -95,6 +95,6 @@ def test_missing_model_or_images_are_named(export, tmp_path, capfd, missing):
 
 
 @pytest.mark.parametrize("arguments", [["--model=somewhere"], ["picture.png"]])
-def test_a_command_that_lacks_something_is_refused(arguments, capfd):
+def test_an_incomplete_command_line_is_refused(arguments, capfd):
     assert run_predict(*arguments) == 2
-    assert "--model=DIR PATH" in capfd.readouterr().err
+    assert "--model=FOLDER PATH" in capfd.readouterr().err

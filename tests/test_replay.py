@@ -5,18 +5,16 @@ import pathlib
 
 import numpy as np
 import pytest
-from absl import flags
 
-from daso_tf.commands import replay
+from daso_tf.commands import replay, terminal
 
 HERE = pathlib.Path(__file__).parent
 CARRIED = sorted((HERE / "data").glob("*.npz"))
 RECORDED = HERE.parents[1] / "shared" / "reference" / "daso_cifar10lt_t1.5.npz"
 
 
-@pytest.fixture(autouse=True)
-def parsed_flags():
-    flags.FLAGS(["replay"], known_only=True)
+def run_replay(*argv):
+    return terminal.call(replay.COMMAND, list(map(str, argv)))
 
 
 def load(path):
@@ -28,9 +26,9 @@ def load(path):
 def test_trace_replays(path, capsys):
     if not path.exists():
         pytest.skip(f"the recording {path.name} of the authors' code is not here")
-    assert replay.main(["replay", str(path)]) == 0
+    assert run_replay(path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) >= 12  # a header and a line a quantity
+    assert len(lines) >= 12  # a header, and one line per quantity
     assert all(line.endswith("ok") for line in lines[1:])
 
 
@@ -41,27 +39,30 @@ def test_a_deviation_is_seen(tmp_path, capsys):
     trace["step002/final_pl"] = (trace["step002/final_pl"] + 1) % 2
     trace["eval/ema_logits"] = trace["eval/ema_logits"] + 0.1
     np.savez(tmp_path / "changed.npz", **trace)
-    assert replay.main(["replay", str(tmp_path / "changed.npz")]) == 1
+    assert run_replay(tmp_path / "changed.npz") == 1
     exceeded = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "EXC" in line]
     assert exceeded == ["loss_cls", "final_pl", "ema_logits"]
 
 
 def test_what_cannot_be_replayed_is_named(tmp_path, capsys):
-    assert replay.main(["replay", str(tmp_path / "none.npz")]) == 2
+    assert run_replay() == 2
+    assert "needs one trace: TRACE.npz" in capsys.readouterr().err
+
+    assert run_replay(tmp_path / "none.npz") == 2
     assert "none.npz cannot be replayed" in capsys.readouterr().err
     (tmp_path / "text.npz").write_text("no archive")
-    assert replay.main(["replay", str(tmp_path / "text.npz")]) == 2
+    assert run_replay(tmp_path / "text.npz") == 2
     assert "text.npz cannot be replayed" in capsys.readouterr().err
 
     trace = load(CARRIED[0])
     del trace["init/encoder.unit4.0.weight"]
     np.savez(tmp_path / "lacking.npz", **trace)
-    assert replay.main(["replay", str(tmp_path / "lacking.npz")]) == 2
+    assert run_replay(tmp_path / "lacking.npz") == 2
     assert "encoder.unit4.0.weight" in capsys.readouterr().err
 
     trace = load(CARRIED[0])
     config = json.loads(str(trace["config"]))
     del config["proto_temp"]
     np.savez(tmp_path / "unset.npz", **{**trace, "config": json.dumps(config)})
-    assert replay.main(["replay", str(tmp_path / "unset.npz")]) == 2
+    assert run_replay(tmp_path / "unset.npz") == 2
     assert "proto_temp" in capsys.readouterr().err

@@ -20,7 +20,7 @@ import daso_tf
 from daso_tf.balance import LogitAdjustedLoss
 from daso_tf.commands import terminal
 from daso_tf.encoders.pytorch_names import from_pytorch, pytorch_weights, to_pytorch
-from daso_tf.learners import Views
+from daso_tf.learners import FixMatchViews
 from daso_tf.settings.flag import switch
 from daso_tf.settings.settings import Settings
 
@@ -80,7 +80,7 @@ def replay(trace: dict[str, np.ndarray], jit_compile: bool = False) -> dict[str,
     return {name: deviations[name] for name in TOLERANCES if name in deviations}
 
 
-def _model(config: dict, trace: dict[str, np.ndarray]) -> keras.Model:
+def _model(config: dict, trace: dict[str, np.ndarray]) -> daso_tf.DASO:
     """Builds the learner with the settings of the recorded run."""
     blocks = {name.split(".")[2] for name in trace if re.match(r"init/encoder\.unit1\.\d", name)}
     size = trace["step000/labeled"].shape[1]
@@ -89,7 +89,7 @@ def _model(config: dict, trace: dict[str, np.ndarray]) -> keras.Model:
         config["num_classes"],
         mean=config["mean"],
         std=config["std"],
-        confidence_threshold=config["conf"],
+        threshold=config["conf"],
         weight_decay=config["weight_decay"],
         ema_decay=config["ema_decay"],
         supervised_loss=(
@@ -130,7 +130,9 @@ def _replay_step(model, step_function, trace: dict[str, np.ndarray], step: str) 
     """Trains on the views of one recorded step; returns its quantities by their names."""
     labeler = model.pseudo_labeler
     in_force = np.asarray(labeler.distribution.in_force)
-    views = Views(*(model.as_input(tf.constant(trace[f"{step}/{name}"])) for name in Views._fields))
+    views = FixMatchViews(
+        *(model.as_input(tf.constant(trace[f"{step}/{name}"])) for name in FixMatchViews._fields)
+    )
     outcome = step_function(views, tf.constant(trace[f"{step}/labels"]))
     return {
         "loss_cls": outcome.losses["supervised_loss"],
