@@ -10,7 +10,7 @@ import pytest
 import daso_tf
 from daso_tf.commands import SUMMARIES
 from daso_tf.commands.cli import command_of
-from daso_tf.pseudo_labels import crest
+from daso_tf.run import generations
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, default_of
 from daso_tf.settings.methods import LEARNERS
@@ -60,7 +60,13 @@ def settings_tables():
 
 
 def class_of(name):
-    for package in (daso_tf, daso_tf.pseudo_labels, daso_tf.thresholds, daso_tf.balance, crest):
+    for package in (
+        daso_tf,
+        daso_tf.pseudo_labels,
+        daso_tf.thresholds,
+        daso_tf.balance,
+        generations,
+    ):
         if hasattr(package, name):
             return getattr(package, name)
     raise AssertionError(f"{name} is not public")

@@ -18,6 +18,7 @@ from sphinx.util import logging
 
 # docutils takes the index of `{\hat y}_i` for something below y. An empty group prevents it.
 _ACCENT = re.compile(r"\{(\\(?:bar|hat|tilde) \w)\}")
+_THIN_SPACE = '<mspace width="0.1667em"></mspace>'
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def _mathml(node: nodes.Element, as_block: bool) -> str:
     except MathError as error:
         logger.warning("cannot convert the equation %r: %s", latex, error, location=node)
         return html.escape(latex)
+    mathml = mathml.replace("<mi>log</mi>", f"{_THIN_SPACE}<mi>log</mi>{_THIN_SPACE}")
     # Sums and fractions within `aligned` are as large as outside.
     return mathml.replace('class="ams-align">', 'class="ams-align" displaystyle="true">')
 
