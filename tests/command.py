@@ -1,9 +1,11 @@
 """The train command the way a terminal runs it, in this process, on a small problem."""
 
-from absl.testing import flagsaver
-
-from daso_tf.commands import train
-from daso_tf.settings.flags import FLAGS
+import daso_tf
+from daso_tf.commands import terminal
+from daso_tf.commands.train import COMMAND
+from daso_tf.settings.build import build_learner
+from daso_tf.settings.flags import TRAIN, complete
+from daso_tf.settings.settings import Settings, parse
 
 SMALL = {
     "dataset": "digits",
@@ -26,18 +28,26 @@ SMALL = {
 }
 
 
-def arguments(**settings):
+def arguments(**settings) -> list[str]:
+    """The command line of a small problem with other settings."""
     return [f"--{name}={value}" for name, value in {**SMALL, **settings}.items()]
 
 
-@flagsaver.flagsaver
-def parsed(*argv):
-    """The value of every flag after a command line, by name."""
-    FLAGS(["train", *argv])
-    return {name: value for name, value in FLAGS.flag_values_dict().items() if name != "flagfile"}
+def parsed(*argv: str) -> Settings:
+    """The settings of a command line of training, as they were given."""
+    return parse(argv, TRAIN.values())[0]
 
 
-@flagsaver.flagsaver
-def run_train(*argv):
+def completed(*argv: str) -> Settings:
+    """The same with the learner's defaults and the folders."""
+    return complete(parsed(*argv))
+
+
+def built(data: daso_tf.data.SemiSupervisedData, *argv: str) -> daso_tf.Learner:
+    """The learner that the train command makes for data."""
+    return build_learner(completed(*argv), data)
+
+
+def run_train(*argv: str) -> int:
     """Runs the train command; returns its exit code."""
-    return train.main(FLAGS(["train", *argv]))
+    return terminal.call(COMMAND, argv)

@@ -49,9 +49,9 @@ def pages() -> dict[str, str]:
         "then all thresholds but the fixed one (`--threshold`).\n\n"
         f"{table()}\n",
         "flags.md": f"{_GENERATED}\n\n# Flags\n\n"
-        "Flags are the only configuration. A flag file has one `--name=value` per line and is given "
-        "as `--flagfile=FILE`; flags after it override it. `daso-tf train --help` prints this "
-        "list.\n\n" + "\n".join(_section(title) for title in SECTIONS),
+        "Flags are the only configuration. A flag file has one `--name=value` per line. Give it as "
+        "`--flagfile=FILE`; flags after it override it. `daso-tf train --help` prints this list."
+        "\n\n" + "\n".join(_section(title) for title in SECTIONS),
     }
 
 

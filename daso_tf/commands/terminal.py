@@ -149,6 +149,5 @@ def _help_of_flag(flag: Flag) -> list[str]:
 
 def _set_verbosity(level: str) -> None:
     """Sets which messages of TensorFlow, absl and this package are printed."""
-    severity = getattr(logging, level.upper())
-    absl_logging.set_verbosity(severity)
-    logging.getLogger("tensorflow").setLevel(severity)
+    absl_logging.set_verbosity(level)
+    logging.getLogger("tensorflow").setLevel(level.upper())

@@ -1,4 +1,4 @@
-"""The epochs that a run is cut into: where training stops to evaluate and to save."""
+"""The epochs of a run: where training stops to evaluate and to save."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from daso_tf.data import SemiSupervisedData, training_batches
+from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.settings.build import SELF_TRAINING
+from daso_tf.settings.methods import SELF_TRAINING
+from daso_tf.settings.settings import Settings
 
 
-class Stretch(NamedTuple):
-    """Training steps in epochs of one length: one call of `fit`."""
+class Stage(NamedTuple):
+    """Training in epochs of one length: one call of `fit`, with its arguments."""
 
     batches: tf.data.Dataset | tf.distribute.DistributedDataset
     steps_per_epoch: int
@@ -24,20 +25,20 @@ class Stretch(NamedTuple):
     epochs: int
 
 
-def stretches(
-    flags, learner: keras.Model, data: SemiSupervisedData, last_step: int
-) -> Iterator[Stretch]:
-    """Cuts steps so that an epoch ends at every multiple of `evaluate_every`.
+def stages(
+    settings: Settings, learner: Learner, data: SemiSupervisedData, last_step: int
+) -> Iterator[Stage]:
+    """Divides steps into epochs that end at every multiple of `--evaluate_every`.
 
-    The first and the last epoch may be shorter, where the run was or will be cut between two.
+    The first and the last epoch may be shorter.
 
     Args:
-        flags: an object with the settings of `daso_tf.flags` as attributes.
-        learner: what is trained; it says how many steps are done.
-        data: what it is trained on.
-        last_step: where the last epoch ends.
+        settings: Those of the run.
+        learner: What is trained; its `step` is the number of steps that are done.
+        data: What it is trained on.
+        last_step: Where the last epoch ends.
     """
-    every = flags.evaluate_every
+    every = settings.evaluate_every
     step = int(learner.step.numpy())
     while step < last_step:
         length = min(every - step % every, last_step - step)
@@ -45,46 +46,44 @@ def stretches(
         batches = functools.partial(
             training_batches,
             data,
-            batch_size=flags.batch_size,
-            unlabeled_ratio=flags.unlabeled_ratio,
-            seed=flags.seed,
+            batch_size=settings.batch_size,
+            unlabeled_ratio=settings.unlabeled_ratio,
+            seed=settings.seed,
             first_step=step,
-            with_positions=learner.needs_positions,
-            class_balanced=learner.class_balanced_batches,
+            **learner.batch_arguments,
         )
-        batches = strategies.distributed(learner.distribute_strategy, batches)
-        yield Stretch(batches, length, step // every, step // every + epochs)
+        distributed = strategies.distributed(learner.distribute_strategy, batches)
+        yield Stage(distributed, length, step // every, step // every + epochs)
         step += epochs * length
 
 
-def check(flags, step: int) -> None:
-    """Refuses what no epochs can be made of, before anything is trained.
+def check(settings: Settings, step: int) -> None:
+    """Refuses settings that do not allow whole epochs, before anything is trained.
 
     Args:
-        flags: an object with the settings of `daso_tf.flags` as attributes.
-        step: the steps done so far.
+        settings: Those of the run.
+        step: The number of steps done so far.
 
     Raises:
-        ValueError: more steps are done than asked for, or an epoch is no whole number of
+        ValueError: If more steps are done than asked for, or an epoch is not a whole number of
             executions.
     """
-    if step > flags.steps:
+    if step > settings.steps:
         raise ValueError(
-            f"{flags.model_dir} has been trained for {step} steps already, past"
-            f" --steps={flags.steps}; give at least {step}, or another --model_dir."
+            f"{settings.model_dir} has been trained for {step} steps already, more than"
+            f" --steps={settings.steps}; give at least {step}, or another --model_dir."
         )
-    cuts = {f"--steps={flags.steps}": flags.steps}
-    if flags.evaluate_every < flags.steps:
-        cuts[f"--evaluate_every={flags.evaluate_every}"] = flags.evaluate_every
-    if flags.pseudo_labeler in SELF_TRAINING and flags.generation_steps < flags.steps:
-        cuts[f"--generation_steps={flags.generation_steps}"] = flags.generation_steps
+    stops = {f"--steps={settings.steps}": settings.steps}
+    if settings.evaluate_every < settings.steps:
+        stops[f"--evaluate_every={settings.evaluate_every}"] = settings.evaluate_every
+    if settings.pseudo_labeler in SELF_TRAINING and settings.generation_steps < settings.steps:
+        stops[f"--generation_steps={settings.generation_steps}"] = settings.generation_steps
     if step:
-        cuts[f"the {step} steps done so far"] = step
-    common = math.gcd(*cuts.values())
-    if common % flags.steps_per_execution:
-        fitting = [str(n) for n in range(1, common + 1) if common % n == 0]
+        stops[f"the {step} steps done so far"] = step
+    common = math.gcd(*stops.values())
+    if common % settings.steps_per_execution:
+        allowed = [str(n) for n in range(1, common + 1) if common % n == 0]
         raise ValueError(
-            f"--steps_per_execution={flags.steps_per_execution} has to divide"
-            f" {', '.join(cuts)}, as training stops there; values that do:"
-            f" {', '.join(fitting)}."
+            f"--steps_per_execution={settings.steps_per_execution} must divide {', '.join(stops)},"
+            f" because training stops there; allowed values: {', '.join(allowed)}."
         )

@@ -1,4 +1,4 @@
-"""The flag file of a run: what it was started with, and whether it may continue with other flags."""
+"""The flag file of a run, and whether the run may continue with other flags."""
 
 from __future__ import annotations
 

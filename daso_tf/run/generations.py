@@ -1,27 +1,30 @@
-"""Self-training by generations: each begins anew, with images that the one before has labeled."""
+"""CReST: self-training in generations, each with images that the one before has labeled.
+
+Every generation starts with new weights. Its labeled images are those of the data, and unlabeled
+images with the pseudo-labels of the generation before.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
-from daso_tf.pseudo_labels import crest
 from daso_tf.run.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One generation of a run; a run without self-training is a single one.
+    """One generation of a run; a run without self-training is a single generation.
 
     Args:
-        number: which one it is, from 0.
-        length: steps of each generation; the last one may have fewer.
-        steps: steps of the run.
+        number: Its number, from 0.
+        length: Steps of each generation; the last one may have fewer.
+        steps: Steps of the run.
 
     Example:
 
@@ -41,25 +44,100 @@ class Generation:
 
     @property
     def count(self) -> int:
-        """How many generations the run has."""
+        """Number of generations of the run."""
         return math.ceil(self.steps / self.length)
 
     @property
     def first_step(self) -> int:
-        """The steps of the run that are done before it begins."""
+        """Number of steps of the run that are done before it starts."""
         return self.number * self.length
 
     @property
     def last_step(self) -> int:
-        """The steps of the run that are done when it ends."""
+        """Number of steps of the run that are done when it ends."""
         return min(self.first_step + self.length, self.steps)
 
 
-class PseudoLabeledImages:
-    """Files of the unlabeled images that each generation takes for labeled ones.
+def select(
+    probabilities: np.ndarray, labeled_counts: Sequence[int], alpha: float = 3.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Selects pseudo-labeled images, a larger fraction of them the rarer their class.
+
+    Pseudo-labels of rare classes are few but mostly correct. Let n_r be the number of labeled
+    images of the class of rank r; the most frequent class has rank 0. Of the images that are
+    predicted as the class of rank r, the most confident fraction `(n_(K-1-r) / n_0) ** (1 / alpha)`
+    is selected: all images of the rarest class, the smallest fraction of the most frequent one.
 
     Args:
-        folder: where they are kept, a file a generation: `generation_1.npz` and so on, with
+        probabilities: float array of shape (M, K), predictions for the unlabeled images.
+        labeled_counts: K numbers, labeled images of each class, each at least 1.
+        alpha: Above 0. The larger it is, the more images of frequent classes are selected.
+
+    Returns:
+        Positions of the selected images, ascending, and their classes: two int64 arrays.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+
+    >>> predictions = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    >>> positions, classes = select(predictions, labeled_counts=[8, 1], alpha=3)
+    >>> positions.tolist(), classes.tolist()  # half of the first class's, all of the second's
+    ([0, 2], [0, 1])
+
+    Reference:
+        Wei et al., "CReST: A Class-Rebalancing Self-Training Framework for Imbalanced
+        Semi-Supervised Learning", CVPR 2021, equation 1.
+    """
+    counts = np.asarray(labeled_counts, np.float64)
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0, not {alpha}.")
+    if probabilities.ndim != 2 or probabilities.shape[1] != len(counts) or counts.min() < 1:
+        raise ValueError(
+            f"Predictions have shape {probabilities.shape} and labeled_counts are "
+            f"{list(labeled_counts)}; they need one column and at least one image a class."
+        )
+    by_rank = np.argsort(-counts, kind="stable")
+    rates = np.empty(len(counts))
+    rates[by_rank] = (counts[by_rank[::-1]] / counts.max()) ** (1 / alpha)
+
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    chosen = []
+    for k, rate in enumerate(rates):
+        members = np.flatnonzero(predicted == k)
+        most_confident_first = members[np.argsort(-confidence[members], kind="stable")]
+        # The 1e-9 keeps a whole number whole where the power function falls just below it.
+        chosen.append(most_confident_first[: int(rate * len(members) + 1e-9)])
+    positions = np.sort(np.concatenate(chosen))
+    return positions, predicted[positions]
+
+
+def alignment_temperature(generation: int, generations: int, smallest: float = 0.5) -> float:
+    """Returns the temperature of CReST+'s distribution alignment, lower in each generation.
+
+    Args:
+        generation: Number of the generation, from 0.
+        generations: How many there are.
+        smallest: The temperature of the last one, in [0, 1]; the first has 1.
+
+    Example:
+
+    >>> [alignment_temperature(generation, 5) for generation in range(5)]
+    [1.0, 0.875, 0.75, 0.625, 0.5]
+
+    Reference:
+        Wei et al., "CReST", CVPR 2021, section 3.3.
+    """
+    progress = generation / (generations - 1) if generations > 1 else 0.0
+    return 1.0 - progress + progress * smallest
+
+
+class PseudoLabeledImages:
+    """The unlabeled images that each generation uses as labeled ones, in files.
+
+    Args:
+        folder: Folder of the files, one per generation: `generation_1.npz` and so on, with
             positions of unlabeled images and their classes.
     """
 
@@ -74,20 +152,21 @@ class PseudoLabeledImages:
         alpha: float,
         write: bool = True,
     ) -> None:
-        """Lets the network that the generation before has trained choose them.
+        """Selects them with the network of the generation before, and writes the file.
 
         Args:
-            generation: the one that is to begin.
-            predict: what the learner says of images at the end of the generation before.
-            data: the data of the run, as loaded.
-            alpha: as for `crest.select`.
-            write: whether this process is the one that writes the file, not only has its part in
-                the prediction.
+            generation: The one that is about to start.
+            predict: Returns the class probabilities of images, float `(N, K)`, at the end of the
+                generation before.
+            data: The data of the run, as loaded.
+            alpha: As for `select`.
+            write: Whether this process writes the file; other workers only take part in the
+                prediction.
         """
         probabilities = predict(data.unlabeled)
         if not write:
             return
-        positions, labels = crest.select(probabilities, data.labeled_counts, alpha)
+        positions, labels = select(probabilities, data.labeled_counts, alpha)
         path = self._path(generation)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: np.savez(file, positions=positions, labels=labels))
@@ -95,8 +174,12 @@ class PseudoLabeledImages:
     def added_to(self, data: SemiSupervisedData, generation: Generation) -> SemiSupervisedData:
         """Returns the data that a generation trains on.
 
+        Args:
+            data: The data of the run, as loaded.
+            generation: The generation.
+
         Raises:
-            ValueError: the file of a generation after the first cannot be read.
+            ValueError: If the file of a generation after the first cannot be read.
         """
         if generation.number == 0:
             return data
@@ -106,9 +189,9 @@ class PseudoLabeledImages:
                 return with_pseudo_labeled(data, chosen["positions"], chosen["labels"])
         except Exception as error:  # a damaged archive fails in many ways
             raise ValueError(
-                f"{path} says what generation {generation.number} trains on and cannot be read: "
-                f"{error}. Remove the checkpoints after step {generation.first_step}; it is then "
-                "made again."
+                f"{path}, the images of generation {generation.number}, cannot be read: "
+                f"{error}. Remove the checkpoints after step {generation.first_step}; the same "
+                "command then writes it again."
             ) from error
 
     def _path(self, generation: Generation) -> Path:

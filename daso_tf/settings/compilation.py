@@ -1,4 +1,4 @@
-"""How much of a step is XLA to compile?"""
+"""How much of a step should XLA compile?"""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# On a CPU oneDNN's convolutions, which TensorFlow calls, are faster than those that XLA calls, and
-# XLA is faster at all that lies between them, most of it BatchNorm. Compiling that takes some
-# seconds, which runs of more floating-point operations than this save again; in shorter ones it
-# would only delay the first step. benchmarks/RESULTS.md has the measurements.
+# On a CPU, oneDNN's convolutions, which TensorFlow calls, are faster than XLA's, and XLA is faster
+# at everything between them, most of it BatchNorm. Its compilation takes some seconds, which longer
+# runs than this number of floating-point operations save again; shorter runs would only start
+# later. benchmarks/RESULTS.md has the measurements.
 PAYS_FROM = 5e12
 
 
 def best(encoder: keras.Model, images: int, whole: bool = True) -> bool | str:
-    """Chooses what makes a run shortest, compilation included.
+    """Returns the setting that makes a run shortest, compilation included.
 
-    On a GPU that is the whole step; on a CPU BatchNorm with its activation, where the convolutions
-    of the run are many.
+    On a GPU this is the whole step; on a CPU, BatchNorm with its activation in long runs.
 
     Args:
-        encoder: A `keras.Model` with images of known size.
-        images: How many go through the encoder in training, forward and back.
+        encoder: A `keras.Model` for images of a known size.
+        images: Number of images that pass the encoder in training, forward and backward.
         whole: Whether XLA can compile this step as a whole.
 
     Returns:
@@ -42,7 +41,7 @@ def operations(encoder: keras.Model) -> int:
     """Counts the floating-point operations of an encoder's convolutions for one image, forward.
 
     Args:
-        encoder: A `keras.Model` with images of known size, every layer of which is called once.
+        encoder: A `keras.Model` for images of a known size, which calls every layer once.
 
     Example:
 

@@ -1,46 +1,48 @@
-"""What turns gradients into steps: Keras's optimizers, and TensorFlow Addons' where it has none."""
+"""Optimizers by name, and the learning rate over the steps of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 
 from daso_tf.platform.extras import import_extra
-from daso_tf.settings.learning_rate import LearningRateSchedule
+
+LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 class Choice(NamedTuple):
     """An optimizer as the command knows it.
 
     Attributes:
-        make: Makes it of learning rate, momentum and weight decay.
+        make: Makes it from learning rate, momentum and weight decay.
         decoupled: Whether it decays the weights itself (Loshchilov and Hutter, "Decoupled Weight
             Decay Regularization", ICLR 2019); otherwise the learner adds L2 to the gradient.
     """
 
-    make: Callable[[float | LearningRateSchedule, float, float], keras.optimizers.Optimizer]
+    make: Callable[[Any, float, float], keras.optimizers.Optimizer]
     decoupled: bool = False
 
 
 def build(
     name: str, rate: float | LearningRateSchedule, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> tuple[keras.optimizers.Optimizer, float]:
-    """Makes the optimizer of a name, and says who decays the weights.
+    """Makes an optimizer, and tells who decays the weights.
 
     Args:
         name: One of `OPTIMIZERS`.
         rate: Learning rate, a number above 0 or a schedule.
-        momentum: Nesterov momentum; with `adam`, `adamw` and `lamb` the decay of the gradient's
+        momentum: Nesterov momentum; for `adam`, `adamw` and `lamb` the decay of the gradient's
             mean (beta 1). In [0, 1).
-        weight_decay: At least 0. `sgdw` and `adamw` take `rate * weight_decay` of every weight off
+        weight_decay: At least 0. `sgdw` and `adamw` subtract `rate * weight_decay` of every weight
             at each step.
 
     Returns:
-        The optimizer, and the `weight_decay` that is left for the learner to add to the gradient:
-        0 for `sgdw` and `adamw`, otherwise what was given.
+        The optimizer, and the `weight_decay` that the learner must add to the gradient: 0 for
+        `sgdw` and `adamw`, otherwise the given one.
 
     Raises:
         ValueError: If there is no such optimizer, or it is one of TensorFlow Addons and that is not
@@ -48,8 +50,8 @@ def build(
 
     Example:
 
-    >>> optimizer, left_to_the_learner = build("adamw", 0.001, weight_decay=0.01)
-    >>> optimizer.weight_decay, left_to_the_learner
+    >>> optimizer, of_the_learner = build("adamw", 0.001, weight_decay=0.01)
+    >>> optimizer.weight_decay, of_the_learner
     (0.01, 0.0)
     """
     if name not in OPTIMIZERS:
@@ -57,6 +59,93 @@ def build(
     choice = OPTIMIZERS[name]
     optimizer = choice.make(rate, momentum, weight_decay)
     return optimizer, 0.0 if choice.decoupled else weight_decay
+
+
+def learning_rate(
+    rate: float, warmup_steps: int = 0, drops: Sequence[int] = (), drop: float = 0.01
+) -> float | LearningRateSchedule:
+    """Returns a learning rate with warm-up and drops, as an optimizer takes it.
+
+    Args:
+        rate: The learning rate after the warm-up, above 0.
+        warmup_steps: Number of steps in which it grows linearly to `rate`, at least 0.
+        drops: Numbers of steps, ascending, after which the rate is multiplied by `drop`.
+        drop: Factor of each drop, in (0, 1].
+
+    Returns:
+        The rate itself where it is constant, otherwise a schedule.
+
+    Raises:
+        ValueError: If the drops do not ascend.
+
+    Example:
+
+    >>> schedule = learning_rate(0.1, warmup_steps=10, drops=[200], drop=0.01)
+    >>> [round(float(schedule(step)), 4) for step in (0, 9, 199, 200)]
+    [0.01, 0.1, 0.1, 0.001]
+    """
+    if any(later <= earlier for earlier, later in zip([0, *drops], drops, strict=False)):
+        raise ValueError(
+            f"The steps of the learning rate's drops must ascend from 1, not {list(drops)}."
+        )
+    schedule: float | LearningRateSchedule = rate
+    if drops:
+        # Keras's boundaries are the last steps with the old value.
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [step - 1 for step in drops], [rate * drop**times for times in range(len(drops) + 1)]
+        )
+    return WarmUp(schedule, warmup_steps) if warmup_steps else schedule
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class WarmUp(LearningRateSchedule):
+    """A learning rate that grows linearly in the first steps.
+
+    Args:
+        rate: The learning rate after that, a number or a schedule.
+        steps: Number of these steps, at least 1.
+
+    Raises:
+        ValueError: If `steps` is below 1.
+
+    Example:
+
+    >>> round(float(WarmUp(0.1, steps=4)(1)), 3)  # the second step
+    0.05
+
+    Reference:
+        Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2, "Gradual warmup".
+    """
+
+    def __init__(self, rate: float | LearningRateSchedule, steps: int):
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}.")
+        self.rate = rate
+        self.steps = int(steps)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Returns the learning rate of a step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        return rate * tf.minimum((tf.cast(step, tf.float32) + 1) / self.steps, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this schedule."""
+        serialize = keras.saving.serialize_keras_object
+        rate = serialize(self.rate) if callable(self.rate) else self.rate
+        return {"rate": rate, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WarmUp:
+        """Creates the schedule from the result of `get_config`."""
+        rate = config["rate"]
+        if isinstance(rate, dict):
+            rate = keras.saving.deserialize_keras_object(rate)
+        return cls(rate, config["steps"])
 
 
 def _sgd(rate, momentum, _):

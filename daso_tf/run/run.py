@@ -1,0 +1,282 @@
+"""A training run: prepare it, train it generation by generation, finish it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load, reading
+from daso_tf.data.sources import OPTIONS
+from daso_tf.learners import Learner
+from daso_tf.platform import strategies
+from daso_tf.run import epochs
+from daso_tf.run.callbacks import (
+    Evaluation,
+    PacedCallbacks,
+    SaveCheckpoint,
+    ShortProgress,
+    StopAtNonFiniteLoss,
+)
+from daso_tf.run.checkpoints import CheckpointError, Checkpoints
+from daso_tf.run.flags_file import changes_since, write_flags_file
+from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
+from daso_tf.run.prediction import Prediction
+from daso_tf.run.report import table
+from daso_tf.run.results import Results
+from daso_tf.settings import combinations
+from daso_tf.settings.build import build_encoder, build_learner
+from daso_tf.settings.flags import complete
+from daso_tf.settings.methods import SELF_TRAINING
+from daso_tf.settings.settings import Settings
+
+
+class Run(NamedTuple):
+    """What training needs, checked and ready.
+
+    Attributes:
+        settings: The settings of the run, completed.
+        strategy: The devices that it trains on.
+        model_dir: The folder of the run.
+        data: Its data, as loaded.
+        generation: The generation of self-training that trains next; the only one without it.
+        learner: What is trained, in the state of the newest checkpoint.
+        checkpoints: Those of the run.
+        results: Its evaluations so far.
+        stages: What is left to train in this generation.
+    """
+
+    settings: Settings
+    strategy: tf.distribute.Strategy
+    model_dir: Path
+    data: SemiSupervisedData
+    generation: Generation
+    learner: Learner
+    checkpoints: Checkpoints
+    results: Results
+    stages: list[epochs.Stage]
+
+
+def prepare(settings: Settings) -> Run:
+    """Makes everything that training needs; wrong settings and wrong data are found here.
+
+    Args:
+        settings: Those of the train command.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoints cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    settings = complete(settings)
+    combinations.check(settings)
+    model_dir = Path(settings.model_dir)
+    checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
+    _check_unchanged(settings, model_dir, checkpoints)
+    data = load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        **{name: settings[name] for name in OPTIONS},
+        labeled_head=settings.labeled_head,
+        labeled_imbalance=settings.labeled_imbalance,
+        unlabeled_head=settings.unlabeled_head,
+        unlabeled_imbalance=settings.unlabeled_imbalance,
+        reverse_unlabeled=settings.reverse_unlabeled,
+        validation_size=settings.validation_size,
+        source_size=settings.source_size,
+        resolution=settings.resolution,
+        stream={"auto": None, "true": True, "false": False}[settings.stream],
+        max_bad_files=settings.max_bad_files,
+        seed=settings.seed,
+    )
+    strategy = strategies.make(settings.strategy, settings.wait_for_workers)
+    check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    run = begin(settings, data, checkpoints, strategy)
+    if strategies.is_chief(strategy):
+        model_dir.mkdir(parents=True, exist_ok=True)
+        write_flags_file(model_dir / "flags.cfg", settings)
+        if data.test is not None:
+            folder = model_dir / "test_images"
+            _write_images(data.test, data.class_names, folder, settings.test_images)
+    return run
+
+
+def begin(
+    settings: Settings,
+    data: SemiSupervisedData,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+) -> Run:
+    """Makes the learner of the newest checkpoint, or of the generation that follows it.
+
+    Args:
+        settings: The settings of the run, completed.
+        data: The data of the run.
+        checkpoints: Those of the run so far.
+        strategy: The devices that it trains on.
+    """
+    model_dir = Path(settings.model_dir)
+    whole_run = Generation.at(0, settings.steps, settings.steps)
+    learner = _learner(settings, strategy, data, data, whole_run)
+    checkpoints.restore(learner)
+    step = int(learner.step.numpy())
+    strategies.check_same(strategy, "step of the newest checkpoint", step)
+    epochs.check(settings, step)
+    self_training = settings.pseudo_labeler in SELF_TRAINING
+    length = settings.generation_steps if self_training else settings.steps
+    generation = Generation.at(step, length, settings.steps)
+    trained_on = data
+    if generation.number:
+        images = PseudoLabeledImages(model_dir / "generations")
+        if step == generation.first_step:
+            with reading(data):
+                images.choose(
+                    generation,
+                    Prediction(learner, settings.evaluation_batch_size),
+                    data,
+                    settings.crest_alpha,
+                    write=strategies.is_chief(strategy),
+                )
+            # All workers read what one of them has written: they wait for it here.
+            strategies.check_same(strategy, "generation", generation.number)
+        trained_on = images.added_to(data, generation)
+        learner = _learner(settings, strategy, data, trained_on, generation)
+        if step > generation.first_step:
+            checkpoints.restore(learner)
+    stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))
+    results = Results(
+        model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
+    )
+    results.forget_after(step)
+    return Run(
+        settings, strategy, model_dir, data, generation, learner, checkpoints, results, stages
+    )
+
+
+def train(run: Run) -> Run:
+    """Trains to the last step, with evaluation and checkpoint every `--evaluate_every` steps.
+
+    Returns:
+        The run in its last generation.
+
+    Raises:
+        NonFiniteError: If a loss or a variable becomes nan or infinite.
+        DataError: If more image files turn out to be unreadable than may be left out.
+    """
+    _train_generation(run)
+    while run.generation.last_step < run.settings.steps:
+        run = begin(run.settings, run.data, run.checkpoints, run.strategy)
+        _train_generation(run)
+    return run
+
+
+def finish(run: Run) -> None:
+    """Exports the learner and prints the table of results.
+
+    Raises:
+        OSError: If the export cannot be written.
+    """
+    export_dir = run.settings.export_dir
+    if run.stages or not tf.saved_model.contains_saved_model(export_dir):
+        run.learner.export(export_dir)
+    print(f"\n{run.model_dir} is finished, {run.settings.steps} steps.", end="\n\n")
+    if run.results.evaluations:
+        print(table(run.results), end="\n\n")
+    print(f"All evaluations: {run.results.path}\nExported model:  {export_dir}")
+
+
+def _train_generation(run: Run) -> None:
+    parts = {"test": run.data.test, "validation": run.data.validation}
+    evaluated = {name: images for name, images in parts.items() if images is not None}
+    predict = Prediction(run.learner, run.settings.evaluation_batch_size)
+    callbacks: list[keras.callbacks.Callback] = [StopAtNonFiniteLoss()]
+    verbose = 0
+    if strategies.is_chief(run.strategy):
+        callbacks += [
+            ShortProgress(),
+            Evaluation(evaluated, predict, run.results, run.model_dir),
+            SaveCheckpoint(run.checkpoints),
+        ]
+        verbose = 1 if sys.stdout.isatty() else 2  # a bar, or one line per epoch in a file
+    else:
+        callbacks += [Evaluation(evaluated, predict, run.results, None)]
+    with reading(run.data):
+        for stage in run.stages:
+            run.learner.fit(
+                stage.batches,
+                steps_per_epoch=stage.steps_per_epoch,
+                initial_epoch=stage.initial_epoch,
+                epochs=stage.epochs,
+                callbacks=PacedCallbacks(
+                    callbacks, run.learner, stage.steps_per_epoch, stage.epochs, verbose
+                ),
+                shuffle=False,  # the batches are shuffled already
+                verbose=verbose,
+            )
+
+
+def _learner(
+    settings: Settings,
+    strategy: tf.distribute.Strategy,
+    data: SemiSupervisedData,
+    trained_on: SemiSupervisedData,
+    generation: Generation,
+) -> Learner:
+    """Makes the learner of a generation, with its initial weights."""
+    keras.utils.set_random_seed(settings.seed + generation.number)  # of the initial weights
+    with strategy.scope():
+        return build_learner(
+            settings,
+            data,
+            encoder=_restored_encoder(settings, data) if settings.from_model_dir else None,
+            labeled_counts=trained_on.labeled_counts.tolist(),
+            first_step=generation.first_step,
+            alignment_temperature=alignment_temperature(
+                generation.number, generation.count, settings.crest_temperature
+            ),
+        )
+
+
+def _restored_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
+    """Returns the averaged encoder of another run."""
+    encoder = build_encoder(settings, data)
+    model_dir = Path(settings.from_model_dir)
+    try:
+        restored = Checkpoints(model_dir / "checkpoints").restore_encoder(encoder)
+    except CheckpointError as error:
+        raise ValueError(
+            f"--from_model_dir={model_dir}: {error}. If they are whole, that run has another "
+            "--encoder or --resolution."
+        ) from error
+    if not restored:
+        raise ValueError(f"--from_model_dir={model_dir} has no checkpoint of a training run.")
+    return encoder
+
+
+def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoints) -> None:
+    """Refuses to continue a run that was started with other settings."""
+    flags_file = model_dir / "flags.cfg"
+    if not checkpoints.paths() or not flags_file.exists():
+        return
+    if changes := changes_since(flags_file, settings):
+        raise ValueError(
+            f"{model_dir} was started with other settings ({'; '.join(changes)}). Give the same"
+            " settings to continue it, or another --model_dir to start a new run."
+        )
+
+
+def _write_images(
+    images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
+) -> None:
+    """Writes images spread over the test set as PNG files, named by class, to try the export."""
+    if not count:
+        return
+    directory.mkdir(exist_ok=True)
+    members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
+    for index, image in zip(members, images.take(members), strict=True):
+        name = f"{class_names[images.labels[index]]}_{index}.png"
+        Image.fromarray(image).save(directory / name)
