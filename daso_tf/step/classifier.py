@@ -137,8 +137,10 @@ class Classifier(keras.Model):
         return self.network.as_input(images)
 
     @property
-    def predicting_classifier(self) -> keras.layers.Layer:
+    def answering_classifier(self) -> keras.layers.Layer:
         """The averaged classifier that evaluation, prediction and export use."""
+        # Do not rename it: Keras 3 saves a layer under the attribute that is first in the alphabet,
+        # so the `.keras` files of users contain this name.
         return self.ema_classifier
 
     def ema_logits(self, images: tf.Tensor) -> tf.Tensor:
@@ -153,8 +155,8 @@ class Classifier(keras.Model):
             float32 `(batch, K)`.
         """
         features = self.network.ema_features(self.as_input(images), training=False)
-        logits = tf.cast(self.predicting_classifier(features), tf.float32)
-        if not self.test_logit_adjustment:
+        logits = tf.cast(self.answering_classifier(features), tf.float32)
+        if not self.test_logit_adjustment or self.labeled_counts is None:
             return logits
         return adjusted(logits, self.labeled_counts, self.test_logit_adjustment)
 
@@ -213,10 +215,11 @@ class Classifier(keras.Model):
         if several:
             self._check_replicas()
         scaling = keras.mixed_precision.LossScaleOptimizer
-        if computes_in(self.encoder, "float16") and not isinstance(self.optimizer, scaling):
-            self.optimizer = scaling(self.optimizer)
+        optimizer: keras.optimizers.Optimizer = self.optimizer
+        if computes_in(self.encoder, "float16") and not isinstance(optimizer, scaling):
+            optimizer = self.optimizer = scaling(optimizer)
         # Creates everything that training remembers, so that it can be restored.
-        build_optimizer(self.optimizer, self.trainable_variables)
+        build_optimizer(optimizer, self.trainable_variables)
         uniform = tf.fill([1, self.num_classes], 1.0 / self.num_classes)
         self.compute_metrics(None, tf.zeros([1], tf.int32), uniform, None)
         self.reset_metrics()
@@ -255,7 +258,7 @@ class Classifier(keras.Model):
         It computes one batch per call for every `steps_per_execution`: Keras would compile as many
         copies of the network into one function and keep their images in memory together.
         """
-        steps_per_execution = int(self.steps_per_execution or 1)
+        steps_per_execution = int(getattr(self, "steps_per_execution", None) or 1)
         self.steps_per_execution = 1
         try:
             return super().predict(*args, **kwargs)

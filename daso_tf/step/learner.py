@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 import tensorflow as tf
@@ -109,6 +109,9 @@ class Learner(Classifier):
     )
 
     own_pseudo_labeler: ClassVar[type[PseudoLabeler] | None] = None
+    # None where a learner has no use for them; what uses them has one.
+    pseudo_labeler: PseudoLabeler
+    threshold: Threshold
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -179,10 +182,10 @@ class Learner(Classifier):
         self.weak.build((None, None, None, 3))
 
         # A part that comes from a saved model is built already.
-        self.pseudo_labeler = pseudo_labeler
+        self.pseudo_labeler = cast(PseudoLabeler, pseudo_labeler)
         if pseudo_labeler is not None and not pseudo_labeler.built:
             pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
-        self.threshold = threshold
+        self.threshold = cast(Threshold, threshold)
         if threshold is not None and not threshold.built:
             threshold.build((None, self.num_classes))
         self.balanced_head = balanced_head
@@ -238,7 +241,7 @@ class Learner(Classifier):
         Args:
             outcome: That of the whole batch.
         """
-        if self.pseudo_labeler is not None:
+        if self.pseudo_labeler is not None and outcome.pseudo_labels is not None:
             self.pseudo_labeler.update(outcome.pseudo_labels, tf.convert_to_tensor(self.step))
 
     # What `compute_losses` uses --------------------------------------------------------------
@@ -409,7 +412,7 @@ class Learner(Classifier):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
 
     @property
-    def predicting_classifier(self) -> keras.layers.Layer:
+    def answering_classifier(self) -> keras.layers.Layer:
         """The average of the balanced head where there is one, else of the classifier."""
         return self.ema_classifier if self.balanced_head is None else self.ema_balanced_classifier
 
