@@ -21,12 +21,9 @@ PAGES = sorted((ROOT / "docs").rglob("*.md")) + sorted(ROOT.glob("*.md"))
 METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
 problems = runpy.run_path(str(ROOT / "docs" / "check.py"))["problems"]
 
-# Flags of other programs that the documentation mentions.
-OTHERS = {"constraint", "help", "nodes", "logdir"} | {
-    "method",  # benchmarks/methods.py
-    "output",
-    "seeds",
-}
+# Mentioned besides the flags of the commands: absl's flags, a placeholder, flags of other programs
+# and of benchmarks/methods.py.
+OTHERS = {"flagfile", "help", "name", "constraint", "logdir", "nodes", "method", "output", "seeds"}
 
 
 def flag_names():
@@ -36,7 +33,7 @@ def flag_names():
     return names | {f"no{name}" for name in names}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_names_only_flags_that_exist(page):
     text = page.read_text(encoding="utf-8")
     if page.name == "CHANGELOG.md":
