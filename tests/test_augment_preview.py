@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from daso_tf.augment import OPS, preview
+from daso_tf.augment import OPS
+from daso_tf.commands import preview, terminal
 
 
 @pytest.fixture
@@ -18,8 +19,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def run_preview(*argv):
+    return terminal.call(preview.COMMAND, list(map(str, argv)))
+
+
 def times_in(sheet, view):
-    """How often the view stands in the sheet."""
+    """How often the sheet contains the view."""
     height, width = view.shape[:2]
     first_rows = np.lib.stride_tricks.sliding_window_view(sheet, (1, width, 3))[:, :, 0, 0]
     places = np.argwhere((first_rows == view[0]).all(axis=(2, 3)))
@@ -28,7 +33,7 @@ def times_in(sheet, view):
 
 def test_writes_a_sheet_of_an_image(folder, capsys):
     output = folder / "sheet.png"
-    preview.main([str(folder / "a.jpg"), str(output), "--side=48"])
+    assert run_preview(folder / "a.jpg", output, "--side=48") == 0
     assert str(output) in capsys.readouterr().out
     sheet = np.asarray(Image.open(output))
     image = preview.read_images(folder / "a.jpg", side=48)[0]
@@ -40,7 +45,7 @@ def test_writes_a_sheet_of_an_image(folder, capsys):
 
 
 def test_writes_a_sheet_of_a_folder(folder):
-    preview.main([str(folder), str(folder / "sheet.png"), "--side=32"])
+    assert run_preview(folder, folder / "sheet.png", "--side=32") == 0
     one = preview.contact_sheet(preview.read_images(folder / "a.jpg", side=32))
     both = Image.open(folder / "sheet.png")
     assert both.width == one.width
@@ -62,13 +67,13 @@ def test_the_seed_decides_the_random_views():
         ("text.jpg", "out.png", [], "cannot be read as an image"),
         ("a.jpg", "out.jpg", [], "does not end in .png"),
         ("a.jpg", "none/out.png", [], "there is no folder"),
-        ("a.jpg", "out.png", ["--side=4"], "--side must be 8 to 512 pixels, got 4"),
+        ("a.jpg", "out.png", ["--side=4"], "--side=4: must be a number in [8, 512]"),
+        ("a.jpg", "out.png", ["c.jpg"], "needs images and a picture to write"),
     ],
 )
 def test_bad_arguments_are_refused(folder, capsys, source, output, options, message):
     (folder / "empty").mkdir()
     (folder / "text.jpg").write_text("no image")
-    with pytest.raises(SystemExit, match="2"):
-        preview.main([str(folder / source), str(folder / output), *options])
+    assert run_preview(folder / source, folder / output, *options) == 2
     assert message in capsys.readouterr().err
     assert not (folder / output).exists()

@@ -9,7 +9,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 
 import daso_tf
-from daso_tf.commands import convert
+from daso_tf.commands import convert, terminal
 from daso_tf.encoders.pytorch_names import pytorch_weights, to_pytorch
 
 DATA = Path(__file__).parent / "data"

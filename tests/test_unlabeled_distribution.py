@@ -1,25 +1,17 @@
 """The class distribution of the unlabeled images: known, read from a file, and estimated."""
 
-import doctest
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
-from command import arguments, run_train
+from command import arguments, built, run_train
 
 import daso_tf
-from daso_tf.commands.estimate_distribution import estimate, table, write
+from daso_tf.commands import terminal
+from daso_tf.commands.estimate_distribution import COMMAND, estimate, table, write
 from daso_tf.data import unlabeled_distribution
 from daso_tf.data.unlabeled_distribution import read
-from daso_tf.settings import build
-from daso_tf.settings.flags import FLAGS, adopt_learner_defaults
 
-ROOT = Path(__file__).parents[1]
 NAMES = ("cat", "dog", "owl")
 
 
@@ -105,22 +97,12 @@ def test_estimate_needs_validation_images_of_every_class(validation):
         estimate(data, confused)
 
 
-def test_command_estimates_from_a_finished_run(finished_run, tmp_path):
+def test_command_estimates_from_a_finished_run(finished_run, tmp_path, capsys):
     """Training accepts the file that the command writes."""
     output = tmp_path / "estimate.json"
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "daso_tf.estimate_distribution"),
-            f"--flagfile={finished_run.model_dir / 'flags.cfg'}",
-            f"--output={output}",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines()[-11].startswith("class")
+    flags = [f"--flagfile={finished_run.model_dir / 'flags.cfg'}", f"--output={output}"]
+    assert terminal.call(COMMAND, flags) == 0
+    assert capsys.readouterr().out.splitlines()[-11].startswith("class")
     counts = json.loads(output.read_text())
     assert list(counts) == [str(digit) for digit in range(10)]
     assert sum(counts.values()) == pytest.approx(70)  # the unlabeled images
@@ -131,26 +113,12 @@ def test_command_estimates_from_a_finished_run(finished_run, tmp_path):
     assert sum(results["evaluations"][0]["pseudo_labels"]["final"]["assigned"]) == 2 * 16
 
 
-@flagsaver.flagsaver
-def labeler_of(data, **settings):
-    FLAGS(["train", *arguments(**settings)])
-    adopt_learner_defaults()
-    return build.build_learner(FLAGS, data)
-
-
 def test_flags_make_the_pseudo_labeler():
     settings = {"unlabeled_distribution": "known", "steps": 50, "jit_compile": "auto"}
-    learner = labeler_of(three_classes(), pseudo_labeler="darp", darp_start=0.5, **settings)
+    learner = built(three_classes(), *arguments(pseudo_labeler="darp", darp_start=0.5, **settings))
     labeler = learner.pseudo_labeler
     assert labeler.class_distribution == (4.0, 4.0, 2.0)
     assert (labeler.num_images, labeler.start_step, labeler.period) == (10, 25, 10)
     assert learner.jit_compile is False
-    learner = labeler_of(three_classes(), pseudo_labeler="distribution_alignment")
+    learner = built(three_classes(), *arguments(pseudo_labeler="distribution_alignment"))
     assert learner.pseudo_labeler.alignment.target_distribution == (3.0, 2.0, 1.0)
-
-
-def test_docstring_example():
-    names = {"np": np, "daso_tf": daso_tf}
-    outcome = doctest.testmod(unlabeled_distribution, extraglobs=names)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
