@@ -175,7 +175,7 @@ def test_flag_file_is_read(path):
     now = parsed(f"--flagfile={path}")
     for line in lines:
         name, value = line.removeprefix("--").split("=", 1)
-        if isinstance(now[name], list):
+        if isinstance(now[name], (list, tuple)):
             assert ",".join(now[name]) == value
         elif isinstance(now[name], (bool, str)):
             assert str(now[name]).lower() == value.lower()
