@@ -66,7 +66,10 @@ def constructor_signature(app, what, name, obj, options, signature, return_annot
         constructor = obj.__signature__
     else:
         constructor = inspect.signature(obj.__init__, bound_method=True)
-    return inspect.stringify_signature(constructor, unqualified_typehints=True), None
+    text = inspect.stringify_signature(
+        constructor, show_return_annotation=False, unqualified_typehints=True
+    )
+    return text.replace("<factory>", "..."), None
 
 
 def skip_tuple_fields(app, what, name, obj, skip, options):
