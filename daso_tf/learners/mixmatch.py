@@ -106,10 +106,10 @@ class MixMatch(Learner):
 
     def cut_views(self, views: MixMatchViews, count: int) -> MixMatchViews:
         """Cuts views into microbatches; MixUp then mixes within each."""
-        mixed = (views.labeled, views.first, views.second)
-        parts = super().cut_views(views._replace(mixup=()), count)
-        sizes = [view.shape[0] for view in mixed]
-        return parts._replace(mixup=mixing.cut(views.mixup, sizes, count))
+        mixed = views.labeled, views.first, views.second
+        mixup = mixing.cut(views.mixup, [view.shape[0] for view in mixed], count)
+        labeled, first, second = super().cut_views(mixed, count)
+        return MixMatchViews(labeled, first, second, mixup)
 
     def compute_losses(
         self, views: MixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None

@@ -149,10 +149,11 @@ class ReMixMatch(Learner):
 
     def cut_views(self, views: ReMixMatchViews, count: int) -> ReMixMatchViews:
         """Cuts views into microbatches; MixUp then mixes within each."""
-        mixed = (views.labeled, views.weak, views.strong, views.second_strong)
-        parts = super().cut_views(views._replace(mixup=()), count)
-        sizes = [view.shape[0] for view in mixed]
-        return parts._replace(mixup=mixing.cut(views.mixup, sizes, count))
+        mixed = views.labeled, views.weak, views.strong, views.second_strong
+        mixup = mixing.cut(views.mixup, [view.shape[0] for view in mixed], count)
+        labeled, weak, strong, second_strong = super().cut_views(mixed, count)
+        turns = super().cut_views(views.turns, count)
+        return ReMixMatchViews(labeled, weak, strong, second_strong, turns, mixup)
 
     def compute_losses(
         self, views: ReMixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None

@@ -59,7 +59,7 @@ class Generation:
 
 
 def select(
-    probabilities: np.ndarray, labeled_counts: Sequence[int], alpha: float = 3.0
+    probabilities: np.ndarray, labeled_counts: Sequence[int] | np.ndarray, alpha: float = 3.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Selects pseudo-labeled images, a larger fraction of them the rarer their class.
 

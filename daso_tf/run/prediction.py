@@ -1,4 +1,4 @@
-"""What a model says of all images of a set, on every device that it was made for."""
+"""Predictions for whole sets of images, on every device of a model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from daso_tf.platform.keras_versions import jit_compiles
 
 
 class Prediction:
-    """Predicts whole sets of images, batch by batch, each split over the replicas of the model.
+    """Predicts whole sets of images in batches, each divided among the replicas of the model.
 
-    All batches of a set have one size, so the function that serves the first of them serves all,
-    however often the set is predicted. With many workers each of them has to call it, and each gets
-    the answers for all images.
+    All batches of a set have the same size, so that one compiled function serves all of them. With
+    many workers, each of them must call it, and each gets the predictions for all images.
 
     Args:
-        model: a learner, made in the scope of its strategy where it has one.
-        batch_size: images a batch, at most; but one for each replica in any case.
+        model: A learner, made in the scope of its strategy.
+        batch_size: Largest number of images per batch, but at least one per replica.
 
     Example:
 
@@ -35,23 +34,23 @@ class Prediction:
         self.model = model
         self.strategy = model.distribute_strategy
         self.batch_size = max(batch_size, self.strategy.num_replicas_in_sync)
-        self._predict_batch = tf.function(self._predict_batch, jit_compile=jit_compiles(model))
+        self._predict_batch = tf.function(self._predicted, jit_compile=jit_compiles(model))
 
     def __call__(self, images: Images | ImageFiles) -> np.ndarray:
         """Returns the class probabilities of every image, float32 `(N, K)`, in order."""
         batches = self.strategy.distribute_datasets_from_function(
             lambda context: even_batches(images, self.batch_size, context)
         )
-        answers = [self._predict_batch(batch) for batch, _ in batches]
-        return tf.concat(answers, axis=0).numpy()[: len(images)]
+        predictions = [self._predict_batch(batch) for batch, _ in batches]
+        return tf.concat(predictions, axis=0).numpy()[: len(images)]
 
     @property
     def trace_count(self) -> int:
-        """How often the function of a batch has been traced."""
+        """Number of times that the function of a batch has been traced."""
         return self._predict_batch.experimental_get_tracing_count()
 
-    def _predict_batch(self, images):
-        answers = self.strategy.run(
+    def _predicted(self, images: tf.Tensor) -> tf.Tensor:
+        predictions = self.strategy.run(
             lambda images: replicas.gather(self.model(images, training=False)), args=(images,)
         )
-        return self.strategy.experimental_local_results(answers)[0]
+        return self.strategy.experimental_local_results(predictions)[0]

@@ -87,7 +87,7 @@ def build_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
 
 def _jit_compile(settings: Settings, learner: Learner) -> bool | str:
     """Returns what XLA compiles."""
-    chosen = {"true": True, "batch_norm": "batch_norm", "false": False}
+    chosen: dict[str, bool | str] = {"true": True, "batch_norm": "batch_norm", "false": False}
     if settings.jit_compile != "auto":
         return chosen[settings.jit_compile]
     labeler = learner.pseudo_labeler

@@ -55,7 +55,7 @@ class Entry:
 
     def __init__(
         self,
-        make: Callable[..., Any],
+        make: Any,
         defaults: Mapping[str, Any] | None = None,
         **arguments: Any,
     ):
@@ -382,7 +382,7 @@ _strong = Computed(
 _pseudo_labeler = _one_of(PSEUDO_LABELER, PSEUDO_LABELERS)
 _threshold = _one_of(THRESHOLD, THRESHOLDS)
 _balanced_head = _one_of(BALANCED_HEAD, BALANCED_HEADS)
-_unlabeled = {
+_unlabeled: dict[str, Any] = {
     "unlabeled_weight": number(
         "unlabeled_weight", 1.0, "[0, inf)", "Weight of the consistency loss (lambda_u)."
     ),
@@ -395,7 +395,7 @@ _unlabeled = {
         )
     ),
 }
-_mixed = {
+_mixed: dict[str, Any] = {
     "sharpening_temperature": number(
         "sharpening_temperature",
         0.5,

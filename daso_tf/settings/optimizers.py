@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from daso_tf.platform.extras import import_extra
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 class Choice(NamedTuple):

@@ -56,6 +56,9 @@ class Settings(Mapping[str, Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"Settings cannot be changed; use settings.replace({name}=...).")
 
+    def __reduce__(self) -> tuple[Any, ...]:  # for copies and other processes
+        return Settings, (dict(self._values), self.given)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

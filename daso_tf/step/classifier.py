@@ -47,6 +47,8 @@ class Classifier(keras.Model):
         ValueError: If an argument is outside its range.
     """
 
+    optimizer: keras.optimizers.Optimizer  # set by `compile`
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -215,11 +217,10 @@ class Classifier(keras.Model):
         if several:
             self._check_replicas()
         scaling = keras.mixed_precision.LossScaleOptimizer
-        optimizer: keras.optimizers.Optimizer = self.optimizer
-        if computes_in(self.encoder, "float16") and not isinstance(optimizer, scaling):
-            optimizer = self.optimizer = scaling(optimizer)
+        if computes_in(self.encoder, "float16") and not isinstance(self.optimizer, scaling):
+            self.optimizer = scaling(self.optimizer)
         # Creates everything that training remembers, so that it can be restored.
-        build_optimizer(optimizer, self.trainable_variables)
+        build_optimizer(self.optimizer, self.trainable_variables)
         uniform = tf.fill([1, self.num_classes], 1.0 / self.num_classes)
         self.compute_metrics(None, tf.zeros([1], tf.int32), uniform, None)
         self.reset_metrics()

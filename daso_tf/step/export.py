@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -13,22 +14,28 @@ from daso_tf.platform.keras_versions import write_archive
 
 
 def write_saved_model(
-    model: keras.Model, directory: str | os.PathLike, class_names: list[str] | None = None
+    model: keras.Model, directory: str | os.PathLike, class_names: Sequence[str] | None = None
 ) -> None:
     """Writes `model` as a SavedModel with one signature, `serving_default`.
 
-    The signature takes `images`, uint8 `(batch, height, width, 3)` of any size, and gives back
+    The signature takes `images`, uint8 `(batch, height, width, 3)` of any size. It returns
     `probabilities`, float32 `(batch, K)`; `class_ids`, int64 `(batch,)`; and, where `class_names`
     are given, `class_names`, string `(batch,)`.
 
     Args:
-        model: Maps uint8 images to probabilities, resizing and normalising inside.
-        directory: Where to write. A SavedModel that is there already is replaced once the new one
-            is complete; anything else that is there is left alone.
+        model: Maps uint8 images to probabilities, resizing and normalising included.
+        directory: The folder to write. A SavedModel that it contains is replaced once the new one
+            is complete; other files are never overwritten.
         class_names: K names.
 
     Raises:
-        FileExistsError: If `directory` holds something else than a SavedModel.
+        FileExistsError: If `directory` contains something else than a SavedModel.
+
+    Example:
+
+    ```python
+    write_saved_model(model, "runs/digits_lt/export", class_names=["cat", "dog"])
+    ```
     """
     directory = os.path.abspath(os.fspath(directory))
     if (
@@ -37,7 +44,7 @@ def write_saved_model(
         and not tf.saved_model.contains_saved_model(directory)
     ):
         raise FileExistsError(
-            f"{directory} holds files that are not a SavedModel; they would be lost. Export to "
+            f"{directory} contains files that are not a SavedModel; they would be lost. Export to "
             "another directory, or empty this one first."
         )
 
@@ -60,7 +67,7 @@ def write_saved_model(
     unfinished = tempfile.mkdtemp(prefix=".export-", dir=os.path.dirname(directory))
     try:
         write_archive(archive, unfinished)
-        os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner reads
+        os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner can read
         if os.path.isdir(directory):
             shutil.rmtree(directory)
         os.replace(unfinished, directory)

@@ -118,7 +118,7 @@ class Learner(Classifier):
         hidden = {"loss_names", *cls.refuses}
         if "pseudo_labeler" in cls.refuses and cls.own_pseudo_labeler is None:
             hidden |= {"unlabeled_weight", "ramp_steps"}
-        show_all_arguments(cls, Learner, frozenset(hidden))
+        show_all_arguments(cls, Classifier, frozenset(hidden))
 
     def __init__(
         self,

@@ -20,24 +20,18 @@ def show_all_arguments(cls: type, base: type, hidden: frozenset[str]) -> None:
         base: The last base class whose arguments count.
         hidden: Names of arguments that are only shown where the class itself takes them.
     """
-    own = set(inspect.signature(cls.__init__).parameters) if "__init__" in vars(cls) else set()
+    first, *ancestors = cls.__mro__[: cls.__mro__.index(base) + 1]
+    sources = (first, *getattr(cls, "passes_arguments_to", ()), *ancestors)
     parameters: dict[str, inspect.Parameter] = {}
     documented: dict[str, str] = {}
-    sources = (
-        *cls.__mro__[: cls.__mro__.index(base) + 2],
-        *getattr(cls, "passes_arguments_to", ()),
-    )
     for source in sources:
-        if "__init__" in vars(source):
-            for parameter in inspect.signature(source.__init__).parameters.values():
-                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                    kind = parameter.kind if not parameters or source is cls else None
-                    parameters.setdefault(
-                        parameter.name,
-                        parameter if kind else parameter.replace(kind=parameter.KEYWORD_ONLY),
-                    )
+        keyword_only = "self" in parameters  # those of the first constructor keep their kind
+        for name, parameter in _parameters(source).items():
+            if keyword_only:
+                parameter = parameter.replace(kind=parameter.KEYWORD_ONLY)
+            parameters.setdefault(name, parameter)
         documented = _entries(vars(source).get("_own_doc", source.__doc__)) | documented
-    not_shown = {"self", "dtype", *(hidden - own)}
+    not_shown = {"self", "dtype", *(hidden - _parameters(cls).keys())}
     shown = [parameter for parameter in parameters.values() if parameter.name not in not_shown]
     shown.sort(key=lambda parameter: parameter.kind)
     cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # inspect reads it
@@ -45,6 +39,18 @@ def show_all_arguments(cls: type, base: type, hidden: frozenset[str]) -> None:
         cls._own_doc = cls.__doc__  # type: ignore[attr-defined]  # for subclasses
         entries = "".join(documented[p.name] for p in shown if p.name in documented)
         cls.__doc__ = _ARGS.sub(lambda _: f"    Args:\n{entries}", cls.__doc__, count=1)
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Returns the named parameters of a class's own constructor; none where it has no own one."""
+    if "__init__" not in vars(cls):
+        return {}
+    parameters = inspect.signature(vars(cls)["__init__"]).parameters
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
 
 
 def _entries(docstring: str | None) -> dict[str, str]:
