@@ -1,4 +1,6 @@
-"""What is recorded while a learner trains: evaluations, checkpoints, and losses gone wrong."""
+"""What happens while a learner trains: progress bar, evaluations, checkpoints, checks."""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Sequence
@@ -16,20 +18,21 @@ from daso_tf.run.results import Results, evaluate
 
 
 class PacedCallbacks(keras.callbacks.CallbackList):
-    """Callbacks that hear of a training step twice a second at most, and of every epoch.
+    """Callbacks that are called after every epoch, but at most twice per second after a step.
 
-    Before Keras calls anybody, it turns the logs of the step into numbers, and for that the device
-    must have finished the step: Keras 3 after every step, in the training loop itself unless all
-    callbacks are `async_safe`; Keras 2 after every step unless all callbacks take tensors, and a
-    progress bar does it in any case. So logs of the steps between are not handed to it at all.
+    Before Keras calls a callback, it turns the logs of the step into numbers, and for that the
+    device must have finished the step. Keras 3 does so after every step, in the training loop
+    itself unless all callbacks are `async_safe`. Keras 2 does so unless all callbacks take tensors,
+    and always for a progress bar. So Keras does not get the logs of the steps in between.
 
     Args:
-        callbacks: the callbacks.
-        model: what is trained.
-        steps: of an epoch.
-        epochs: number of the last epoch.
-        verbose: as for `fit`.
-        interval: seconds from one step that callbacks hear of to the next; 0 for every step.
+        callbacks: The callbacks.
+        model: What is trained.
+        steps: Steps per epoch.
+        epochs: Number of the last epoch.
+        verbose: As for `fit`.
+        interval: Least number of seconds between two steps after which callbacks are called; 0 for
+            every step.
     """
 
     def __init__(
@@ -51,28 +54,28 @@ class PacedCallbacks(keras.callbacks.CallbackList):
             verbose=verbose,
         )
         self._interval = interval
-        self._heard = time.monotonic()
+        self._last_call = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Calls the callbacks where it is time to."""
+        """Calls the callbacks if the last call is long enough ago."""
         now = time.monotonic()
-        if now - self._heard >= self._interval:
-            self._heard = now
+        if now - self._last_call >= self._interval:
+            self._last_call = now
             super().on_train_batch_end(batch, logs)
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar with as many metrics as fit into a line of a terminal."""
+    """Keras's progress bar with only the metrics that fit into a line of a terminal."""
 
     shown = ("loss", "mask_rate")
-    async_safe = True  # as the bar that it takes the place of
+    async_safe = True  # like Keras's own bar
 
     def __init__(self):
         super().__init__()
         self.use_steps = True  # Keras 2.15 counts samples unless told so
 
     def on_train_batch_end(self, batch, logs=None):
-        """Moves the bar."""
+        """Updates the bar."""
         super().on_train_batch_end(batch, self._of(logs))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -84,22 +87,22 @@ class ShortProgress(keras.callbacks.ProgbarLogger):
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training where the losses are not finite numbers.
+    """Stops training where the losses are not finite numbers.
 
     Raises:
-        NonFiniteError: from `fit`, before anything of that epoch is saved, as this callback comes
-            before those that do.
+        NonFiniteError: From `fit`. Nothing of that epoch is saved, because this callback comes
+            before those that save.
     """
 
-    # Keras may then call it beside the next step, so that reading the losses holds nothing up.
+    # Keras may then call it during the next step, so that reading the losses delays nothing.
     async_safe = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Notes the step that the epoch begins at."""
+        """Stores the step at which the epoch starts."""
         self._first_step = int(self.model.step.numpy())
 
     def on_train_batch_end(self, batch, logs=None):
-        """Checks the losses: means over the epoch so far, which stay what they once became."""
+        """Checks the losses; they are means over the epoch, so nan stays nan."""
         self._check(logs, self._first_step + batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -114,14 +117,14 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
 
 
 class Evaluation(keras.callbacks.Callback):
-    """Evaluates the EMA network after every epoch, and records what it reaches.
+    """Evaluates the EMA network after every epoch, and records the result.
 
     Args:
-        parts: images by name ("test", "validation").
-        predict: what the learner says of images.
-        results: where evaluations are added.
-        directory: where TensorBoard event files and `results.png` go; None where this process has
-            its part in the evaluation and another one records it.
+        parts: Images by name ("test", "validation").
+        predict: Predicts sets of images.
+        results: The evaluations of the run.
+        directory: Folder of TensorBoard's event files and of `results.png`; None in workers that
+            only take part in the evaluation.
     """
 
     def __init__(
@@ -178,12 +181,13 @@ class Evaluation(keras.callbacks.Callback):
 
 
 class SaveCheckpoint(keras.callbacks.Callback):
-    """Saves a checkpoint after every epoch; comes after `Evaluation` in the list of callbacks.
+    """Saves a checkpoint after every epoch; it comes after `Evaluation` in the list of callbacks.
 
-    Stopped in between, a run makes that evaluation again; the other way round it would lack one.
+    A run that is stopped between the two repeats the evaluation. In the other order it would miss
+    one.
 
     Args:
-        checkpoints: where to.
+        checkpoints: The checkpoints of the run.
     """
 
     def __init__(self, checkpoints: Checkpoints):

@@ -1,15 +1,19 @@
-"""Where a training run can go on from: every variable of model and optimizer, in one file.
+"""The states from which a run can continue: all variables of model and optimizer, in one file.
 
-One file written beside its final name and then renamed is complete or absent, whatever stops the
-process; the ZIP format's checksums tell when a disk damaged it later.
+A file is written under another name and then renamed, so it is complete or absent. The checksums of
+the ZIP format show later damage.
 """
+
+from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from daso_tf.platform.keras_versions import (
@@ -24,25 +28,28 @@ from daso_tf.run.files import write_atomically
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
-# A part that only training in float16 has; runs may change their precision.
+# Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
 
 
 class CheckpointError(ValueError):
-    """Checkpoints are there, but none can be restored."""
+    """There are checkpoints, but none can be restored."""
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a variable is nan or infinite: training cannot usefully go on."""
+    """A loss or a variable is nan or infinite, so that training cannot continue."""
 
 
 class Checkpoints:
-    """The newest few states of a training run, in a folder of `step_NNNNNNNN.npz` files.
+    """The newest states of a training run, in a folder of `step_NNNNNNNN.npz` files.
 
     Args:
-        directory: the folder; made at the first `save`.
-        keep: how many checkpoints stay, newest first; at least 2, so that there is one to fall
-            back to.
+        directory: The folder; created by the first `save`.
+        keep: Number of checkpoints to keep, at least 2, so that one remains if the newest is
+            damaged.
+
+    Raises:
+        ValueError: If `keep` is below 2.
 
     Example:
 
@@ -55,7 +62,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, keep: int = 3):
         if keep < 2:
-            raise ValueError(f"keep must be at least 2, but {keep} was given")
+            raise ValueError(f"keep must be at least 2, not {keep}.")
         self.directory = Path(directory)
         self.keep = keep
 
@@ -64,22 +71,22 @@ class Checkpoints:
         return sorted(self.directory.glob("step_*.npz"), reverse=True)
 
     def save(self, model: keras.Model) -> Path:
-        """Writes the model's and its optimizer's variables as they are after `model.step` steps.
+        """Writes the variables of the model and of its optimizer.
 
         Args:
-            model: a compiled learner.
+            model: A compiled learner, after `model.step` steps.
 
         Returns:
-            The file written.
+            The file that was written.
 
         Raises:
-            NonFiniteError: if a variable holds nan or infinity; nothing is written then.
+            NonFiniteError: If a variable contains nan or infinity; nothing is written then.
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
-                    f"a variable of shape {array.shape} ({name}) holds nan or infinity"
+                    f"a variable of shape {array.shape} ({name}) contains nan or infinity"
                 )
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
@@ -92,13 +99,13 @@ class Checkpoints:
         """Sets every variable to the newest checkpoint that can be read.
 
         Args:
-            model: a compiled learner, made with the settings of the one saved.
+            model: A compiled learner with the settings of the saved one.
 
         Returns:
-            False if there is no checkpoint, and the model is as it was.
+            False if there is no checkpoint; the model is unchanged then.
 
         Raises:
-            CheckpointError: if there are checkpoints but none can be read.
+            CheckpointError: If there are checkpoints but none can be read.
         """
         return self._restore(dict(_named_variables(model)), whole=True)
 
@@ -106,23 +113,23 @@ class Checkpoints:
         """Sets an encoder to the averaged one of the newest checkpoint that can be read.
 
         Args:
-            encoder: of the same architecture as that of the model saved.
+            encoder: An encoder of the same architecture as the saved one.
 
         Returns:
-            False if there is no checkpoint, and the encoder is as it was.
+            False if there is no checkpoint; the encoder is unchanged then.
 
         Raises:
-            CheckpointError: if there are checkpoints but none can be read.
+            CheckpointError: If there are checkpoints but none can be read.
         """
         weights = enumerate(encoder.weights)
         return self._restore({f"average/{i:04d}": weight for i, weight in weights}, whole=False)
 
-    def _restore(self, variables, whole):
+    def _restore(self, variables: dict[str, tf.Variable], whole: bool) -> bool:
         for path in self.paths():
             try:
                 arrays = _read(path, variables, whole)
             except UNREADABLE as error:
-                logging.warning("%s cannot be read (%s); trying the one before", path, error)
+                logging.warning("%s cannot be read (%s); trying the previous one", path, error)
                 continue
             for name, array in arrays.items():
                 variables[name].assign(array)
@@ -135,11 +142,11 @@ class Checkpoints:
         return False
 
 
-def _named_variables(model):
-    """Pairs of a name that is the same in every process and a variable.
+def _named_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable]]:
+    """Yields pairs of a name, which is the same in every process, and a variable.
 
-    A name is a part of the run and a position: Keras numbers layers by process (`conv2d_7`), and
-    its versions list a model's parts in different orders.
+    A name consists of a part of the run and a position: Keras numbers layers per process
+    (`conv2d_7`), and its versions list the parts of a model in different orders.
     """
     optimizer = model.optimizer
     build_optimizer(optimizer, model.trainable_variables)
@@ -154,12 +161,12 @@ def _named_variables(model):
     for part, variables in parts.items():
         for position, variable in enumerate(variables):
             yield f"{part}/{position:04d}", variable
-    if hasattr(optimizer.learning_rate, "assign"):  # a number, which callbacks may change
+    if hasattr(optimizer.learning_rate, "assign"):  # a number that callbacks may change
         yield "optimizer/learning_rate", optimizer.learning_rate
 
 
-def _read(path, variables, whole):
-    """Arrays of a checkpoint, checked against the variables they are for, all of it or a part."""
+def _read(path: Path, variables: dict[str, tf.Variable], whole: bool) -> dict[str, np.ndarray]:
+    """Returns the arrays of a checkpoint, or of a part of it, checked against the variables."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if whole or name in variables}
     differing = arrays.keys() ^ variables.keys()
@@ -168,7 +175,7 @@ def _read(path, variables, whole):
         differing.remove(name)
     if differing:
         differing = sorted(differing)
-        raise ValueError(f"it holds other variables than this model: {', '.join(differing[:4])}")
+        raise ValueError(f"it contains other variables than this model: {', '.join(differing[:4])}")
     for name, array in arrays.items():
         if array.shape != tuple(variables[name].shape):
             raise ValueError(

@@ -1,4 +1,6 @@
-"""Files that are complete or absent, whatever stops the process while they are written."""
+"""Files that are complete or absent, even if the process stops while they are written."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable
@@ -7,11 +9,11 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Creates or replaces a file in one act.
+    """Creates or replaces a file in one operation.
 
     Args:
-        path: the file, in a folder that exists.
-        write: writes the content to the open binary file it is given.
+        path: The file, in a folder that exists.
+        write: Writes the content to the open binary file that it gets.
 
     Example:
 

@@ -1,6 +1,10 @@
-"""What a person sees of a run's results: a table in the terminal and a picture."""
+"""The results of a run as a table in the terminal and as a picture."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,10 +16,10 @@ MOST_CLASSES_NAMED = 20  # on a picture's axis
 
 
 def table(results: Results) -> str:
-    """Writes the last evaluation as a table, a line a class, with summaries below.
+    """Writes the last evaluation as a table, one line per class, with summaries below.
 
     Args:
-        results: of a run with at least one evaluation.
+        results: Those of a run with at least one evaluation.
 
     Returns:
         Lines of text. Recall and precision are in percent, "-" where they are not known.
@@ -40,8 +44,8 @@ def table(results: Results) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *_summaries(results)])
 
 
-def accuracy_line(part: str, scores: dict) -> str:
-    """Writes the accuracies of an evaluation, as `daso_tf.results.evaluate` returns it."""
+def accuracy_line(part: str, scores: Mapping[str, Any]) -> str:
+    """Writes the accuracies of an evaluation, as `daso_tf.run.results.evaluate` returns it."""
     adjusted = scores["logit_adjusted"]
     return (
         f"{part}: accuracy {_percent(scores['accuracy'])} %,"
@@ -55,8 +59,8 @@ def draw(results: Results, path: Path) -> None:
     """Draws balanced accuracy over the steps, recall and pseudo-labels by class as a PNG.
 
     Args:
-        results: of a run with at least one evaluation.
-        path: the PNG file to write.
+        results: Those of a run with at least one evaluation.
+        path: The PNG file to write.
     """
     last = results.evaluations[-1]
     pseudo_labels = _pseudo_labels(last)
@@ -88,27 +92,27 @@ def draw(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def _evaluated(evaluation):
-    """The scores on the test images, or else on the validation images."""
+def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scores on the test images, or else on the validation images."""
     return evaluation.get("test") or evaluation.get("validation") or {}
 
 
-def _pseudo_labels(evaluation):
-    """Recall and precision of the final pseudo-labels; nothing where a learner makes none."""
+def _pseudo_labels(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns recall and precision of the final pseudo-labels; nothing where there are none."""
     final = evaluation["pseudo_labels"].get("final", {})
     return {score: final[score] for score in ("recall", "precision") if final}
 
 
-def _percent(share):
+def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def _percentages(shares):
+def _percentages(shares: Sequence[float | None]) -> np.ndarray:
     return 100 * np.array(shares, dtype=float)
 
 
-def _summaries(results):
-    """One line a part for the last evaluation and one for the median of the last few."""
+def _summaries(results: Results) -> Iterator[str]:
+    """Yields a line per part for the last evaluation, and one for the median of the last few."""
     last = results.evaluations[-1]
     count = min(MEDIAN_OVER, len(results.evaluations))
     for part, medians in results.medians().items():
@@ -116,8 +120,8 @@ def _summaries(results):
         yield f"median of the last {count} evaluations, {accuracy_line(part, medians)}"
 
 
-def _bars(axes, results, series):
-    """Groups of bars, one group a class; series without known values are left out."""
+def _bars(axes: Any, results: Results, series: Mapping[str, Sequence[float | None]]) -> None:
+    """Draws one group of bars per class; series without known values are left out."""
     known = {
         label: shares for label, shares in series.items() if any(s is not None for s in shares)
     }

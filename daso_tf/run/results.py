@@ -1,28 +1,35 @@
-"""What a training run reached: every evaluation, kept in one JSON file."""
+"""The evaluations of a training run, in one JSON file."""
+
+from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from daso_tf.balance.logit_adjustment import adjusted
 from daso_tf.run.files import write_atomically
 
 MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
 
 
-def scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict:
-    """Computes how well classes were predicted.
+def scores(
+    labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray, num_classes: int
+) -> dict[str, Any]:
+    """Computes accuracies and the recall of each class.
 
     Args:
-        labels: int array of shape (N,), true classes in 0..K-1.
-        predictions: int array of shape (N,), predicted classes in 0..K-1.
+        labels: int `(N,)`, true classes in 0..K-1.
+        predictions: int `(N,)`, predicted classes in 0..K-1.
         num_classes: K.
 
     Returns:
-        `accuracy` and `balanced_accuracy` (the mean recall of the classes present) in 0..1, and
-        `recall`, a list of K numbers in 0..1, nan for a class without images.
+        `accuracy` and `balanced_accuracy` (the mean recall of the classes that have images) in
+        [0, 1], and `recall`, a list of K numbers in [0, 1], nan for a class without images.
 
     Example:
 
@@ -42,65 +49,73 @@ def scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dic
 def evaluate(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    labeled_counts: np.ndarray,
+    labeled_counts: Sequence[int],
     test_logit_adjustment: float = 0.0,
-) -> dict:
+) -> dict[str, Any]:
     """Scores a network's probabilities without and with logit adjustment at test time.
 
     Args:
-        labels: int array of shape (N,), true classes in 0..K-1.
-        probabilities: float array of shape (N, K).
-        labeled_counts: labeled training images of each class, shape (K,), all at least 1.
-        test_logit_adjustment: strength of the adjustment that the probabilities have already.
+        labels: int `(N,)`, true classes in 0..K-1.
+        probabilities: float `(N, K)`.
+        labeled_counts: Labeled training images of each class, K numbers, each at least 1.
+        test_logit_adjustment: Strength of the adjustment that the probabilities contain already.
 
     Returns:
-        The `scores`, and as `logit_adjusted` those with the log of the labeled class shares
-        subtracted once (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 9).
+        The `scores`, and as `logit_adjusted` those with logit adjustment of strength 1.
+
+    Reference:
+        Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
     """
     num_classes = len(labeled_counts)
-    log_prior = np.log(labeled_counts / np.sum(labeled_counts))
     log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    plain = log_probabilities + test_logit_adjustment * log_prior
+    plain = adjusted(log_probabilities, labeled_counts, -test_logit_adjustment)
+    balanced = adjusted(plain, labeled_counts)
     return {
         **scores(labels, np.argmax(plain, axis=1), num_classes),
-        "logit_adjusted": scores(labels, np.argmax(plain - log_prior, axis=1), num_classes),
+        "logit_adjusted": scores(labels, np.argmax(balanced, axis=1), num_classes),
     }
 
 
 class Results:
-    """The evaluations of a run and the data they stand for, kept in a JSON file.
+    """The evaluations of a run and a summary of its data, in a JSON file.
 
     Args:
-        path: the file; read if it exists, rewritten whole and atomically by `add`.
+        path: The file; read if it exists, and rewritten as a whole by `add`.
         class_names: K names.
-        labeled_counts: labeled images of each class.
-        unlabeled_counts: unlabeled images of each class, None where that is not known.
+        labeled_counts: Labeled images of each class.
+        unlabeled_counts: Unlabeled images of each class; None where they are not known.
 
     Raises:
-        ValueError: the file exists but holds something else.
+        ValueError: If the file exists but contains something else.
     """
 
-    def __init__(self, path: str | Path, class_names, labeled_counts, unlabeled_counts):
+    def __init__(
+        self,
+        path: str | Path,
+        class_names: Iterable[str],
+        labeled_counts: np.ndarray,
+        unlabeled_counts: np.ndarray | None,
+    ):
         self.path = Path(path)
         self.class_names = list(class_names)
         self.labeled_counts = np.asarray(labeled_counts).tolist()
         self.unlabeled_counts = (
             None if unlabeled_counts is None else np.asarray(unlabeled_counts).tolist()
         )
-        self.evaluations = []
+        self.evaluations: list[dict[str, Any]] = []
         if self.path.exists():
             self.evaluations = _read_evaluations(self.path)
 
-    def add(self, evaluation: dict) -> None:
+    def add(self, evaluation: dict[str, Any]) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
         self.evaluations.append(_nan_to_none(evaluation))
         self.write()
 
     def forget_after(self, step: int) -> None:
-        """Drops evaluations after a step: the run goes on from there and makes them again."""
+        """Removes the evaluations after a step, which a continued run makes again."""
         self.evaluations = [entry for entry in self.evaluations if entry["step"] <= step]
 
-    def medians(self) -> dict:
+    def medians(self) -> dict[str, Any]:
         """Returns the medians of the last 20 evaluations, such as `["test"]["accuracy"]`."""
         last = self.evaluations[-MEDIAN_OVER:]
         return {
@@ -113,7 +128,7 @@ class Results:
         }
 
     def write(self) -> None:
-        """Writes the file; a reader finds the old one or the new one, never a part."""
+        """Writes the file; a reader finds the old or the new file, never a part of one."""
         summary = {
             "class_names": self.class_names,
             "labeled_counts": self.labeled_counts,
@@ -126,22 +141,24 @@ class Results:
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
 
-def _read_evaluations(path):
+def _read_evaluations(path: Path) -> list[dict[str, Any]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))["evaluations"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to go on without it") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it to continue without it"
+        ) from error
 
 
-def _median_scores(entries):
+def _median_scores(entries: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         name: float(np.median([entry[name] for entry in entries]))
         for name in ("accuracy", "balanced_accuracy")
     }
 
 
-def _nan_to_none(value):
-    """The value with null where JSON has no nan, recursively."""
+def _nan_to_none(value: Any) -> Any:
+    """Returns a value with None instead of nan, which JSON does not have, recursively."""
     if isinstance(value, dict):
         return {key: _nan_to_none(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -25,15 +25,17 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def consistency(pseudo_labels: tf.Tensor, mask: tf.Tensor, strong_logits: tf.Tensor) -> tf.Tensor:
+def consistency(
+    pseudo_labels: tf.Tensor, weights: tf.Tensor, strong_logits: tf.Tensor
+) -> tf.Tensor:
     """Computes FixMatch's consistency loss.
 
-    The cross-entropy of the strong view against the pseudo-label, over the images that are taught,
-    divided by the number of *all* unlabeled images.
+    It is the sum over the images of weight times cross-entropy of the strong view with the
+    pseudo-label, divided by the number of *all* unlabeled images.
 
     Args:
         pseudo_labels: int `(batch,)`.
-        mask: float `(batch,)` of at least 0, how much each is taught.
+        weights: float `(batch,)`, at least 0, how strongly each is taught.
         strong_logits: float `(batch, K)` of the strong views.
 
     Returns:
@@ -48,8 +50,8 @@ def consistency(pseudo_labels: tf.Tensor, mask: tf.Tensor, strong_logits: tf.Ten
     Reference:
         Sohn et al., "FixMatch", NeurIPS 2020, equation 4.
     """
-    mask = tf.cast(mask, strong_logits.dtype)
-    return tf.reduce_mean(mask * cross_entropy(pseudo_labels, strong_logits))
+    weights = tf.cast(weights, strong_logits.dtype)
+    return tf.reduce_mean(weights * cross_entropy(pseudo_labels, strong_logits))
 
 
 def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -72,9 +74,9 @@ def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def squared_error(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Computes the squared distance of predicted probabilities from their targets.
+    """Computes the mean squared error of predicted probabilities.
 
-    It is the mean over the images *and over the classes*, so its scale falls with 1 / K.
+    It is the mean over the images *and over the classes*, so it decreases with 1 / K.
 
     Args:
         targets: float `(batch, K)`, rows sum to 1.
@@ -97,9 +99,9 @@ def squared_error(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.Tensor:
     """Computes the negative mutual information of the classes of two views of the same images.
 
-    With P the mean over the batch of the outer products of the two views' probabilities, made
-    symmetric, it is `-sum_kj P_kj log(P_kj / (P_k P_j))`. It is least where every image gets one
-    class for sure, the same in both views, and all classes are used alike.
+    Let P be the mean over the batch of the outer products of the two views' probabilities, made
+    symmetric. The result is `-sum_kj P_kj log(P_kj / (P_k P_j))`. It is smallest where every image
+    has one certain class, the same in both views, and all classes are equally frequent.
 
     Args:
         first_logits: float `(batch, K)`.
@@ -121,7 +123,7 @@ def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.
     joint = tf.matmul(tf.nn.softmax(first_logits), tf.nn.softmax(second_logits), transpose_a=True)
     joint = replicas.mean(joint + tf.transpose(joint))
     joint /= tf.reduce_sum(joint)
-    # The logarithm of nothing is no number; p log p is 0 where p is.
+    # log 0 is not finite, but p log p is 0 for p = 0.
     tiny = tf.constant(1e-16, joint.dtype)
     marginal = tf.maximum(tf.reduce_sum(joint, axis=0), tiny)
     joint = tf.maximum(joint, tiny)

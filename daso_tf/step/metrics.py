@@ -1,4 +1,4 @@
-"""What is measured per class, as Keras metrics, while training and evaluating."""
+"""Keras metrics per class, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COUNTS = ("true", "predicted", "correct", "assigned")
 class ClassStatistics(keras.metrics.Metric):
     """Recall and precision of every class, and their means over the classes.
 
-    Labels of -1 are unknown: the predictions for them count among `assigned` and nowhere else.
+    A label of -1 is unknown. Its prediction only counts in `assigned`.
 
     Args:
         num_classes: K.
@@ -56,7 +56,7 @@ class ClassStatistics(keras.metrics.Metric):
         self.assigned.assign_add(tf.reduce_sum(assigned, axis=0))
 
     def reset_state(self):
-        """Counts from nothing again."""
+        """Sets all counts to 0."""
         for kind in _COUNTS:
             getattr(self, kind).assign(tf.zeros([self.num_classes]))
 
@@ -68,11 +68,11 @@ class ClassStatistics(keras.metrics.Metric):
         }
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """Returns what was counted, class by class.
+        """Returns the counts and ratios of each class.
 
         Returns:
-            `recall` and `precision`, float `(K,)` in [0, 1], nan where there is nothing to divide
-            by; `true`, `predicted` and `correct`, numbers of images whose class is known, and
+            `recall` and `precision`, float `(K,)` in [0, 1], nan where the denominator is 0;
+            `true`, `predicted` and `correct`, numbers of images whose class is known; and
             `assigned`, the number of all images predicted as the class, float `(K,)`.
         """
         counts = {kind: np.asarray(tf.convert_to_tensor(getattr(self, kind))) for kind in _COUNTS}
@@ -84,11 +84,11 @@ class ClassStatistics(keras.metrics.Metric):
             }
 
     def get_config(self):
-        """Returns the arguments that make this metric again."""
+        """Returns the constructor arguments of this metric."""
         return {**super().get_config(), "num_classes": self.num_classes}
 
     def _mean_ratio(self, denominators) -> tf.Tensor:
-        # In a distributed step each replica has counted its own rows.
+        # Each replica of a distributed step has counted its own rows.
         counts = [tf.convert_to_tensor(count) for count in (self.correct, denominators)]
         correct, denominators = replicas.total(counts)
         ratios = tf.math.divide_no_nan(correct, denominators)
@@ -98,7 +98,7 @@ class ClassStatistics(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class BalancedAccuracy(ClassStatistics):
-    """The mean over the classes of their recall: every class counts the same.
+    """The mean recall of the classes: every class has the same weight.
 
     Example:
 
@@ -118,11 +118,11 @@ class BalancedAccuracy(ClassStatistics):
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class OneHotLabels(keras.metrics.Metric):
-    """A metric that takes one-hot labels, for batches whose labels are class numbers, as ours are.
+    """Lets a metric for one-hot labels accept class numbers, which this library uses.
 
     Args:
         metric: The metric, such as `keras.metrics.F1Score` or one of TensorFlow Addons.
-        name: By default that metric's own.
+        name: By default the name of that metric.
         **kwargs: As for `keras.metrics.Metric`.
 
     Example:
@@ -149,7 +149,7 @@ class OneHotLabels(keras.metrics.Metric):
         self.metric.update_state(tf.one_hot(labels, y_pred.shape[-1]), y_pred, sample_weight)
 
     def reset_state(self):
-        """Begins from nothing again."""
+        """Resets the metric."""
         self.metric.reset_state()
 
     def result(self) -> tf.Tensor:
@@ -157,11 +157,11 @@ class OneHotLabels(keras.metrics.Metric):
         return self.metric.result()
 
     def get_config(self):
-        """Returns the arguments that make this metric again."""
+        """Returns the constructor arguments of this metric."""
         return {**super().get_config(), "metric": keras.saving.serialize_keras_object(self.metric)}
 
     @classmethod
     def from_config(cls, config):
-        """Makes the metric from what `get_config` gave back."""
+        """Creates the metric from the result of `get_config`."""
         config = dict(config, metric=keras.saving.deserialize_keras_object(config["metric"]))
         return cls(**config)
