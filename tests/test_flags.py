@@ -1,15 +1,25 @@
-"""Flags: the paper's values, what is refused, and files that can be given back."""
+"""Flags: the defaults, what is refused, the flag file of a run, and the immutable settings."""
 
+import copy
+import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
-from command import SMALL, arguments, parsed
+from command import SMALL, arguments, built, completed, parsed
 
-from daso_tf.settings.flags import FLAGS, changes_since, write_flags_file
+from daso_tf.data import from_arrays
+from daso_tf.run.flags_file import changes_since, write_flags_file
+from daso_tf.settings.flag import number
+from daso_tf.settings.flags import TRAIN, other_defaults
+from daso_tf.settings.methods import Context, Entry
+from daso_tf.settings.settings import PRESETS, Settings, presets
 
-ROOT = Path(__file__).parents[1]
+OLD = json.loads(
+    (Path(__file__).parent / "data" / "saved_by_20a1ee4" / "flags.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize(
@@ -35,15 +45,15 @@ ROOT = Path(__file__).parents[1]
         ("weight_decay", "-1.0", "[0, inf)"),
     ],
 )
-def test_number_outside_its_range_is_refused(name, value, allowed):
+def test_number_outside_its_interval_is_refused(name, value, allowed):
     with pytest.raises(flags.IllegalFlagValueError) as refusal:
         parsed("--dataset=digits", f"--{name}={value}")
-    for said in (f"--{name}=", value, allowed):
-        assert said in str(refusal.value)
+    for text in (f"--{name}=", value, allowed):
+        assert text in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "texts"),
     [
         ("--pseudo_labeler=saw", ("--pseudo_labeler=saw", "linear", "daso")),
         ("--learner=mixup", ("--learner=mixup", "mixmatch", "fixmatch")),
@@ -51,10 +61,10 @@ def test_number_outside_its_range_is_refused(name, value, allowed):
         ("--steps=many", ("--steps=many",)),
     ],
 )
-def test_unknown_choice_is_refused(argument, said):
+def test_unknown_choice_is_refused(argument, texts):
     with pytest.raises(flags.IllegalFlagValueError) as refusal:
         parsed("--dataset=digits", argument)
-    for text in said:
+    for text in texts:
         assert text in str(refusal.value)
 
 
@@ -63,7 +73,7 @@ def test_unknown_flag_is_refused():
         parsed("--dataset=digits", "--batchsize=3")
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_those_of_the_paper():
     values = parsed("--dataset=cifar10")
     paper = {
         "batch_size": 64,
@@ -90,37 +100,39 @@ def test_defaults_are_the_papers():
     assert {name: values[name] for name in paper} == paper
 
 
-def test_readme_lists_every_flag_with_its_default():
-    rows = {}
-    for line in (ROOT / "README.md").read_text().splitlines():
-        if line.startswith("| `"):
-            name, value = line.split("|")[1:3]
-            rows[name.strip(" `")] = value.strip()
-    for flag in FLAGS.flags_by_module_dict()["daso_tf.flags"]:
-        if flag.default is not None:
-            assert flag.parser.parse(rows[flag.name]) == flag.default, flag.name
-        assert flag.name in rows
+@pytest.mark.parametrize("name", OLD)
+def test_flag_of_version_0_1_accepts_the_same_values(name):
+    """Flag files and scripts of that version still mean the same."""
+    flag, old = TRAIN[name], OLD[name]
+    assert flag.default == old["default"] and type(flag.default) is type(old["default"])
+    assert list(flag.choices) == old.get("choices", [])
+    assert flag.interval == old.get("interval", "")
+    assert other_defaults(name) == old.get("other_defaults", {})
 
 
-@flagsaver.flagsaver
+def test_runs_may_continue_with_other_values_of_the_same_flags():
+    free = {name for name, flag in TRAIN.items() if flag.free}
+    assert free & OLD.keys() == {name for name, flag in OLD.items() if flag.get("free")}
+
+
 def written(path, **settings):
-    FLAGS(["train", *arguments(**settings)])
-    write_flags_file(path)
+    write_flags_file(path, completed(*arguments(**settings)))
 
 
-@flagsaver.flagsaver
 def changes(path, **settings):
-    FLAGS(["train", *arguments(**settings)])
-    return changes_since(path)
+    return changes_since(path, completed(*arguments(**settings)))
 
 
 def test_written_flags_file_is_read_back(tmp_path):
     path = tmp_path / "flags.cfg"
     settings = {"data_dir": "a folder/with = and spaces", "distribution_aware": "false", "seed": 7}
+    settings["learning_rate_drops"] = "100,200"
     written(path, **settings)
     lines = path.read_text().splitlines()
     assert lines == sorted(lines)
-    assert parsed(f"--flagfile={path}") == parsed(*arguments(**settings))
+    again = parsed(f"--flagfile={path}")
+    assert again == completed(*arguments(**settings))
+    assert again.learning_rate_drops == ("100", "200")
 
 
 def test_changes_name_the_flags_that_make_another_run(tmp_path):
@@ -140,3 +152,115 @@ def test_flag_that_an_older_file_lacks_had_its_default(tmp_path):
     path.write_text("".join(f"--{name}={value}\n" for name, value in SMALL.items()).lower())
     assert changes(path) == []
     assert changes(path, momentum=0.5) == ["--momentum: 0.9 there, 0.5 now"]
+
+
+def test_flag_that_an_older_file_lacks_had_the_default_of_its_learner(tmp_path):
+    path = tmp_path / "flags.cfg"
+    lines = [f"--{name}={value}\n".lower() for name, value in SMALL.items()]
+    path.write_text("".join([*lines, "--learner=mixmatch\n"]))
+    assert changes(path, learner="mixmatch") == []
+    assert changes(path, learner="mixmatch", unlabeled_weight=1) == [
+        "--unlabeled_weight: 100.0 there, 1.0 now"
+    ]
+
+
+def test_settings_cannot_be_changed():
+    settings = parsed("--steps=5", "--learning_rate_drops=1,2")
+    with pytest.raises(AttributeError, match=r"cannot be changed; use settings.replace\(steps="):
+        settings.steps = 6
+    with pytest.raises(TypeError):
+        settings["steps"] = 6
+    with pytest.raises(TypeError):
+        settings._values["steps"] = 6
+    with pytest.raises(AttributeError, match="no setting 'stepz'"):
+        _ = settings.stepz
+    assert isinstance(settings.learning_rate_drops, tuple)
+    assert isinstance(settings.given, frozenset)
+    assert settings.replace(steps=6).steps == 6
+    assert settings.steps == settings["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
+)
+def test_settings_can_be_copied(copied):
+    settings = parsed("--steps=5")
+    again = copied(settings)
+    assert again == settings and again.given == settings.given == {"steps"}
+
+
+def test_two_parses_do_not_share_anything():
+    assert parsed("--steps=5").steps == 5
+    assert parsed("--seed=1").steps == 250_000
+
+
+def test_other_defaults_leave_given_flags_as_they_are():
+    settings = parsed("--unlabeled_weight=1.0", "--noreverse_unlabeled")
+    assert settings.given == {"unlabeled_weight", "reverse_unlabeled"}
+    defaults = {"unlabeled_weight": 50.0, "reverse_unlabeled": True, "ramp_fraction": 0.4}
+    changed = settings.with_defaults(defaults)
+    # Both were given with the value that is the default anyway.
+    assert (changed.unlabeled_weight, changed.reverse_unlabeled) == (1.0, False)
+    assert changed.ramp_fraction == 0.4
+    assert changed.given == settings.given
+
+
+def test_flags_in_a_flag_file_are_given(tmp_path):
+    path = tmp_path / "mean_teacher.cfg"
+    path.write_text("--learner=mean_teacher\n--unlabeled_weight=1.0\n")
+    settings = completed(f"--flagfile={path}")
+    assert (settings.unlabeled_weight, settings.ramp_fraction) == (1.0, 0.4)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PRESETS.glob("*.cfg")))
+@pytest.mark.parametrize("form", ["--flagfile={}", "-flagfile={}", "--flagfile {}"])
+def test_presets_are_found_in_any_folder(name, form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = parsed(*form.format(name).split(" "), "--seed=3")
+    assert settings == parsed(f"--flagfile={PRESETS / name}", "--seed=3")
+    assert settings.given > {"dataset", "seed"}
+    assert presets()[name]
+
+
+def test_a_file_of_the_working_directory_comes_before_the_preset_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parsed("--flagfile=digits_lt.cfg").dataset == "digits"
+    Path("digits_lt.cfg").write_text("--dataset=image_folder\n--steps=3\n")
+    settings = parsed("--flagfile=digits_lt.cfg")
+    assert (settings.dataset, settings.steps) == ("image_folder", 3)
+
+
+@pytest.mark.parametrize(
+    "path", ["missing.cfg", "folder/digits_lt.cfg", "../presets/digits_lt.cfg"]
+)
+def test_only_the_name_of_a_preset_stands_for_it(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(flags.CantOpenFlagFileError, match=path.replace(".", r"\.")):
+        parsed(f"--flagfile={path}")
+
+
+def three_images():
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    return from_arrays(images[:2], [0, 1], images[2:])
+
+
+def test_an_argument_is_filled_by_its_own_flag_only():
+    """A flag that only has the name of an argument does not reach it."""
+
+    def method(alpha=1.0, beta=2.0):
+        return alpha, beta
+
+    settings = Settings({"alpha": 9.0, "beta": 9.0, "method_alpha": 3.0})
+    context = Context(settings, three_images(), [1, 1], 1.0)
+    flag = number("method_alpha", 1.0, "[0, inf)", "Alpha of the method.")
+    assert Entry(method, alpha=flag).build(context) == (3.0, 2.0)
+    assert Entry(method).build(context) == (1.0, 2.0)
+
+
+def test_flags_of_one_method_do_not_reach_another():
+    """`alpha` is an argument of DARP and of CReST, each with its own flag."""
+    given = arguments(pseudo_labeler="darp", crest_alpha=7, darp_alpha=1.5, blend_weight=0.125)
+    darp = built(three_images(), *given).pseudo_labeler
+    assert darp.get_config()["alpha"] == 1.5
+    daso = built(three_images(), *given, "--pseudo_labeler=daso").pseudo_labeler
+    assert daso.get_config()["blend_weight"] == 0.125
