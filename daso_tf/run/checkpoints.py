@@ -174,8 +174,8 @@ def _read(path: Path, variables: dict[str, tf.Variable], whole: bool) -> dict[st
         arrays.pop(name, None)
         differing.remove(name)
     if differing:
-        differing = sorted(differing)
-        raise ValueError(f"it contains other variables than this model: {', '.join(differing[:4])}")
+        named = ", ".join(sorted(differing)[:4])
+        raise ValueError(f"it contains other variables than this model: {named}")
     for name, array in arrays.items():
         if array.shape != tuple(variables[name].shape):
             raise ValueError(
