@@ -33,11 +33,7 @@ html_math_renderer = "mathml"
 
 # The reference is made of the docstrings.
 default_role = "literal"  # docstrings write `name` for code
-autodoc_default_options = {
-    "members": True,
-    "show-inheritance": True,
-    "exclude-members": "build, from_config, get_config",
-}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -72,12 +68,13 @@ def constructor_signature(app, what, name, obj, options, signature, return_annot
     return text.replace("<factory>", "..."), None
 
 
-def skip_tuple_fields(app, what, name, obj, skip, options):
-    """Leaves out the fields of a NamedTuple: its docstring describes them."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+def skip_member(app, what, name, obj, skip, options):
+    """Leaves out what every Keras layer has, and fields of a NamedTuple, which its docstring has."""
+    of_every_layer = what == "class" and name in ("build", "from_config", "get_config")
+    return True if of_every_layer or type(obj).__name__ == "_tuplegetter" else None
 
 
 def setup(app):
     """Connects what this file adds."""
     app.connect("autodoc-process-signature", constructor_signature)
-    app.connect("autodoc-skip-member", skip_tuple_fields)
+    app.connect("autodoc-skip-member", skip_member)
