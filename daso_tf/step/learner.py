@@ -23,10 +23,10 @@ from daso_tf.platform.keras_versions import (
 from daso_tf.pseudo_labels import PseudoLabeler
 from daso_tf.step import compatibility, gradients
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, unpack
+from daso_tf.step.metrics import StepMetrics
 from daso_tf.step.network import decay_at
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.signatures import show_all_arguments
-from daso_tf.step.tracking import StepMetrics
 from daso_tf.thresholds import FixedThreshold, Threshold
 
 # Why most learners have no place for these; see `Learner.refuses`.
