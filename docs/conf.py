@@ -69,7 +69,7 @@ def constructor_signature(app, what, name, obj, options, signature, return_annot
 
 
 def skip_member(app, what, name, obj, skip, options):
-    """Leaves out what every Keras layer has, and fields of a NamedTuple, which its docstring has."""
+    """Leaves out what all Keras layers have, and the fields of a NamedTuple."""
     of_every_layer = what == "class" and name in ("build", "from_config", "get_config")
     return True if of_every_layer or type(obj).__name__ == "_tuplegetter" else None
 

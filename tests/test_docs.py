@@ -101,6 +101,11 @@ def test_every_public_module_has_a_page(name):
     assert f"automodule:: {getattr(daso_tf, name).__name__}\n" in page
 
 
+def test_citation_has_the_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {daso_tf.__version__}\n" in text
+
+
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
 
