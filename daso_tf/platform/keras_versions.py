@@ -72,6 +72,13 @@ def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variab
     return [variable for variable in variables if variable is not learning_rate]
 
 
+def velocity_of(optimizer: keras.optimizers.SGD, variable: Any) -> Any:
+    """Returns the variable in which an SGD optimizer keeps the velocity of a variable."""
+    if KERAS_3:
+        return optimizer.momentums[optimizer._get_variable_index(variable)]
+    return optimizer.momentums[optimizer._index_dict[optimizer._var_key(variable)]]
+
+
 def _is_legacy(optimizer: keras.optimizers.Optimizer) -> bool:
     return not hasattr(optimizer, "build")
 

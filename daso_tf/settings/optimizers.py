@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from daso_tf.platform.extras import import_extra
+from daso_tf.platform.keras_versions import velocity_of
 
 
 class Choice(NamedTuple):
@@ -60,6 +61,68 @@ def build(
     return optimizer, 0.0 if choice.decoupled else weight_decay
 
 
+@keras.saving.register_keras_serializable(package="daso_tf")
+class SGD(keras.optimizers.SGD):
+    """Stochastic gradient descent in PyTorch's form: the learning rate is outside the velocity.
+
+    With gradient g, momentum m and learning rate r, a step is
+
+        v <- m v + g
+        w <- w - r (g + m v)    with nesterov=True, else    w <- w - r v
+
+    `keras.optimizers.SGD` has the learning rate inside the velocity. Both are the same while the
+    learning rate is constant. When it drops, Keras's form continues at the old rate for some
+    steps, and this form does not. The published runs of all methods use this form.
+
+    Args:
+        learning_rate: A number above 0 or a schedule.
+        momentum: In [0, 1].
+        nesterov: Whether to use Nesterov momentum.
+        **kwargs: As for `keras.optimizers.SGD`, such as `weight_decay` (decoupled), `clipnorm` and
+            `name`.
+
+    Raises:
+        ValueError: If `momentum` is outside its range.
+
+    Example:
+
+    >>> model.compile(SGD(0.03, momentum=0.9, nesterov=True))  # doctest: +SKIP
+
+    Reference:
+        Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML
+        2013, section 2; the form of `torch.optim.SGD`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate, momentum=float(momentum), nesterov=nesterov, **kwargs)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:
+        """Updates a variable; Keras calls it.
+
+        Args:
+            gradient: The gradient.
+            variable: The variable.
+            learning_rate: The learning rate; Keras 2.15 does not give it.
+        """
+        rate = tf.cast(
+            self.learning_rate if learning_rate is None else learning_rate, variable.dtype
+        )
+        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        if not self.momentum:
+            variable.assign_sub(rate * gradient)
+            return
+        velocity = velocity_of(self, variable)
+        moved = self.momentum * tf.convert_to_tensor(velocity) + gradient
+        velocity.assign(moved)
+        variable.assign_sub(rate * (gradient + self.momentum * moved if self.nesterov else moved))
+
+
 def learning_rate(
     rate: float, warmup_steps: int = 0, drops: Sequence[int] = (), drop: float = 0.01
 ) -> float | LearningRateSchedule:
@@ -67,7 +130,7 @@ def learning_rate(
 
     Args:
         rate: The learning rate after the warm-up, above 0.
-        warmup_steps: Number of steps in which it grows linearly to `rate`, at least 0.
+        warmup_steps: Number of steps in which it grows linearly from 0 to `rate`, at least 0.
         drops: Numbers of steps, ascending, after which the rate is multiplied by `drop`.
         drop: Factor of each drop, in (0, 1].
 
@@ -81,7 +144,7 @@ def learning_rate(
 
     >>> schedule = learning_rate(0.1, warmup_steps=10, drops=[200], drop=0.01)
     >>> [round(float(schedule(step)), 4) for step in (0, 9, 199, 200)]
-    [0.01, 0.1, 0.1, 0.001]
+    [0.0, 0.09, 0.1, 0.001]
     """
     if any(later <= earlier for earlier, later in zip([0, *drops], drops, strict=False)):
         raise ValueError(
@@ -98,7 +161,7 @@ def learning_rate(
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class WarmUp(LearningRateSchedule):
-    """A learning rate that grows linearly in the first steps.
+    """A learning rate that grows linearly from 0 in the first steps: `rate * min(t / steps, 1)`.
 
     Args:
         rate: The learning rate after that, a number or a schedule.
@@ -109,8 +172,8 @@ class WarmUp(LearningRateSchedule):
 
     Example:
 
-    >>> round(float(WarmUp(0.1, steps=4)(1)), 3)  # the second step
-    0.05
+    >>> [round(float(WarmUp(0.1, steps=4)(step)), 3) for step in range(6)]
+    [0.0, 0.025, 0.05, 0.075, 0.1, 0.1]
 
     Reference:
         Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2, "Gradual warmup".
@@ -130,7 +193,7 @@ class WarmUp(LearningRateSchedule):
             step: int scalar, the number of steps done before this one.
         """
         rate = self.rate(step) if callable(self.rate) else self.rate
-        return rate * tf.minimum((tf.cast(step, tf.float32) + 1) / self.steps, 1.0)
+        return rate * tf.minimum(tf.cast(step, tf.float32) / self.steps, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this schedule."""
@@ -148,11 +211,11 @@ class WarmUp(LearningRateSchedule):
 
 
 def _sgd(rate, momentum, _):
-    return keras.optimizers.SGD(rate, momentum=momentum, nesterov=True)
+    return SGD(rate, momentum, nesterov=True)
 
 
 def _sgdw(rate, momentum, weight_decay):
-    return keras.optimizers.SGD(rate, momentum, nesterov=True, weight_decay=weight_decay)
+    return SGD(rate, momentum, nesterov=True, weight_decay=weight_decay)
 
 
 def _adam(rate, momentum, _):
