@@ -106,17 +106,26 @@ check_wheel() {
   mkdir "$folder/work"
   cd "$folder/work"
   local origin tests=("$folder"/daso_tf-*/tests)
-  export PATH="$folder/venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+  export PATH="$folder/venv/bin:$PATH"
   origin=$(python -c 'import importlib.util; print(importlib.util.find_spec("daso_tf").origin)')
   [[ $origin == "$folder"/venv/* ]] || fail "the wheel is tested, but daso_tf is $origin"
 
-  daso-tf presets
-  daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
-  daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
+  quietly daso-tf presets
+  quietly daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
+  quietly daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
+  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
   python -m pytest --collect-only --quiet "${tests[0]}" >collected.txt ||
     { cat collected.txt >&2; fail "the tests of the sdist cannot be collected"; }
   tail -n 1 collected.txt
   python -m pytest -p no:cacheprovider "${tests[0]}/test_docstrings.py"
+}
+
+# quietly COMMAND: runs it; what it writes to stderr is a fault.
+quietly() {
+  local failed=
+  "$@" 2>stderr.txt || failed=1
+  cat stderr.txt >&2
+  [[ ! $failed && ! -s stderr.txt ]] || fail "'$*' failed or wrote to stderr"
 }
 
 case "${1:-}" in
