@@ -91,13 +91,15 @@ run_notebooks() {
 # environment has only the wheel; other packages come from .venv by a path, which is read after its
 # own packages and does not load the editable installation.
 check_wheel() {
-  rm -rf dist
-  .venv/bin/python -m build --outdir dist .
   local folder dist=$PWD/dist packages
   packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   folder=$(mktemp -d)
   # shellcheck disable=SC2064  # the folder of now
   trap "rm -rf '$folder'" EXIT
+  rm -rf "$dist"
+  .venv/bin/python -m build --outdir "$dist" . >"$folder/build.txt" 2>&1 ||
+    { cat "$folder/build.txt" >&2; fail "the package cannot be built"; }
+  tail -n 1 "$folder/build.txt"
   .venv/bin/python -m venv "$folder/venv"
   "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     "$dist"/daso_tf-*.whl
