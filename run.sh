@@ -91,13 +91,15 @@ run_notebooks() {
 # environment has only the wheel; other packages come from .venv by a path, which is read after its
 # own packages and does not load the editable installation.
 check_wheel() {
-  rm -rf dist
-  .venv/bin/python -m build --outdir dist .
   local folder dist=$PWD/dist packages
   packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   folder=$(mktemp -d)
   # shellcheck disable=SC2064  # the folder of now
   trap "rm -rf '$folder'" EXIT
+  rm -rf "$dist"
+  .venv/bin/python -m build --outdir "$dist" . >"$folder/build.txt" 2>&1 ||
+    { cat "$folder/build.txt" >&2; fail "the package cannot be built"; }
+  tail -n 1 "$folder/build.txt"
   .venv/bin/python -m venv "$folder/venv"
   "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     "$dist"/daso_tf-*.whl
@@ -106,17 +108,26 @@ check_wheel() {
   mkdir "$folder/work"
   cd "$folder/work"
   local origin tests=("$folder"/daso_tf-*/tests)
-  export PATH="$folder/venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+  export PATH="$folder/venv/bin:$PATH"
   origin=$(python -c 'import importlib.util; print(importlib.util.find_spec("daso_tf").origin)')
   [[ $origin == "$folder"/venv/* ]] || fail "the wheel is tested, but daso_tf is $origin"
 
-  daso-tf presets
-  daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
-  daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
+  quietly daso-tf presets
+  quietly daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
+  quietly daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
+  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
   python -m pytest --collect-only --quiet "${tests[0]}" >collected.txt ||
     { cat collected.txt >&2; fail "the tests of the sdist cannot be collected"; }
   tail -n 1 collected.txt
   python -m pytest -p no:cacheprovider "${tests[0]}/test_docstrings.py"
+}
+
+# quietly COMMAND: runs it; what it writes to stderr is a fault.
+quietly() {
+  local failed=
+  "$@" 2>stderr.txt || failed=1
+  cat stderr.txt >&2
+  [[ ! $failed && ! -s stderr.txt ]] || fail "'$*' failed or wrote to stderr"
 }
 
 case "${1:-}" in

@@ -1,1 +1,1 @@
-"""What depends on the Keras version or on the device?"""
+"""What does everything stand on? Keras versions, devices, random draws, checks of arguments."""

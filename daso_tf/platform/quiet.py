@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 VERBOSE = ("debug", "info")
 
@@ -32,7 +33,13 @@ def is_verbose() -> bool:
 
 @contextlib.contextmanager
 def start() -> Iterator[None]:
-    """Hides what TensorFlow's libraries write to the standard error stream in this context."""
+    """Hides what TensorFlow's libraries write to the standard error stream in this context.
+
+    From here on, Ctrl-C ends a command with one line, even while it is still being imported. In
+    programs that import the package, nothing changes.
+    """
+    if is_command():
+        sys.excepthook = _interrupted_in_one_line
     if not is_command() or is_verbose():
         yield
         return
@@ -51,3 +58,13 @@ def start() -> Iterator[None]:
         finally:
             os.dup2(stream, 2)
             os.close(stream)
+
+
+def _interrupted_in_one_line(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Prints an exception that ends the program; Ctrl-C without a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("daso-tf: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)

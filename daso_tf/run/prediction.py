@@ -24,7 +24,8 @@ class Prediction:
     Example:
 
     >>> encoder = daso_tf.encoders.wide_resnet(10, 1, (8, 8, 3))
-    >>> predict = Prediction(daso_tf.FixMatch(encoder, num_classes=4), batch_size=2)
+    >>> model = daso_tf.FixMatch(encoder, num_classes=4, mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> predict = Prediction(model, batch_size=2)
     >>> images = np.zeros((3, 8, 8, 3), np.uint8)
     >>> predict(daso_tf.data.Images(images, labels=[0, 1, 2])).shape
     (3, 4)

@@ -13,6 +13,7 @@ from typing import Any
 
 from daso_tf.data import DATASETS
 from daso_tf.data.sources import OPTIONS
+from daso_tf.encoders import FAMILIES
 from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
 from daso_tf.settings.flag import Flag, choice, integer, number, steps, string, switch
@@ -177,9 +178,7 @@ DEVICES = (
 )
 
 ENCODER = (
-    string(
-        "encoder", "wrn_28_2", "wrn_DEPTH_WIDTH, resnet_DEPTH (18, 34, 50, 101), applications:NAME."
-    ),
+    string("encoder", "wrn_28_2", f"{'; '.join(family.usage for family in FAMILIES)}."),
     string(
         "encoder_weights",
         None,

@@ -11,7 +11,12 @@ import tensorflow as tf
 from daso_tf.balance.logit_adjustment import adjusted
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
 from daso_tf.encoders.precision import computes_in
-from daso_tf.platform.checks import checked_counts, checked_number, checked_whole_number
+from daso_tf.platform.checks import (
+    checked_channel_statistics,
+    checked_counts,
+    checked_number,
+    checked_whole_number,
+)
 from daso_tf.platform.keras_versions import KERAS_3, build_optimizer, scales_losses, step_logs
 from daso_tf.step import losses
 from daso_tf.step.export import write_saved_model
@@ -414,15 +419,4 @@ def _checked_statistics(
             "images: give mean=data.mean, std=data.std of daso_tf.data.load or from_arrays, or "
             "those that daso_tf.data.channel_statistics(images) returns."
         )
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
-    given = f"not mean={mean}, std={std}"
-    if len(mean) != 3 or len(std) != 3:
-        raise ValueError(f"mean and std must be three numbers each, {given}.")
-    if max(*mean, *std) > 1:
-        raise ValueError(
-            f"mean and std must be at most 1, {given}. They are for values in [0, 1]: divide "
-            "statistics of 0..255 by 255."
-        )
-    if min(mean) < 0 or min(std) <= 0:
-        raise ValueError(f"mean must be at least 0 and std above 0, {given}.")
-    return mean, std
+    return checked_channel_statistics(mean, std)
