@@ -320,25 +320,38 @@ class Learner(Classifier):
         head = self.balanced_head
         if head is None:
             return {}
-        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
-        seed = tf.stack([self.seed, draw])
-        uniform = [
-            draws.uniform(seed, stream, tf.shape(images)[0], draws=1)[:, 0]
-            for stream, images in (
-                (draws.BALANCED_LABELED, features.labeled),
-                (draws.BALANCED_UNLABELED, features.weak),
-            )
-        ]
         loss = head.loss(
             self.balanced_classifier,
             lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
             features,
             labels,
-            tf.concat(uniform, axis=0),
+            self.balanced_draws(tf.shape(features.labeled)[0], tf.shape(features.weak)[0], step),
             step,
         )
         (name,) = head.loss_names
         return {name: loss}
+
+    def balanced_draws(self, labeled: tf.Tensor, unlabeled: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Draws the random numbers of the balanced head.
+
+        Args:
+            labeled: int scalar, the number of labeled images.
+            unlabeled: int scalar, the number of unlabeled images.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            float32 `(labeled + unlabeled,)`, uniform in [0, 1).
+        """
+        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
+        seed = tf.stack([self.seed, draw])
+        uniform = [
+            draws.uniform(seed, stream, count, draws=1)[:, 0]
+            for stream, count in (
+                (draws.BALANCED_LABELED, labeled),
+                (draws.BALANCED_UNLABELED, unlabeled),
+            )
+        ]
+        return tf.concat(uniform, axis=0)
 
     # The step --------------------------------------------------------------------------------
 
