@@ -289,7 +289,8 @@ class Learner(Classifier):
         """
         if not self.ramp_steps:
             return tf.constant(1.0)
-        return tf.minimum(tf.cast(step, tf.float32) / self.ramp_steps, 1.0)
+        since = tf.cast(step, tf.float32) - self.first_step  # in this generation of self-training
+        return tf.minimum(since / self.ramp_steps, 1.0)
 
     def teaching_logits(self, weak: Outputs, step: tf.Tensor) -> tf.Tensor:
         """Returns the logits of the weak views from which pseudo-labels are made.
@@ -331,7 +332,9 @@ class Learner(Classifier):
         (name,) = head.loss_names
         return {name: loss}
 
-    def balanced_draws(self, labeled: tf.Tensor, unlabeled: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def balanced_draws(
+        self, labeled: tf.Tensor, unlabeled: tf.Tensor, step: tf.Tensor
+    ) -> tf.Tensor:
         """Draws the random numbers of the balanced head.
 
         Args:
