@@ -35,8 +35,9 @@ class Weak(keras.layers.Layer):
 
     Args:
         horizontal_flip: Whether to flip each image with probability 1/2.
-        padding: Width of the padding on each side before the crop, as a fraction of the length of
-            that side, in [0, 1). An eighth is 4 pixels of 32. With 0, images are not cropped.
+        padding: Width of the padding on each side before the crop: a fraction of the length of
+            that side, a float in [0, 1), or pixels, an int of at least 0. An eighth is 4 pixels of
+            32. With 0, images are not cropped.
         **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Call arguments:
@@ -61,10 +62,17 @@ class Weak(keras.layers.Layer):
         Sohn et al., "FixMatch", 2020, section 2.3.
     """
 
-    def __init__(self, horizontal_flip: bool = True, padding: float = 0.125, **kwargs: Any) -> None:
+    def __init__(
+        self, horizontal_flip: bool = True, padding: float | int = 0.125, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.horizontal_flip = bool(horizontal_flip)
-        self.padding = checked_number("padding", padding, least=0, below=1)
+        in_pixels = isinstance(padding, int)
+        self.padding: float | int = (
+            checked_whole_number("padding", padding, least=0)
+            if in_pixels
+            else checked_number("padding", padding, least=0, below=1)
+        )
 
     def call(self, images: tf.Tensor, seed: tf.Tensor | Sequence[int]) -> tf.Tensor:
         """Returns the weak views."""
@@ -80,7 +88,12 @@ class Weak(keras.layers.Layer):
 
     def _crop(self, draw: tf.Tensor, length: int) -> tf.Tensor:
         """Returns the row (or column) of the image that each one of a crop shows: int32 [N, L]."""
-        padding = int(self.padding * length)
+        in_pixels = isinstance(self.padding, int)
+        padding = self.padding if in_pixels else int(self.padding * length)
+        if padding >= length:
+            raise ValueError(
+                f"padding must be below the side of the images, {length}, not {padding}."
+            )
         start = below(2 * padding + 1, draw) - padding
         reflected_at_first = tf.abs(start[:, tf.newaxis] + tf.range(length))
         return length - 1 - tf.abs(length - 1 - reflected_at_first)

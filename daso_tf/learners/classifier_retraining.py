@@ -25,6 +25,7 @@ class ClassifierRetraining(Supervised):
         encoder: A trained `keras.Model` from normalised float images `(batch, height, width, 3)`
             to features `(batch, D)`, such as the `ema_encoder` of another learner. It is frozen,
             its BatchNorm statistics included.
+        ema_decay: Final decay of the moving average, in [0, 1).
 
     Raises:
         ValueError: If an argument is outside its range, or a pseudo-labeler is given.
@@ -51,9 +52,11 @@ class ClassifierRetraining(Supervised):
         }
     )
 
-    def __init__(self, encoder: keras.Model, num_classes: int, **kwargs: Any):
+    def __init__(
+        self, encoder: keras.Model, num_classes: int, *, ema_decay: float = 0.999, **kwargs: Any
+    ):
         encoder.trainable = False
-        super().__init__(encoder, num_classes, **kwargs)
+        super().__init__(encoder, num_classes, ema_decay=ema_decay, **kwargs)
 
     def compute_losses(
         self, views: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor | None = None

@@ -11,6 +11,7 @@ from scipy.special import betaincinv
 
 from daso_tf.platform.checks import checked_number
 from daso_tf.platform.draws import whole_numbers
+from daso_tf.pseudo_labels import PseudoLabeler, PseudoLabels
 
 _QUANTILE_BITS = 12
 
@@ -122,6 +123,42 @@ def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
     """
     powers = probabilities ** (1 / temperature)
     return powers / tf.reduce_sum(powers, axis=-1, keepdims=True)
+
+
+def sharpened_pseudo_labels(
+    labeler: PseudoLabeler,
+    probabilities: tf.Tensor,
+    temperature: float,
+    features: tf.Tensor,
+    step: tf.Tensor,
+    positions: tf.Tensor | None,
+) -> PseudoLabels:
+    """Makes pseudo-labels of sharpened predictions.
+
+    Predictions are sharpened before the pseudo-labeler gets them, or after it has aligned them if
+    it asks for "unsharpened_predictions".
+
+    Args:
+        labeler: The pseudo-labeler.
+        probabilities: float `(batch, K)`, rows sum to 1.
+        temperature: As for `sharpen`.
+        features: float `(batch, D)`, those of the predictions.
+        step: int scalar, the number of steps done before this one.
+        positions: As for `PseudoLabeler.call`.
+
+    Returns:
+        The `PseudoLabels`.
+
+    Reference:
+        Wei et al., "CReST", CVPR 2021, section 3.3; in ReMixMatch, alignment comes first, too
+        (Berthelot et al., "ReMixMatch", ICLR 2020, algorithm 1).
+    """
+    if "unsharpened_predictions" not in labeler.asks_for:
+        sharp = sharpen(probabilities, temperature)
+        return labeler(sharp, features, step=step, positions=positions)
+    pseudo_labels = labeler(probabilities, features, step=step, positions=positions)
+    target = sharpen(pseudo_labels.target, temperature)
+    return pseudo_labels._replace(target=target, confidence=tf.reduce_max(target, axis=-1))
 
 
 def interleave(values: tf.Tensor, batch_size: int) -> tf.Tensor:

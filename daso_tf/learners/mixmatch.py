@@ -123,8 +123,14 @@ class MixMatch(Learner):
         # separate batch.
         (first,), (second,) = self.forward(views.first), self.forward(views.second)
         guess = (tf.nn.softmax(first.logits) + tf.nn.softmax(second.logits)) / 2
-        guess = mixing.sharpen(tf.stop_gradient(guess), self.sharpening_temperature)
-        pseudo_labels = labeler(guess, first.features, step=step, positions=positions)
+        pseudo_labels = mixing.sharpened_pseudo_labels(
+            labeler,
+            tf.stop_gradient(guess),
+            self.sharpening_temperature,
+            first.features,
+            step,
+            positions,
+        )
 
         logits, targets = mixing.mixed(
             lambda images: self.forward(images)[0].logits,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf.augment import RandAugment
+from daso_tf.augment import RandAugment, resize
 from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
 from daso_tf.platform import draws, replicas
@@ -133,7 +133,9 @@ class ReMixMatch(Learner):
         """Makes weak views of both sides and two strong views of the unlabeled side."""
         seeds = tf.random.experimental.stateless_split(seed, 8, alg="philox")
         unlabeled_count = tf.shape(unlabeled)[0]
-        before_strong = [self.weak(unlabeled, seed=seeds[i]) for i in (2, 3)]
+        # Strong views are made at the resolution of the encoder, as in the published comparison.
+        size = (self.resolution, self.resolution)
+        before_strong = [resize(self.weak(unlabeled, seed=seeds[i]), size) for i in (2, 3)]
         return ReMixMatchViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
@@ -163,14 +165,19 @@ class ReMixMatch(Learner):
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
-        # Weak and strong views are one joint batch, as in the implementation of DASO, which needs
-        # the features of both; without DASO too, so that methods differ by their labels only.
-        weak, strong = self.forward(views.weak, views.strong)
+        # The published order of passes: weak views, mixed batches, strong views, rotated strong
+        # views. With DASO, weak and strong views are one joint batch.
+        joint = "labeled_features" in labeler.asks_for
+        if joint:
+            weak, strong = self.forward(views.weak, views.strong)
+        else:
+            (weak,) = self.forward(views.weak)
         guess = tf.stop_gradient(tf.nn.softmax(self.teaching_logits(weak, step)))
         if self.distribution_alignment is not None:
             guess = self.distribution_alignment(guess)
-        guess = mixing.sharpen(guess, self.sharpening_temperature)
-        pseudo_labels = labeler(guess, weak.features, step=step, positions=positions)
+        pseudo_labels = mixing.sharpened_pseudo_labels(
+            labeler, guess, self.sharpening_temperature, weak.features, step, positions
+        )
         target = pseudo_labels.target
 
         logits, targets = mixing.mixed(
@@ -179,6 +186,8 @@ class ReMixMatch(Learner):
             [tf.one_hot(labels, self.num_classes), target, target, target],
             views.mixup,
         )
+        if not joint:
+            (strong,) = self.forward(views.strong)
         sizes = [views.labeled.shape[0], -1]
         labeled_logits, unlabeled_logits = tf.split(logits, sizes)
         labeled_targets, unlabeled_targets = tf.split(targets, sizes)

@@ -20,8 +20,8 @@ class Supervised(Learner):
     It takes the same batches as the other learners and ignores the unlabeled images.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
+        ema_decay: Final decay of the moving average, in [0, 1). By default 0: the network itself
+            makes the predictions, as in the published comparison.
 
     Raises:
         ValueError: If an argument is outside its range, or a pseudo-labeler is given.
@@ -48,8 +48,10 @@ class Supervised(Learner):
         }
     )
 
-    def __init__(self, encoder: keras.Model, num_classes: int, **kwargs: Any):
-        super().__init__(encoder, num_classes, **kwargs)
+    def __init__(
+        self, encoder: keras.Model, num_classes: int, *, ema_decay: float = 0.0, **kwargs: Any
+    ):
+        super().__init__(encoder, num_classes, ema_decay=ema_decay, **kwargs)
 
     def make_views(self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Makes weak views of the labeled images, as the encoder takes them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,7 +46,8 @@ class USADTM(Learner):
     Args:
         strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
             default `RandAugment()`.
-        queue_size: Labeled features that are kept per class, at least 1.
+        queue_size: Labeled features that are kept per class, at least 1; or K numbers, one per
+            class. The published runs keep 5 times the class's number of labeled images.
         pretrain_steps: Number of steps at the start in which no pseudo-label is taught.
         confidence_threshold: Least cosine similarity of the pseudo-labels that are taught, in
             [0, 1].
@@ -86,7 +87,7 @@ class USADTM(Learner):
         num_classes: int,
         *,
         strong: keras.layers.Layer | None = None,
-        queue_size: int = 256,
+        queue_size: int | Sequence[int] = 256,
         pretrain_steps: int = 500,
         confidence_threshold: float = 0.85,
         mutual_information_weight: float = 0.1,

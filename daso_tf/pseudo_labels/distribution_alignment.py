@@ -149,6 +149,8 @@ class AlignedPseudoLabeler(PseudoLabeler):
         Semi-Supervised Learning", CVPR 2021, section 3.3: alignment in FixMatch.
     """
 
+    # Predictions are aligned first and sharpened then.
+    asks_for = frozenset({"unsharpened_predictions"})
     refuses = TWO_CLASSIFIERS
 
     def __init__(

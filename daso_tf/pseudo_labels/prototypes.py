@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.platform import replicas
@@ -20,7 +21,7 @@ class PrototypeClassifier(keras.layers.Layer):
     queues of the same length, so the prototypes are balanced.
 
     Args:
-        queue_size: Q, features kept for each class, at least 1.
+        queue_size: Q, features kept for each class, at least 1; or K numbers, one per class.
         temperature: Divides the cosine similarities, above 0.
 
     Raises:
@@ -40,13 +41,19 @@ class PrototypeClassifier(keras.layers.Layer):
 
     def __init__(
         self,
-        queue_size: int = 256,
+        queue_size: int | Sequence[int] = 256,
         temperature: float = 0.05,
         dtype: Any = "float32",
         **kwargs: Any,
     ):
         super().__init__(dtype=dtype, **kwargs)
-        self.queue_size = checked_whole_number("queue_size", queue_size, least=1)
+        self.queue_size: int | tuple[int, ...]
+        if isinstance(queue_size, Sequence):
+            self.queue_size = tuple(
+                checked_whole_number("queue_size", size, least=1) for size in queue_size
+            )
+        else:
+            self.queue_size = checked_whole_number("queue_size", queue_size, least=1)
         self.temperature = checked_number("temperature", temperature, above=0)
 
     def build(self, input_shape: Sequence[Any]) -> None:
@@ -57,9 +64,18 @@ class PrototypeClassifier(keras.layers.Layer):
         """
         (_, num_classes), (_, num_features) = input_shape
         self.num_classes = num_classes
+        sizes = self.queue_size
+        if isinstance(sizes, int):
+            sizes = (sizes,) * num_classes
+        if len(sizes) != num_classes:
+            raise ValueError(
+                f"queue_size must be one number, or one for each of the {num_classes} classes, not "
+                f"{len(sizes)} numbers."
+            )
+        self._sizes = np.array(sizes, np.int64)
         self.features = self.add_weight(
             name="features",
-            shape=(num_classes, self.queue_size, num_features),
+            shape=(num_classes, max(sizes), num_features),
             initializer="zeros",
             trainable=False,
         )
@@ -89,10 +105,10 @@ class PrototypeClassifier(keras.layers.Layer):
         earlier_in_batch = tf.gather(
             tf.cumsum(one_hot, exclusive=True), labels, batch_dims=1, axis=1
         )
-        position = (tf.gather(pushed, labels) + earlier_in_batch) % self.queue_size
+        position = (tf.gather(pushed, labels) + earlier_in_batch) % tf.gather(self._sizes, labels)
         # A scatter writes duplicates in an undefined order. All images with the same slot therefore
         # write the feature of the last of them.
-        slot = labels * self.queue_size + position
+        slot = labels * max(self._sizes) + position
         same_slot = tf.equal(slot[:, None], slot[None, :])
         batch_size = tf.shape(labels)[0]
         last_writer = tf.reduce_max(tf.where(same_slot, tf.range(batch_size)[None, :], -1), axis=1)
@@ -107,7 +123,7 @@ class PrototypeClassifier(keras.layers.Layer):
 
     def prototypes(self) -> tf.Tensor:
         """Returns the mean feature of each class, float32 `(K, D)`; 0 for a class never seen."""
-        filled = tf.clip_by_value(tf.convert_to_tensor(self.pushed), 1, self.queue_size)
+        filled = tf.clip_by_value(tf.convert_to_tensor(self.pushed), 1, self._sizes)
         # Empty places hold zeros, so the sum over the whole buffer is right.
         return tf.reduce_sum(self.features, axis=1) / tf.cast(filled, tf.float32)[:, None]
 

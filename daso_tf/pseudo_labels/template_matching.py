@@ -45,7 +45,9 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
 
     asks_for = frozenset({"labeled_features"})
 
-    def __init__(self, queue_size: int = 256, pretrain_steps: int = 500, **kwargs: Any):
+    def __init__(
+        self, queue_size: int | Sequence[int] = 256, pretrain_steps: int = 500, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.pretrain_steps = checked_whole_number("pretrain_steps", pretrain_steps, least=0)
         self.templates = PrototypeClassifier(queue_size, temperature=1.0, name="templates")

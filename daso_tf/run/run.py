@@ -235,6 +235,7 @@ def _learner(
             encoder=_restored_encoder(settings, data) if settings.from_model_dir else None,
             labeled_counts=trained_on.labeled_counts.tolist(),
             first_step=generation.first_step,
+            generation_steps=generation.last_step - generation.first_step,
             alignment_temperature=alignment_temperature(
                 generation.number, generation.count, settings.crest_temperature
             ),

@@ -21,6 +21,7 @@ def build_learner(
     labeled_counts: Sequence[int] | None = None,
     first_step: int = 0,
     alignment_temperature: float = 1.0,
+    generation_steps: int | None = None,
 ) -> Learner:
     """Makes the learner that the settings describe, compiled and ready for `fit`.
 
@@ -32,23 +33,28 @@ def build_learner(
             self-training have more.
         first_step: Number of steps that earlier generations have done.
         alignment_temperature: Temperature of CReST+ in this generation, in [0, 1].
+        generation_steps: Steps of this generation; by default those of the run.
 
     Returns:
         A compiled learner.
     """
     counts = data.labeled_counts.tolist() if labeled_counts is None else list(labeled_counts)
     encoder = build_encoder(settings, data) if encoder is None else encoder
+    warmup_steps, drops = methods.published_schedule(settings.learner, settings.steps)
+    if settings.warmup_steps is not None:
+        warmup_steps = settings.warmup_steps
+    if settings.learning_rate_drops is not None:
+        drops = tuple(map(int, settings.learning_rate_drops))
     rate = optimizers.learning_rate(
-        settings.learning_rate,
-        settings.warmup_steps,
-        [int(step) for step in settings.learning_rate_drops],
-        settings.learning_rate_drop,
+        settings.learning_rate, warmup_steps, drops, settings.learning_rate_drop
     )
     optimizer, weight_decay = optimizers.build(
         settings.optimizer, rate, settings.momentum, settings.weight_decay
     )
     learner = methods.build_learner(
-        methods.Context(settings, data, counts, alignment_temperature),
+        methods.Context(
+            settings, data, counts, alignment_temperature, generation_steps or settings.steps
+        ),
         encoder=encoder,
         num_classes=data.num_classes,
         resolution=settings.resolution,
@@ -57,7 +63,8 @@ def build_learner(
         weight_decay=weight_decay,
         ema_decay=settings.ema_decay,
         test_logit_adjustment=settings.test_logit_adjustment,
-        labeled_counts=counts,
+        # Logit adjustment at test time is for the labeled images of the data, in every generation.
+        labeled_counts=data.labeled_counts.tolist(),
         first_step=first_step,
         microbatches=settings.microbatches,
         class_names=data.class_names,

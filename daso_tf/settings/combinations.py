@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 
 from daso_tf.learners import ClassifierRetraining, ReMixMatch
 from daso_tf.pseudo_labels import DistributionAlignment
-from daso_tf.settings.methods import BALANCED_HEADS, LEARNERS, PSEUDO_LABELERS, THRESHOLDS
+from daso_tf.settings.methods import (
+    BALANCED_HEADS,
+    LEARNERS,
+    PSEUDO_LABELERS,
+    THRESHOLDS,
+    aligns,
+)
 from daso_tf.settings.settings import Settings
 from daso_tf.step.compatibility import conflicts
 
@@ -115,7 +121,7 @@ def check(settings: Settings) -> None:
             settings.pseudo_labeler,
             _balances(settings),
             settings.threshold,
-            settings.distribution_alignment,
+            aligns(settings),
         )
     )
     labeler = PSEUDO_LABELERS[settings.pseudo_labeler].make

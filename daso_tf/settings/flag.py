@@ -56,14 +56,14 @@ class Flag:
         if self.interval:
             flags.register_validator(
                 self.name,
-                lambda number: _inside(number, self.interval),
+                lambda number: number is None or _inside(number, self.interval),
                 message=f"must be a number in {self.interval}",
                 flag_values=values,
             )
         if self.define is flags.DEFINE_list:
             flags.register_validator(
                 self.name,
-                lambda steps: all(step.isdecimal() for step in steps),
+                lambda steps: steps is None or all(step.isdecimal() for step in steps),
                 message="must be whole numbers, such as 200000,225000",
                 flag_values=values,
             )
@@ -75,7 +75,7 @@ class Flag:
         return values[self.name].parser.parse(text)
 
 
-def integer(name: str, default: int, interval: str, text: str, **more) -> Flag:
+def integer(name: str, default: int | None, interval: str, text: str, **more) -> Flag:
     """Returns a flag that is a whole number in an interval such as `"[1, inf)"`."""
     return Flag(name, default, text, flags.DEFINE_integer, interval=interval, **more)
 
@@ -85,7 +85,7 @@ def number(name: str, default: float, interval: str, text: str, **more) -> Flag:
     return Flag(name, default, text, flags.DEFINE_float, interval=interval, **more)
 
 
-def switch(name: str, default: bool, text: str, **more) -> Flag:
+def switch(name: str, default: bool | None, text: str, **more) -> Flag:
     """Returns a flag that is true or false."""
     return Flag(name, default, text, flags.DEFINE_bool, **more)
 
@@ -100,9 +100,9 @@ def string(name: str, default: str | None, text: str, **more) -> Flag:
     return Flag(name, default, text, flags.DEFINE_string, **more)
 
 
-def steps(name: str, text: str) -> Flag:
+def steps(name: str, default: list[str] | None, text: str, **more) -> Flag:
     """Returns a flag that is a list of step numbers, separated by commas."""
-    return Flag(name, [], text, flags.DEFINE_list)
+    return Flag(name, default, text, flags.DEFINE_list, **more)
 
 
 def as_text(value: Any) -> str:

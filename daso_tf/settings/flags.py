@@ -91,10 +91,17 @@ OPTIMIZATION = (
         "Learning rate; constant unless the next three flags change it.",
     ),
     integer(
-        "warmup_steps", 0, "[0, inf)", "Steps at the start in which the learning rate grows from 0."
+        "warmup_steps",
+        None,
+        "[0, inf)",
+        "Steps at the start in which the learning rate grows from 0.",
+        shown_default="0; supervised: 2.5 % of --steps",
     ),
     steps(
-        "learning_rate_drops", "Steps, separated by commas, after which the learning rate drops."
+        "learning_rate_drops",
+        None,
+        "Steps, separated by commas, after which the learning rate drops.",
+        shown_default="none; supervised: after 80 and 90 % of --steps",
     ),
     number("learning_rate_drop", 0.01, "(0, 1]", "Factor of the learning rate at each drop."),
     number("momentum", 0.9, "[0, 1)", "Nesterov momentum; adam, adamw, lamb: beta 1."),
@@ -253,6 +260,12 @@ def other_defaults(name: str) -> dict[str, Any]:
 def complete(settings: Settings) -> Settings:
     """Returns the settings of a run: with the learner's defaults, and with all folders named."""
     settings = settings.with_defaults(LEARNERS[settings.learner].defaults)
+    # Learners with a schedule of their own keep unset flags, which follow the number of steps.
+    if not any(methods.published_schedule(settings.learner, settings.steps)):
+        if settings.warmup_steps is None:
+            settings = settings.replace(warmup_steps=0)
+        if settings.learning_rate_drops is None:
+            settings = settings.replace(learning_rate_drops=())
     model_dir = settings.model_dir or f"runs/{settings.dataset}"
     export_dir = settings.export_dir
     if not export_dir or _belongs_to_another_run(Path(export_dir), Path(model_dir)):

@@ -24,12 +24,14 @@ class Context(NamedTuple):
         data: What the learner will be trained on.
         labeled_counts: Labeled images per class, pseudo-labeled ones of self-training included.
         alignment_temperature: Of the present generation of CReST+, in [0, 1].
+        generation_steps: Steps of the present generation; of the run without self-training.
     """
 
     settings: Settings
     data: SemiSupervisedData
     labeled_counts: list[int]
     alignment_temperature: float
+    generation_steps: int
 
 
 class Computed(NamedTuple):
@@ -355,8 +357,22 @@ HORIZONTAL_FLIP = switch(
 RESOLUTION = integer(
     "resolution", 32, "[8, 1024]", "Height and width in pixels of the encoder's input."
 )
+CROP_PADDING = integer(
+    "crop_padding",
+    None,
+    "[0, 512]",
+    "Pixels by which padded_crop shifts a view at most.",
+    shown_default="an eighth of the side",
+)
 WEAK_VIEWS = {
-    "padded_crop": Entry(augment.Weak, horizontal_flip=HORIZONTAL_FLIP),
+    "padded_crop": Entry(
+        augment.Weak,
+        horizontal_flip=HORIZONTAL_FLIP,
+        padding=Computed(
+            lambda c: 0.125 if c.settings.crop_padding is None else c.settings.crop_padding,
+            (CROP_PADDING,),
+        ),
+    ),
     "random_resized_crop": Entry(
         augment.RandomResizedCrop, size=RESOLUTION, horizontal_flip=HORIZONTAL_FLIP
     ),
@@ -365,8 +381,7 @@ WEAK_VIEW = choice(
     "weak_view",
     "padded_crop",
     WEAK_VIEWS,
-    "How weak views are cropped: shifted by up to an eighth of the side, or a random part of any "
-    "size.",
+    "How weak views are cropped: shifted by up to --crop_padding, or a random part of any size.",
 )
 _strong = Computed(
     lambda c: augment.RandAugment(cutout=c.settings.cutout_size),
@@ -382,17 +397,18 @@ _strong = Computed(
 _pseudo_labeler = _one_of(PSEUDO_LABELER, PSEUDO_LABELERS)
 _threshold = _one_of(THRESHOLD, THRESHOLDS)
 _balanced_head = _one_of(BALANCED_HEAD, BALANCED_HEADS)
+RAMP_FRACTION = number(
+    "ramp_fraction",
+    0.0,
+    "[0, 1]",
+    "Fraction of the run, or of each generation of CReST, in which --unlabeled_weight grows from 0.",
+)
 _unlabeled: dict[str, Any] = {
     "unlabeled_weight": number(
         "unlabeled_weight", 1.0, "[0, inf)", "Weight of the consistency loss (lambda_u)."
     ),
-    "ramp_steps": _share_of_run(
-        number(
-            "ramp_fraction",
-            0.0,
-            "[0, 1]",
-            "Fraction of the run in which --unlabeled_weight grows from 0.",
-        )
+    "ramp_steps": Computed(
+        lambda c: round(c.settings.ramp_fraction * c.generation_steps), (RAMP_FRACTION,)
     ),
 }
 _mixed: dict[str, Any] = {
@@ -404,25 +420,84 @@ _mixed: dict[str, Any] = {
     ),
     "mixup_beta": number("mixup_beta", 0.5, "(0, inf)", "Parameter of MixUp's Beta distribution."),
 }
+DISTRIBUTION_ALIGNMENT = switch(
+    "distribution_alignment",
+    None,
+    "Scale ReMixMatch's predictions to the class distribution of the labeled images.",
+    shown_default="on where labeled and unlabeled images have the same imbalance ratio, but off "
+    "with DASO on CIFAR-10",
+)
+
+
+def aligns(settings: Settings) -> bool:
+    """Whether ReMixMatch aligns its predictions.
+
+    The published comparison does so where both imbalance ratios are the same, except with DASO on
+    CIFAR-10. Unlabeled images that are used as they are have an unknown class distribution.
+    """
+    if settings.learner != "remixmatch":
+        return False
+    if settings.distribution_alignment is not None:
+        return settings.distribution_alignment
+    same = (
+        settings.unlabeled_head > 0
+        and settings.unlabeled_imbalance == settings.labeled_imbalance
+        and not (settings.reverse_unlabeled and settings.labeled_imbalance > 1)
+    )
+    return same and not (settings.pseudo_labeler == "daso" and settings.dataset == "cifar10")
+
+
+def published_schedule(learner: str, steps: int) -> tuple[int, tuple[int, ...]]:
+    """Returns warm-up steps and drops of the learning rate in DASO's comparison of methods.
+
+    Args:
+        learner: A key of `LEARNERS`. Only `supervised` has a schedule: a warm-up of 2.5 % of the
+            steps, and drops after 80 and 90 % (6,250, 199,999 and 225,000 of 250,000).
+        steps: Steps of the run.
+    """
+    if learner != "supervised":
+        return 0, ()
+    drops = (round(0.8 * steps) - 1, round(0.9 * steps))
+    return round(0.025 * steps), drops if drops[0] > 0 else ()
+
+
 # The defaults are those of DASO's comparison of methods.
 LEARNERS = {
-    "supervised": Entry(learners.Supervised, {"pseudo_labeler": "linear"}),
+    "supervised": Entry(
+        learners.Supervised,
+        {"pseudo_labeler": "linear", "ema_decay": 0.0, "learning_rate": 0.1},
+    ),
     "pseudo_label": Entry(
         learners.PseudoLabel,
-        {"pseudo_labeler": "linear", "ramp_fraction": 0.4, "alignment_weight": 0.0},
+        {
+            "pseudo_labeler": "linear",
+            "ramp_fraction": 0.4,
+            "alignment_weight": 0.0,
+            "unlabeled_ratio": 1,
+        },
         pseudo_labeler=_pseudo_labeler,
         threshold=_threshold,
         **_unlabeled,
     ),
     "mean_teacher": Entry(
         learners.MeanTeacher,
-        {"unlabeled_weight": 50.0, "ramp_fraction": 0.4, "alignment_weight": 0.0},
+        {
+            "unlabeled_weight": 50.0,
+            "ramp_fraction": 0.4,
+            "alignment_weight": 0.0,
+            "unlabeled_ratio": 1,
+        },
         pseudo_labeler=_pseudo_labeler,
         **_unlabeled,
     ),
     "mixmatch": Entry(
         learners.MixMatch,
-        {"unlabeled_weight": 100.0, "ramp_fraction": 0.016, "alignment_weight": 0.0},
+        {
+            "unlabeled_weight": 100.0,
+            "ramp_fraction": 0.016,
+            "alignment_weight": 0.0,
+            "unlabeled_ratio": 1,
+        },
         pseudo_labeler=_pseudo_labeler,
         **_unlabeled,
         **_mixed,
@@ -433,7 +508,7 @@ LEARNERS = {
             "unlabeled_weight": 1.5,
             "ramp_fraction": 0.016,
             "mixup_beta": 0.75,
-            "distribution_alignment": True,
+            "unlabeled_ratio": 1,
         },
         pseudo_labeler=_pseudo_labeler,
         **_unlabeled,
@@ -443,18 +518,10 @@ LEARNERS = {
         distribution_alignment=Computed(
             lambda c: (
                 pseudo_labels.DistributionAlignment(_class_distribution.compute(c))
-                if c.settings.distribution_alignment
+                if aligns(c.settings)
                 else None
             ),
-            (
-                switch(
-                    "distribution_alignment",
-                    False,
-                    "Scale ReMixMatch's predictions to the class distribution of the labeled "
-                    "images.",
-                ),
-                UNLABELED_DISTRIBUTION,
-            ),
+            (DISTRIBUTION_ALIGNMENT, UNLABELED_DISTRIBUTION),
         ),
         premixup_weight=number(
             "premixup_weight",
@@ -486,7 +553,7 @@ LEARNERS = {
             "[0, inf)",
             "Weight of USADTM's mutual information loss.",
         ),
-        queue_size=QUEUE_SIZE,
+        queue_size=Computed(lambda c: [5 * count for count in c.labeled_counts]),
         pretrain_steps=PRETRAIN_STEPS,
     ),
     "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
