@@ -22,14 +22,18 @@ from daso_tf.platform.keras_versions import (
     model_variables,
     optimizer_variables,
     own_name,
+    scales_losses,
 )
 from daso_tf.run.files import write_atomically
+from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
+# The version of the file. Version 0.1 of the library wrote none; its files count as 1.
+VERSION = "version"
 
 
 class CheckpointError(ValueError):
@@ -70,6 +74,10 @@ class Checkpoints:
         """The checkpoint files, newest first."""
         return sorted(self.directory.glob("step_*.npz"), reverse=True)
 
+    def newest_step(self) -> int:
+        """Returns the number of steps of the newest checkpoint; 0 where there is none."""
+        return max((int(path.stem.removeprefix("step_")) for path in self.paths()), default=0)
+
     def save(self, model: keras.Model) -> Path:
         """Writes the variables of the model and of its optimizer.
 
@@ -83,6 +91,7 @@ class Checkpoints:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
+        arrays[VERSION] = np.array(2)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
@@ -107,7 +116,10 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are checkpoints but none can be read.
         """
-        return self._restore(dict(_named_variables(model)), whole=True)
+        version = self._restore(dict(_named_variables(model)), whole=True)
+        if version and version < 2:
+            _convert_velocity(model)
+        return bool(version)
 
     def restore_encoder(self, encoder: keras.Model) -> bool:
         """Sets an encoder to the averaged one of the newest checkpoint that can be read.
@@ -122,24 +134,26 @@ class Checkpoints:
             CheckpointError: If there are checkpoints but none can be read.
         """
         weights = enumerate(encoder.weights)
-        return self._restore({f"average/{i:04d}": weight for i, weight in weights}, whole=False)
+        variables = {f"average/{i:04d}": weight for i, weight in weights}
+        return bool(self._restore(variables, whole=False))
 
-    def _restore(self, variables: dict[str, tf.Variable], whole: bool) -> bool:
+    def _restore(self, variables: dict[str, tf.Variable], whole: bool) -> int:
+        """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
         for path in self.paths():
             try:
-                arrays = _read(path, variables, whole)
+                version, arrays = _read(path, variables, whole)
             except UNREADABLE as error:
                 logging.warning("%s cannot be read (%s); trying the previous one", path, error)
                 continue
             for name, array in arrays.items():
                 variables[name].assign(array)
-            return True
+            return version
         if self.paths():
             raise CheckpointError(
                 f"none of the {len(self.paths())} checkpoints in {self.directory} can be read;"
                 " remove that folder to train from the beginning"
             )
-        return False
+        return 0
 
 
 def _named_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable]]:
@@ -165,10 +179,34 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable]]:
         yield "optimizer/learning_rate", optimizer.learning_rate
 
 
-def _read(path: Path, variables: dict[str, tf.Variable], whole: bool) -> dict[str, np.ndarray]:
-    """Returns the arrays of a checkpoint, or of a part of it, checked against the variables."""
+def _convert_velocity(model: keras.Model) -> None:
+    """Converts the velocity of `keras.optimizers.SGD`, which version 0.1 used, to that of `SGD`.
+
+    Keras's velocity contains the learning rate: it is -lr times the other one. The rate is that of
+    the last step that was done.
+    """
+    optimizer = model.optimizer
+    if scales_losses(optimizer):
+        optimizer = optimizer.inner_optimizer
+    steps = int(optimizer.iterations.numpy())
+    if not isinstance(optimizer, SGD) or not optimizer.momentum or not steps:
+        return
+    rate = rate_of_version_1(optimizer, steps - 1)
+    for velocity in optimizer.momentums:
+        velocity.assign(-tf.convert_to_tensor(velocity) / rate)
+    logging.warning(
+        "the velocity of the optimizer was converted from Keras's form (learning rate %g)", rate
+    )
+
+
+def _read(
+    path: Path, variables: dict[str, tf.Variable], whole: bool
+) -> tuple[int, dict[str, np.ndarray]]:
+    """Returns version and arrays of a checkpoint, or of a part of it, checked by the variables."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if whole or name in variables}
+        version = int(file[VERSION]) if VERSION in file.files else 1
+    arrays.pop(VERSION, None)
     differing = arrays.keys() ^ variables.keys()
     for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
         arrays.pop(name, None)
@@ -181,4 +219,4 @@ def _read(path: Path, variables: dict[str, tf.Variable], whole: bool) -> dict[st
             raise ValueError(
                 f"{name} has shape {array.shape}, the model's {tuple(variables[name].shape)}"
             )
-    return arrays
+    return version, arrays

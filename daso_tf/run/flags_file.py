@@ -1,13 +1,35 @@
-"""The flag file of a run, and whether the run may continue with other flags."""
+"""The flag file of a run, and whether the run may continue with the present flags and rules."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, default_of
+from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
+
+# How the methods compute, apart from what flags say. Version 0.1 had no number; it counts as 1.
+RULES = 2
+_RULES_LINE = re.compile(r"^# Rules (\d+)\b", re.MULTILINE)
+
+
+class Changes(NamedTuple):
+    """What differs between the start of a run and now.
+
+    Attributes:
+        settings: Flags that were given with another value, such as `--seed: 0 there, 1 now`.
+        defaults: Flags whose default has changed.
+        rules: What the library computes differently for this run.
+    """
+
+    settings: list[str]
+    defaults: list[str]
+    rules: list[str]
 
 
 def write_flags_file(path: Path, settings: Settings) -> None:
@@ -17,27 +39,29 @@ def write_flags_file(path: Path, settings: Settings) -> None:
         path: The file, in a folder that exists.
         settings: The settings of the run.
     """
-    texts = {name: as_text(settings[name]) for name in sorted(TRAIN) if settings[name] is not None}
-    text = "".join(f"--{name}={value}\n" for name, value in texts.items())
+    kept = (name for name in sorted(TRAIN) if TRAIN[name].kept)
+    texts = {name: as_text(settings[name]) for name in kept if settings[name] is not None}
+    text = f"# Rules {RULES}\n" + "".join(f"--{name}={value}\n" for name, value in texts.items())
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def changes_since(path: Path, settings: Settings) -> list[str]:
-    """Returns which flags differ from a flag file's, among those that change the result of a run.
+def changes_since(path: Path, settings: Settings) -> Changes:
+    """Returns what has changed since a flag file was written, of what changes the result of a run.
 
     A flag that the file does not have was added to the library later; its default keeps what the
     library did before.
 
     Args:
         path: A file that `write_flags_file` wrote.
-        settings: The present settings, with the learner's defaults.
-
-    Returns:
-        One text per flag, such as `--seed: 0 there, 1 now`; empty where the run may continue.
+        settings: The present settings, completed.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    there = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
-    changes = []
+    text = path.read_text(encoding="utf-8")
+    there = dict(
+        line.removeprefix("--").split("=", 1)
+        for line in text.splitlines()
+        if line.startswith("--") and "=" in line
+    )
+    changes = Changes([], [], [])
     for name in sorted(there.keys() | TRAIN.keys()):
         flag = TRAIN.get(name)
         if flag is not None and flag.free:
@@ -45,8 +69,43 @@ def changes_since(path: Path, settings: Settings) -> list[str]:
         before, now = there.get(name, "unset"), "unset"
         if flag is not None:
             default = default_of(name, settings.learner)
-            before = as_text(flag.parse(before) if name in there else default)
+            before = as_text(flag.parse(before)) if name in there else as_text(default)
             now = as_text(settings[name])
+            if name not in there and default is None:
+                before = now  # unset in the file
         if before != now:
-            changes.append(f"--{name}: {before} there, {now} now")
+            kind = changes.settings if name in settings.given else changes.defaults
+            kind.append(f"--{name}: {before} there, {now} now")
+    found = _RULES_LINE.search(text)
+    if int(found[1]) < 2 if found else True:
+        changes.rules.extend(_changed_in_rules_2(settings))
     return changes
+
+
+def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
+    """Yields what version 0.1 computed differently for a run, beyond rounding."""
+    if settings.warmup_steps:
+        yield "the warm-up starts at learning rate 0"
+    if settings.learning_rate_drops and settings.optimizer in ("sgd", "sgdw"):
+        yield "SGD keeps the learning rate outside the velocity"
+    if settings.learner == "remixmatch":
+        if settings.pseudo_labeler != "daso":
+            yield "ReMixMatch maps weak and strong views in separate batches"
+        if settings.pseudo_labeler in ("crest_plus", "distribution_alignment"):
+            yield "predictions are aligned before they are sharpened"
+        if settings.source_size not in (0, settings.resolution):
+            yield "ReMixMatch makes strong views at --resolution"
+    if settings.pseudo_labeler in SELF_TRAINING and settings.ramp_fraction:
+        yield "the weight of the unlabeled loss grows in every generation"
+    if settings.learner == "usadtm":
+        yield "USADTM keeps 5 times the labeled images of each class in its queues"
+    changed = {
+        "flexmatch": "FlexMatch writes only confident images of a batch into its memory",
+        "softmatch": "SoftMatch aligns the confidence in its weights",
+        "adsh": "ADSH sets its thresholds once per epoch, with the authors' cap and labels",
+        "saw": "SAW sets its weights once per epoch and weights the labeled loss, too",
+        "cossl": "CoSSL learns from averaged features and class-balanced draws",
+    }
+    for name in (settings.threshold, settings.balanced_head):
+        if name in changed:
+            yield changed[name]

@@ -259,15 +259,25 @@ def _restored_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Mod
 
 
 def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoints) -> None:
-    """Refuses to continue a run that was started with other settings."""
+    """Refuses to continue a run that was started with other settings or rules."""
     flags_file = model_dir / "flags.cfg"
     if not checkpoints.paths() or not flags_file.exists():
         return
-    if changes := changes_since(flags_file, settings):
+    changes = changes_since(flags_file, settings)
+    if changes.settings:
         raise ValueError(
-            f"{model_dir} was started with other settings ({'; '.join(changes)}). Give the same"
-            " settings to continue it, or another --model_dir to start a new run."
+            f"{model_dir} was started with other settings ({'; '.join(changes.settings)}). Give the"
+            " same settings to continue it, or another --model_dir to start a new run."
         )
+    computed = [*changes.defaults, *changes.rules]
+    if not computed or settings.adopt_changes or checkpoints.newest_step() >= settings.steps:
+        return
+    raise ValueError(
+        f"{model_dir} was started by an earlier version of daso_tf, which computed differently:"
+        f" {'; '.join(computed)}. --adopt_changes continues it with the new rules; another"
+        " --model_dir starts a new run. To evaluate or export it as it is, give"
+        f" --steps={checkpoints.newest_step()}."
+    )
 
 
 def _write_images(

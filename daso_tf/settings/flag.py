@@ -25,6 +25,7 @@ class Flag:
         shown_default: The default as help and documentation show it, where it depends on others.
         free: Whether a run may continue with another value. True for what does not change the
             result: where files are, which devices compute, how many checkpoints are kept.
+        kept: Whether the flag file of a run contains it. False for what is asked for once.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Flag:
     interval: str = ""
     shown_default: str = ""
     free: bool = False
+    kept: bool = True
 
     @property
     def help(self) -> str:

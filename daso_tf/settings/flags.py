@@ -120,6 +120,13 @@ OPTIMIZATION = (
 
 RUN = (
     MODEL_DIR,
+    switch(
+        "adopt_changes",
+        False,
+        "Continue a run of an earlier version with the present rules and defaults.",
+        free=True,
+        kept=False,
+    ),
     string("from_model_dir", None, "The finished run whose encoder cRT uses.", free=True),
     string(
         "export_dir",
@@ -266,6 +273,7 @@ def complete(settings: Settings) -> Settings:
             settings = settings.replace(warmup_steps=0)
         if settings.learning_rate_drops is None:
             settings = settings.replace(learning_rate_drops=())
+    settings = settings.replace(distribution_alignment=methods.aligns(settings))
     model_dir = settings.model_dir or f"runs/{settings.dataset}"
     export_dir = settings.export_dir
     if not export_dir or _belongs_to_another_run(Path(export_dir), Path(model_dir)):

@@ -401,7 +401,8 @@ RAMP_FRACTION = number(
     "ramp_fraction",
     0.0,
     "[0, 1]",
-    "Fraction of the run, or of each generation of CReST, in which --unlabeled_weight grows from 0.",
+    "Fraction of the run, or of each generation of CReST, in which --unlabeled_weight grows from "
+    "0.",
 )
 _unlabeled: dict[str, Any] = {
     "unlabeled_weight": number(
@@ -439,6 +440,8 @@ def aligns(settings: Settings) -> bool:
         return False
     if settings.distribution_alignment is not None:
         return settings.distribution_alignment
+    if PSEUDO_LABELERS[settings.pseudo_labeler].make is pseudo_labels.AlignedPseudoLabeler:
+        return False
     same = (
         settings.unlabeled_head > 0
         and settings.unlabeled_imbalance == settings.labeled_imbalance

@@ -210,6 +210,22 @@ class WarmUp(LearningRateSchedule):
         return cls(rate, config["steps"])
 
 
+def rate_of_version_1(optimizer: SGD, step: int) -> float:
+    """Returns the learning rate that version 0.1 of this library used in a step.
+
+    Its warm-up was `rate * min((t + 1) / steps, 1)`.
+
+    Args:
+        optimizer: The optimizer of the run.
+        step: The number of the step, from 0.
+    """
+    schedule = getattr(optimizer, "_learning_rate", optimizer.learning_rate)
+    if isinstance(schedule, WarmUp):
+        rate = schedule.rate(step) if callable(schedule.rate) else schedule.rate
+        return float(rate) * min((step + 1) / schedule.steps, 1.0)
+    return float(schedule(step) if callable(schedule) else schedule)
+
+
 def _sgd(rate, momentum, _):
     return SGD(rate, momentum, nesterov=True)
 
