@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.balance.balanced_head import BalancedHead, Features
+from daso_tf.balance.balanced_head import AveragedFeatures, BalancedHead, Features
 from daso_tf.platform.checks import checked_number, checked_whole_number
 
 
@@ -86,6 +86,7 @@ class ABC(BalancedHead):
         labels: tf.Tensor,
         draws: tf.Tensor,
         step: tf.Tensor,
+        averaged: AveragedFeatures | None = None,
     ) -> tf.Tensor:
         """Computes the sum of the classifier's two losses; see `BalancedHead.loss`."""
         views = tf.concat(features, axis=0)

@@ -25,6 +25,29 @@ class Features(NamedTuple):
     strong: tf.Tensor
 
 
+class AveragedFeatures(NamedTuple):
+    """Features by the averaged encoder in inference mode. No gradient flows through them.
+
+    They are 0 in steps in which the head does not learn (`BalancedHead.learns_at`).
+
+    Attributes:
+        labeled: float `(batch, D)`, of strong views of the labeled images.
+        weak: float `(mu * batch, D)`, of the weak views of the unlabeled images.
+        strong: float `(mu * batch, D)`, of the strong views of the same unlabeled images.
+        remembered: float `(K, Q, D)`, the latest features of strong views of labeled images, by
+            class.
+        counts: int `(K,)`, how many of the Q places of each class are filled, from the first one.
+        draws: float `(batch, 3)`, random numbers for the choice of features, uniform in [0, 1).
+    """
+
+    labeled: tf.Tensor
+    weak: tf.Tensor
+    strong: tf.Tensor
+    remembered: tf.Tensor
+    counts: tf.Tensor
+    draws: tf.Tensor
+
+
 class BalancedHead:
     """Base class of the rules that train a balanced classifier on the learner's features.
 
@@ -36,7 +59,9 @@ class BalancedHead:
 
     Attributes:
         asks_for: What the learner must provide, by name: "pseudo_labels_of_two_classifiers", the
-            argument `pseudo_labels_of` of `loss`. The pseudo-labeler is then called twice per step.
+            argument `pseudo_labels_of` of `loss`, with which the pseudo-labeler is called twice per
+            step; "averaged_features", the argument `averaged` of `loss`, whose weak views then also
+            give the features of `teaching_logits`.
         refuses: What the head cannot be combined with, by such a name, and the reason.
         loss_names: The name of its loss.
 
@@ -59,6 +84,7 @@ class BalancedHead:
         labels: tf.Tensor,
         draws: tf.Tensor,
         step: tf.Tensor,
+        averaged: AveragedFeatures | None = None,
     ) -> tf.Tensor:
         """Computes the loss of the balanced classifier.
 
@@ -70,6 +96,8 @@ class BalancedHead:
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             draws: float `(batch + mu * batch,)`, one random number per image, uniform in [0, 1).
             step: int scalar, the number of steps done before this one.
+            averaged: The features of the averaged encoder, if the head asks for
+                "averaged_features".
 
         Returns:
             A scalar.
@@ -95,6 +123,22 @@ class BalancedHead:
             float `(mu * batch, K)`; by default `logits`.
         """
         return logits
+
+    def learns_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns whether the head learns in a step, bool scalar; by default in every step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        return tf.constant(True)
+
+    def answers_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns whether the head makes the predictions after a number of steps; bool scalar.
+
+        Args:
+            step: int scalar, the number of steps done. By default it makes them from the start.
+        """
+        return tf.constant(True)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this head."""

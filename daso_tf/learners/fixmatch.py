@@ -95,8 +95,18 @@ class FixMatch(Learner):
             strong=self.as_input(self.strong(before_strong, seed=seeds[3])),
         )
 
+    def make_strong_labeled_views(self, labeled: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Makes strong views of the labeled images; see `Learner.make_strong_labeled_views`."""
+        seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
+        seeds = tf.random.experimental.stateless_split(seed, 2, alg="philox")
+        return self.as_input(self.strong(self.weak(labeled, seed=seeds[0]), seed=seeds[1]))
+
     def compute_losses(
-        self, views: FixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: FixMatchViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        strong_labeled: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
@@ -104,12 +114,22 @@ class FixMatch(Learner):
         self.observe_labeled(views.labeled, labels)
 
         labeled, weak, strong = self.forward(*views)
-        probabilities = tf.nn.softmax(self.teaching_logits(weak, step))
+        averaged = self.averaged_features(
+            views.weak,
+            views.strong,
+            views.labeled if strong_labeled is None else strong_labeled,
+            labels,
+            step,
+        )
+        probabilities = tf.nn.softmax(self.teaching_logits(weak, step, averaged))
         pseudo_labels = labeler(probabilities, weak.features, step=step, positions=positions)
-        selection = self.threshold(pseudo_labels.target, labels, positions)
-        taught = pseudo_labels.final if selection.labels is None else selection.labels
+        selection = self.threshold(
+            pseudo_labels.target, labels, positions, step=step - self.first_step
+        )
+        if selection.labels is not None:
+            pseudo_labels = pseudo_labels._replace(final=selection.labels)
         consistency_loss = losses.consistency(
-            taught, selection.weights, labeler.with_margins(strong.logits)
+            pseudo_labels.final, selection.weights, labeler.with_margins(strong.logits)
         )
         features = Features(labeled.features, weak.features, strong.features)
         terms = {
@@ -119,7 +139,7 @@ class FixMatch(Learner):
             "consistency_loss": self.weight_at(step) * consistency_loss,
             **labeler.auxiliary_losses(weak.features, strong.features, step),
             **self.threshold.auxiliary_losses(strong.logits, selection.weights),
-            **self.balanced_losses(features, labels, step),
+            **self.balanced_losses(features, labels, step, averaged),
         }
         return StepOutcome(terms, labeled.logits, pseudo_labels, selection.weights)
 

@@ -100,10 +100,13 @@ class PseudoLabel(Learner):
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
         pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
-        selection = self.threshold(pseudo_labels.target, labels, positions)
-        taught = pseudo_labels.final if selection.labels is None else selection.labels
+        selection = self.threshold(
+            pseudo_labels.target, labels, positions, step=step - self.first_step
+        )
+        if selection.labels is not None:
+            pseudo_labels = pseudo_labels._replace(final=selection.labels)
         consistency_loss = losses.consistency(
-            taught, selection.weights, labeler.with_margins(unlabeled.logits)
+            pseudo_labels.final, selection.weights, labeler.with_margins(unlabeled.logits)
         )
         terms = {
             "supervised_loss": self.supervised_loss(

@@ -157,8 +157,19 @@ class ReMixMatch(Learner):
         turns = super().cut_views(views.turns, count)
         return ReMixMatchViews(labeled, weak, strong, second_strong, turns, mixup)
 
+    def make_strong_labeled_views(self, labeled: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Makes strong views of the labeled images; see `Learner.make_strong_labeled_views`."""
+        seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
+        seeds = tf.random.experimental.stateless_split(seed, 2, alg="philox")
+        weak = resize(self.weak(labeled, seed=seeds[0]), (self.resolution, self.resolution))
+        return self.as_input(self.strong(weak, seed=seeds[1]))
+
     def compute_losses(
-        self, views: ReMixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: ReMixMatchViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        strong_labeled: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
@@ -172,7 +183,14 @@ class ReMixMatch(Learner):
             weak, strong = self.forward(views.weak, views.strong)
         else:
             (weak,) = self.forward(views.weak)
-        guess = tf.stop_gradient(tf.nn.softmax(self.teaching_logits(weak, step)))
+        averaged = self.averaged_features(
+            views.weak,
+            views.strong,
+            views.labeled if strong_labeled is None else strong_labeled,
+            labels,
+            step,
+        )
+        guess = tf.stop_gradient(tf.nn.softmax(self.teaching_logits(weak, step, averaged)))
         if self.distribution_alignment is not None:
             guess = self.distribution_alignment(guess)
         pseudo_labels = mixing.sharpened_pseudo_labels(
@@ -203,10 +221,13 @@ class ReMixMatch(Learner):
             **labeler.auxiliary_losses(weak.features, strong.features, step),
         }
         if self.balanced_head is not None:
-            # It learns from images before MixUp, and the labeled ones were only used mixed so far.
-            (labeled,) = self.forward(views.labeled)
-            features = Features(labeled.features, weak.features, strong.features)
-            terms.update(self.balanced_losses(features, labels, step))
+            if averaged is None:
+                # The head learns from images before MixUp. So far, the labeled ones were mixed.
+                labeled = self.forward(views.labeled)[0].features
+            else:
+                labeled = averaged.labeled
+            features = Features(labeled, weak.features, strong.features)
+            terms.update(self.balanced_losses(features, labels, step, averaged))
         return StepOutcome(terms, labeled_logits, pseudo_labels)
 
     def get_config(self) -> dict[str, Any]:

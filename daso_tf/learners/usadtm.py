@@ -138,7 +138,10 @@ class USADTM(Learner):
         pseudo_labels = labeler(
             tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
         )
-        weights = tf.cast(pseudo_labels.confidence >= self.confidence_threshold, tf.float32)
+        # A confidence of 0 marks an image without a pseudo-label, also for a threshold of 0.
+        confidence = pseudo_labels.confidence
+        taught = (confidence > 0) & (confidence >= self.confidence_threshold)
+        weights = tf.cast(taught, tf.float32)
         consistency_loss = losses.consistency(pseudo_labels.final, weights, strong.logits)
         pairs = [(identity, weak), (identity, strong), (weak, strong)]
         information = [losses.mutual_information(a.logits, b.logits) for a, b in pairs]

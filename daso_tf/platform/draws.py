@@ -14,6 +14,7 @@ from daso_tf.platform import replicas
 
 # Streams of random numbers, one per user. Users that receive the same seed stay independent.
 WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_LABELED, BALANCED_UNLABELED = 1, 2, 3, 4, 5
+BALANCED_CHOICE = 6
 
 
 def uniform(

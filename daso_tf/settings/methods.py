@@ -133,6 +133,12 @@ PRETRAIN_STEPS = integer(
     "pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels are used."
 )
 QUEUE_SIZE = integer("queue_size", 256, "[1, inf)", "Labeled features that are kept per class (Q).")
+EPOCH_STEPS = integer(
+    "epoch_steps",
+    500,
+    "[1, inf)",
+    "Steps after which ABC, ADSH and SAW change their rates, thresholds and weights.",
+)
 BETA = number(
     "class_balance_beta",
     0.999,
@@ -255,14 +261,28 @@ THRESHOLDS = {
             "freematch_fairness", 0.01, "[0, inf)", "Weight of FreeMatch's fairness loss."
         ),
     ),
-    "softmatch": Entry(thresholds.SoftMatchWeight),
+    "softmatch": Entry(
+        thresholds.SoftMatchWeight,
+        alignment=switch(
+            "softmatch_alignment",
+            True,
+            "Weight in SoftMatch by predictions that are aligned to the uniform distribution.",
+        ),
+    ),
     "adsh": Entry(
         thresholds.ADSHThreshold,
         labeled_counts=_labeled_counts,
         num_images=_num_unlabeled,
         confidence=CONFIDENCE,
+        epoch_steps=EPOCH_STEPS,
     ),
-    "saw": Entry(thresholds.SAWWeight, num_images=_num_unlabeled, confidence=CONFIDENCE),
+    "saw": Entry(
+        thresholds.SAWWeight,
+        num_images=_num_unlabeled,
+        confidence=CONFIDENCE,
+        labeled_counts=_labeled_counts,
+        epoch_steps=EPOCH_STEPS,
+    ),
 }
 THRESHOLD = choice(
     "threshold",
@@ -315,6 +335,7 @@ BALANCED_HEADS: dict[str, Entry | None] = {
         labeled_counts=_labeled_counts,
         total_steps=_steps,
         confidence_threshold=CONFIDENCE,
+        update_every=EPOCH_STEPS,
     ),
     "cossl": Entry(
         balance.CoSSL,
@@ -332,6 +353,12 @@ BALANCED_HEADS: dict[str, Entry | None] = {
             0.6,
             "[0, 1]",
             "Least share of its own feature that CoSSL leaves a labeled image.",
+        ),
+        warmup_steps=integer(
+            "cossl_warmup_steps",
+            5000,
+            "[0, inf)",
+            "Steps before --cossl_start in which CoSSL's classifier already learns.",
         ),
     ),
 }

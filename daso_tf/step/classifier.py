@@ -150,6 +150,17 @@ class Classifier(keras.Model):
         # so the `.keras` files of users contain this name.
         return self.ema_classifier
 
+    def answering_logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Computes the logits of evaluation, prediction and export.
+
+        Args:
+            features: float `(batch, D)`, by the averaged encoder.
+
+        Returns:
+            float32 `(batch, K)`, without logit adjustment.
+        """
+        return tf.cast(self.answering_classifier(features), tf.float32)
+
     def ema_logits(self, images: tf.Tensor) -> tf.Tensor:
         """Computes the logits of the averaged network, with logit adjustment where it is set.
 
@@ -162,7 +173,7 @@ class Classifier(keras.Model):
             float32 `(batch, K)`.
         """
         features = self.network.ema_features(self.as_input(images), training=False)
-        logits = tf.cast(self.answering_classifier(features), tf.float32)
+        logits = self.answering_logits(features)
         if not self.test_logit_adjustment or self.labeled_counts is None:
             return logits
         return adjusted(logits, self.labeled_counts, self.test_logit_adjustment)

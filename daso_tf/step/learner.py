@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
-from daso_tf.balance.balanced_head import Features
+from daso_tf.balance.balanced_head import AveragedFeatures, Features
 from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
@@ -21,6 +21,7 @@ from daso_tf.platform.keras_versions import (
     train_on_batch,
 )
 from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.step import compatibility, gradients
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, unpack
 from daso_tf.step.metrics import StepMetrics
@@ -28,6 +29,9 @@ from daso_tf.step.network import decay_at
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.signatures import show_all_arguments
 from daso_tf.thresholds import FixedThreshold, Threshold
+
+# How many features of a class the memory of a balanced head has at most.
+_MOST_REMEMBERED = 256
 
 # Why most learners have no place for these; see `Learner.refuses`.
 NO_THRESHOLD = "it does not choose by confidence which pseudo-labels it teaches"
@@ -193,6 +197,11 @@ class Learner(Classifier):
             self.balanced_classifier, self.ema_balanced_classifier = self.add_head(
                 "balanced_classifier", self.num_classes
             )
+            if "averaged_features" in balanced_head.asks_for:
+                # As many features of a class as it has labeled images.
+                sizes = [min(count, _MOST_REMEMBERED) for count in balanced_head.labeled_counts]
+                self.balanced_memory = PrototypeClassifier(sizes, name="balanced_memory")
+                self.balanced_memory.build([(None, self.num_classes), (None, self.num_features)])
         parts = [part for part in (pseudo_labeler, threshold, balanced_head) if part is not None]
         names = (*loss_names, *(name for part in parts for name in part.loss_names))
         self._step_metrics = StepMetrics(names, self.num_classes, pseudo_labeler is not None)
@@ -210,10 +219,27 @@ class Learner(Classifier):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `make_views`.")
 
+    def make_strong_labeled_views(self, labeled: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Makes strong views of the labeled images, for a balanced head that asks for them.
+
+        Args:
+            labeled: uint8 `(batch, height, width, 3)`.
+            seed: int32 `(2,)`, that of `make_views`, whose draws stay the same.
+
+        Returns:
+            float `(batch, resolution, resolution, 3)`, as the encoder takes them.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `make_strong_labeled_views`."
+        )
+
     def compute_losses(
         self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None = None
     ) -> StepOutcome:
         """Computes the loss terms of a step from its views.
+
+        Learners that take a balanced head have another argument `strong_labeled`, the result of
+        `make_strong_labeled_views`, or None if the head does not ask for it.
 
         Args:
             views: What `make_views` returned.
@@ -292,24 +318,80 @@ class Learner(Classifier):
         since = tf.cast(step, tf.float32) - self.first_step  # in this generation of self-training
         return tf.minimum(since / self.ramp_steps, 1.0)
 
-    def teaching_logits(self, weak: Outputs, step: tf.Tensor) -> tf.Tensor:
+    def averaged_features(
+        self,
+        weak: tf.Tensor,
+        strong: tf.Tensor,
+        strong_labeled: tf.Tensor,
+        labels: tf.Tensor,
+        step: tf.Tensor,
+    ) -> AveragedFeatures | None:
+        """Computes what a balanced head asks of the averaged encoder, and remembers it by class.
+
+        Args:
+            weak: float `(mu * batch, resolution, resolution, 3)`, weak views of unlabeled images.
+            strong: float `(mu * batch, resolution, resolution, 3)`, strong views of these images.
+            strong_labeled: float `(batch, resolution, resolution, 3)`, strong views of the labeled
+                images.
+            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            The features; None if there is no head that asks for them.
+        """
+        head = self.balanced_head
+        if head is None or "averaged_features" not in head.asks_for:
+            return None
+        images = tf.concat([strong_labeled, weak, strong], axis=0)
+        learns = head.learns_at(step)
+        features = tf.cond(
+            learns,
+            lambda: self.network.ema_features(images, training=False),
+            lambda: tf.zeros((tf.shape(images)[0], self.num_features)),
+        )
+        features = tf.stop_gradient(features)
+        sizes = [tf.shape(views)[0] for views in (strong_labeled, weak, strong)]
+        of_labeled, of_weak, of_strong = tf.split(features, sizes)
+
+        memory = self.balanced_memory
+        memory.push(of_labeled, labels)
+        pushed = tf.where(learns, tf.convert_to_tensor(memory.pushed), 0)
+        memory.pushed.assign(pushed)
+        return AveragedFeatures(
+            labeled=of_labeled,
+            weak=of_weak,
+            strong=of_strong,
+            remembered=tf.convert_to_tensor(memory.features),
+            counts=tf.minimum(pushed, tf.constant(memory.queue_size, tf.int64)),
+            draws=draws.uniform(self._draw_seed(step), draws.BALANCED_CHOICE, sizes[0], draws=3),
+        )
+
+    def teaching_logits(
+        self, weak: Outputs, step: tf.Tensor, averaged: AveragedFeatures | None = None
+    ) -> tf.Tensor:
         """Returns the logits of the weak views from which pseudo-labels are made.
 
         Args:
             weak: The `Outputs` of the weak views of the unlabeled images.
             step: int scalar, the number of steps done before this one.
+            averaged: The result of `averaged_features`.
 
         Returns:
             float32 `(mu * batch, K)`: the classifier's, or those of a balanced head that teaches.
         """
         if self.balanced_head is None:
             return weak.logits
+        features = weak.features if averaged is None else averaged.weak
         return self.balanced_head.teaching_logits(
-            self.balanced_classifier, weak.features, weak.logits, step
+            self.balanced_classifier, features, weak.logits, step
         )
 
     def balanced_losses(
-        self, features: Features, labels: tf.Tensor, step: tf.Tensor
+        self,
+        features: Features,
+        labels: tf.Tensor,
+        step: tf.Tensor,
+        averaged: AveragedFeatures | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the loss of the balanced head, by name; nothing where there is none.
 
@@ -317,6 +399,7 @@ class Learner(Classifier):
             features: The features of the step's views, which carry the gradient.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             step: int scalar, the number of steps done before this one.
+            averaged: The result of `averaged_features`.
         """
         head = self.balanced_head
         if head is None:
@@ -328,6 +411,7 @@ class Learner(Classifier):
             labels,
             self.balanced_draws(tf.shape(features.labeled)[0], tf.shape(features.weak)[0], step),
             step,
+            averaged,
         )
         (name,) = head.loss_names
         return {name: loss}
@@ -345,8 +429,7 @@ class Learner(Classifier):
         Returns:
             float32 `(labeled + unlabeled,)`, uniform in [0, 1).
         """
-        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
-        seed = tf.stack([self.seed, draw])
+        seed = self._draw_seed(step)
         uniform = [
             draws.uniform(seed, stream, count, draws=1)[:, 0]
             for stream, count in (
@@ -365,7 +448,11 @@ class Learner(Classifier):
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
-        outcome = self.train_on_views(views, labels, positions)
+        strong_labeled = None
+        if self.balanced_head is not None and "averaged_features" in self.balanced_head.asks_for:
+            make = self.network.compiled_part(self.make_strong_labeled_views)
+            strong_labeled = make(labeled, seed)
+        outcome = self.train_on_views(views, labels, positions, strong_labeled)
         return step_logs(self, self._track(outcome, labels, unlabeled_labels))
 
     def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
@@ -373,7 +460,11 @@ class Learner(Classifier):
         return train_on_batch(self, x, y, return_dict)
 
     def train_on_views(
-        self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: Any,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        strong_labeled: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Trains one step on views that are already made.
 
@@ -381,11 +472,15 @@ class Learner(Classifier):
             views: What `make_views` returns.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             positions: As for `compute_losses`.
+            strong_labeled: What `make_strong_labeled_views` returns. A balanced head that asks for
+                it learns from the weak views of the labeled images if it is None.
 
         Returns:
             The `StepOutcome`.
         """
-        outcome, gradient = self._losses_and_gradient(views, labels, positions)
+        inputs = {"labels": labels, "positions": positions, "strong_labeled": strong_labeled}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        outcome, gradient = self._losses_and_gradient(views, inputs)
         # All replicas have equally many rows: the mean of their gradients is that of the batch.
         gradient = replicas.mean(gradient)
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
@@ -432,6 +527,14 @@ class Learner(Classifier):
         """The average of the balanced head where there is one, else of the classifier."""
         return self.ema_classifier if self.balanced_head is None else self.ema_balanced_classifier
 
+    def answering_logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Computes the logits of the predictions; see `Classifier.answering_logits`."""
+        logits = super().answering_logits(features)
+        if self.balanced_head is None:
+            return logits
+        answers = self.balanced_head.answers_at(tf.convert_to_tensor(self.step))
+        return tf.where(answers, logits, tf.cast(self.ema_classifier(features), tf.float32))
+
     @property
     def pseudo_label_statistics(self) -> dict[str, Any]:
         """Recall and precision per class of the `linear`, `semantic` and `final` pseudo-labels.
@@ -467,9 +570,8 @@ class Learner(Classifier):
         return {"unlabeled_weight": self.unlabeled_weight, "ramp_steps": self.ramp_steps}
 
     def _losses_and_gradient(
-        self, views: Any, labels: tf.Tensor, positions: tf.Tensor | None
+        self, views: Any, inputs: dict[str, tf.Tensor]
     ) -> tuple[StepOutcome, list[tf.Tensor]]:
-        inputs = {"labels": labels} | ({} if positions is None else {"positions": positions})
         variables, count = self.trainable_variables, self.microbatches
         if count == 1:
             return gradients.of_batch(
@@ -483,6 +585,11 @@ class Learner(Classifier):
             variables,
             self.optimizer,
         )
+
+    def _draw_seed(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the seed of the draws of a balanced head, another one for each microbatch."""
+        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
+        return tf.stack([self.seed, draw])
 
     def _track(
         self, outcome: StepOutcome, labels: tf.Tensor, unlabeled_labels: tf.Tensor | None

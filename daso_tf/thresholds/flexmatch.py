@@ -52,6 +52,7 @@ class FlexMatchThreshold(RememberingThreshold):
         target: tf.Tensor,
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        step: tf.Tensor | None = None,
     ) -> Selection:
         """Selects by class thresholds; see `Threshold.call`."""
         positions = self.checked_positions(positions)
@@ -59,8 +60,7 @@ class FlexMatchThreshold(RememberingThreshold):
         confidence = tf.reduce_max(target, axis=-1)
         taught = confidence >= tf.gather(self.class_thresholds(), pseudo_labels)
 
-        # An image keeps its class until it is confident of another one.
-        before = tf.gather(tf.convert_to_tensor(self.labels), positions)
-        learned = tf.where(confidence >= self.confidence, pseudo_labels, before)
-        self.remember(self.labels, positions, learned)
+        # An image keeps its class until it is confident of another one. Only confident rows are
+        # written: another row of the same image must not restore the old class.
+        self.remember(self.labels, positions, pseudo_labels, written=confidence >= self.confidence)
         return Selection(tf.cast(taught, tf.float32))

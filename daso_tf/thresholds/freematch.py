@@ -79,6 +79,7 @@ class FreeMatchThreshold(Threshold):
         target: tf.Tensor,
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        step: tf.Tensor | None = None,
     ) -> Selection:
         """Selects by class thresholds; see `Threshold.call`."""
         confidence = tf.reduce_max(target, axis=-1)

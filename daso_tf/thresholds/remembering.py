@@ -1,9 +1,9 @@
-"""Base class of the thresholds that remember the latest pseudo-label of every unlabeled image."""
+"""Base classes of the thresholds that remember the latest pseudo-label of each unlabeled image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -54,17 +54,26 @@ class RememberingThreshold(Threshold):
         bins = self.num_classes + 1
         return tf.math.bincount(tf.convert_to_tensor(self.labels), minlength=bins, maxlength=bins)
 
-    def remember(self, memory: tf.Variable, positions: tf.Tensor, values: tf.Tensor) -> None:
+    def remember(
+        self,
+        memory: tf.Variable,
+        positions: tf.Tensor,
+        values: tf.Tensor,
+        written: tf.Tensor | None = None,
+    ) -> None:
         """Overwrites the entries of the batch's images in a memory, for all replicas together.
 
         Args:
             memory: A variable with one entry per unlabeled image.
             positions: int `(mu * batch,)`, the positions of the batch's images in it.
             values: `(mu * batch,)`, the new entries.
+            written: bool `(mu * batch,)`, which of them are written; None for all.
         """
+        if written is not None:  # the others are written to a place that is then cut off
+            positions = tf.where(written, positions, tf.cast(self.num_images, positions.dtype))
         positions, values = replicas.gather(positions), replicas.gather(values)
-        before = tf.convert_to_tensor(memory)
-        memory.assign(tf.tensor_scatter_nd_update(before, positions[:, None], values))
+        before = tf.pad(tf.convert_to_tensor(memory), [[0, 1]])
+        memory.assign(tf.tensor_scatter_nd_update(before, positions[:, None], values)[:-1])
 
     def checked_positions(self, positions: tf.Tensor | None) -> tf.Tensor:
         """Returns the positions of a batch.
@@ -86,3 +95,99 @@ class RememberingThreshold(Threshold):
             "num_images": self.num_images,
             "confidence": self.confidence,
         }
+
+
+class EpochThreshold(RememberingThreshold):
+    """Has one value for each class, computed from the remembered pseudo-labels once per epoch.
+
+    Subclasses define `new_values`.
+
+    Args:
+        num_images: Number of unlabeled images, at least 1.
+        confidence: The least confidence of a pseudo-label that is taught, in [0, 1].
+        epoch_steps: Steps of an epoch, at least 1.
+
+    Attributes:
+        first_epoch: The epoch, counted from 0, at whose start the values are computed for the first
+            time.
+        first_value: The value of every class before.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    asks_for = frozenset({"positions", "step"})
+    first_epoch: ClassVar[int] = 1
+
+    def __init__(
+        self, num_images: int, confidence: float = 0.95, epoch_steps: int = 500, **kwargs: Any
+    ):
+        super().__init__(num_images, confidence, **kwargs)
+        self.epoch_steps = checked_whole_number("epoch_steps", epoch_steps, least=1)
+
+    @property
+    def first_value(self) -> float:
+        """The value of every class until values are computed."""
+        return 1.0
+
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Creates the memory and the values; see `Threshold`."""
+        super().build(input_shape)
+        self.class_values = self.add_weight(
+            name="class_values",
+            shape=(self.num_classes,),
+            initializer=keras.initializers.Constant(self.first_value),
+            trainable=False,
+        )
+        # The epoch of the last call, to notice the start of the next one. A step is not enough:
+        # each microbatch is a call with the same step.
+        self.epoch = self.add_weight(
+            name="epoch", shape=(), initializer="zeros", trainable=False, dtype="int64"
+        )
+
+    def new_values(self) -> tf.Tensor:
+        """Computes the values of an epoch that begins, float32 `(K,)`, from what is remembered."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `new_values`.")
+
+    def values_at(self, step: tf.Tensor | None) -> tf.Tensor:
+        """Returns the values of a step, float32 `(K,)`; computes them where an epoch begins.
+
+        Args:
+            step: int scalar, as for `Threshold.call`.
+
+        Raises:
+            ValueError: If there is no step.
+        """
+        if step is None:
+            raise ValueError(
+                f"{type(self).__name__} changes once per epoch: give step=, the number of steps "
+                "done before this one."
+            )
+        epoch = tf.cast(step, tf.int64) // self.epoch_steps
+        last_epoch = tf.convert_to_tensor(self.epoch)
+        values = tf.cond(
+            (epoch > last_epoch) & (epoch >= self.first_epoch),
+            self.new_values,
+            lambda: tf.convert_to_tensor(self.class_values),
+        )
+        self.class_values.assign(values)
+        self.epoch.assign(tf.maximum(epoch, last_epoch))
+        return values
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the variables of a saved layer.
+
+        Those of version 0.1 have no `class_values` and no `epoch`. The values are then computed
+        from the remembered pseudo-labels in the next step.
+        """
+        new = {id(self.class_values), id(self.epoch)}
+        remembered = [variable for variable in self.weights if id(variable) not in new]
+        if len(store.keys()) != len(remembered):
+            super().load_own_variables(store)
+            return
+        for index, variable in enumerate(remembered):
+            variable.assign(store[str(index)])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this layer."""
+        return {**super().get_config(), "epoch_steps": self.epoch_steps}

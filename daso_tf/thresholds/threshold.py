@@ -37,7 +37,8 @@ class Threshold(keras.layers.Layer):
     way of saving the model saves it.
 
     Attributes:
-        asks_for: What the learner must provide, by name: "positions", the argument of `call`.
+        asks_for: What the learner must provide, by name: "positions" and "step", the arguments of
+            `call`.
         refuses: What the threshold cannot be combined with, by such a name, and the reason.
         loss_names: Names of the losses that `auxiliary_losses` returns.
     """
@@ -55,6 +56,7 @@ class Threshold(keras.layers.Layer):
         target: tf.Tensor,
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        step: tf.Tensor | None = None,
     ) -> Selection:
         """Selects from the pseudo-labels of a batch. No gradient flows through the result.
 
@@ -64,6 +66,8 @@ class Threshold(keras.layers.Layer):
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images of the step.
             positions: int `(mu * batch,)`, the positions of the batch's unlabeled images among
                 all unlabeled images; needed if the threshold asks for "positions".
+            step: int scalar, the number of steps done before this one; needed if the threshold
+                asks for "step". In self-training it counts from the start of a generation.
 
         Returns:
             A `Selection`.
@@ -113,6 +117,7 @@ class FixedThreshold(Threshold):
         target: tf.Tensor,
         labels: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        step: tf.Tensor | None = None,
     ) -> Selection:
         """Selects the confident pseudo-labels; see `Threshold.call`."""
         return Selection(tf.cast(tf.reduce_max(target, axis=-1) >= self.confidence, tf.float32))
