@@ -145,8 +145,15 @@ class EpochThreshold(RememberingThreshold):
             name="epoch", shape=(), initializer="zeros", trainable=False, dtype="int64"
         )
 
-    def new_values(self) -> tf.Tensor:
-        """Computes the values of an epoch that begins, float32 `(K,)`, from what is remembered."""
+    def new_values(self, counts: tf.Tensor) -> tf.Tensor:
+        """Computes the values of an epoch that begins from what is remembered.
+
+        Args:
+            counts: int32 `(K,)`, the remembered pseudo-labels of each class.
+
+        Returns:
+            float32 `(K,)`.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement `new_values`.")
 
     def values_at(self, step: tf.Tensor | None) -> tf.Tensor:
@@ -165,9 +172,10 @@ class EpochThreshold(RememberingThreshold):
             )
         epoch = tf.cast(step, tf.int64) // self.epoch_steps
         last_epoch = tf.convert_to_tensor(self.epoch)
+        counts = self.counts()[:-1]  # XLA cannot count within a condition
         values = tf.cond(
             (epoch > last_epoch) & (epoch >= self.first_epoch),
-            self.new_values,
+            lambda: self.new_values(counts),
             lambda: tf.convert_to_tensor(self.class_values),
         )
         self.class_values.assign(values)

@@ -80,9 +80,9 @@ class SAWWeight(EpochThreshold):
         """Returns the weight of a confident pseudo-label of each class now, float32 `(K,)`."""
         return tf.convert_to_tensor(self.class_values)
 
-    def new_values(self) -> tf.Tensor:
+    def new_values(self, counts: tf.Tensor) -> tf.Tensor:
         """Computes the weights of an epoch; see `EpochThreshold.new_values`."""
-        return _effective_weights(self.counts()[: self.num_classes])
+        return _effective_weights(counts)
 
     def call(
         self,

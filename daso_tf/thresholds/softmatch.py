@@ -38,15 +38,13 @@ class SoftMatchWeight(Threshold):
 
     Example:
 
-    >>> weight = SoftMatchWeight(momentum=0.0)
-    >>> weights = weight(tf.constant([[0.9, 0.1], [0.7, 0.3]])).weights
-    >>> [round(float(value), 3) for value in weights]  # aligned, the second one is surer
-    [0.783, 1.0]
-    >>> weights = SoftMatchWeight(momentum=0.0, alignment=False)(
-    ...     tf.constant([[0.9, 0.1], [0.7, 0.3]])
-    ... ).weights
+    >>> target = tf.constant([[0.9, 0.1], [0.7, 0.3], [0.6, 0.4]])
+    >>> weights = SoftMatchWeight(momentum=0.0, alignment=False)(target).weights
     >>> [round(float(value), 3) for value in weights]
-    [1.0, 0.368]
+    [1.0, 0.909, 0.218]
+    >>> weights = SoftMatchWeight(momentum=0.0)(target).weights
+    >>> [round(float(value), 3) for value in weights]  # aligned, the second one is the least sure
+    [1.0, 0.146, 0.997]
 
     Reference:
         Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised
