@@ -21,17 +21,14 @@ from daso_tf.platform.keras_versions import (
     train_on_batch,
 )
 from daso_tf.pseudo_labels import PseudoLabeler
-from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.step import compatibility, gradients
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, unpack
+from daso_tf.step.feature_memory import FeatureMemory
 from daso_tf.step.metrics import StepMetrics
 from daso_tf.step.network import decay_at
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.signatures import show_all_arguments
 from daso_tf.thresholds import FixedThreshold, Threshold
-
-# How many features of a class the memory of a balanced head has at most.
-_MOST_REMEMBERED = 256
 
 # Why most learners have no place for these; see `Learner.refuses`.
 NO_THRESHOLD = "it does not choose by confidence which pseudo-labels it teaches"
@@ -198,9 +195,9 @@ class Learner(Classifier):
                 "balanced_classifier", self.num_classes
             )
             if "averaged_features" in balanced_head.asks_for:
-                # As many features of a class as it has labeled images.
-                sizes = [min(count, _MOST_REMEMBERED) for count in balanced_head.labeled_counts]
-                self.balanced_memory = PrototypeClassifier(sizes, name="balanced_memory")
+                self.balanced_memory = FeatureMemory(
+                    balanced_head.labeled_counts, name="balanced_memory"
+                )
                 self.balanced_memory.build([(None, self.num_classes), (None, self.num_features)])
         parts = [part for part in (pseudo_labeler, threshold, balanced_head) if part is not None]
         names = (*loss_names, *(name for part in parts for name in part.loss_names))
@@ -355,14 +352,13 @@ class Learner(Classifier):
 
         memory = self.balanced_memory
         memory.push(of_labeled, labels)
-        pushed = tf.where(learns, tf.convert_to_tensor(memory.pushed), 0)
-        memory.pushed.assign(pushed)
+        memory.keep_if(learns)
         return AveragedFeatures(
             labeled=of_labeled,
             weak=of_weak,
             strong=of_strong,
             remembered=tf.convert_to_tensor(memory.features),
-            counts=tf.minimum(pushed, tf.constant(memory.queue_size, tf.int64)),
+            counts=memory.counts(),
             draws=draws.uniform(self._draw_seed(step), draws.BALANCED_CHOICE, sizes[0], draws=3),
         )
 

@@ -185,8 +185,8 @@ class EpochThreshold(RememberingThreshold):
     def load_own_variables(self, store: Any) -> None:
         """Loads the variables of a saved layer.
 
-        Those of version 0.1 have no `class_values` and no `epoch`. The values are then computed
-        from the remembered pseudo-labels in the next step.
+        Those of version 0.1 have no `class_values` and no `epoch`. They then have their initial
+        values, so the next step computes `class_values` from the remembered pseudo-labels.
         """
         new = {id(self.class_values), id(self.epoch)}
         remembered = [variable for variable in self.weights if id(variable) not in new]
@@ -195,6 +195,8 @@ class EpochThreshold(RememberingThreshold):
             return
         for index, variable in enumerate(remembered):
             variable.assign(store[str(index)])
+        self.class_values.assign(tf.fill([self.num_classes], self.first_value))
+        self.epoch.assign(0)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this layer."""
