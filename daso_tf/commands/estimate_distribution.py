@@ -76,9 +76,26 @@ def estimate(
         )
     with reading(data):
         validation, unlabeled = predict(data.validation), predict(data.unlabeled)
-    confusion = [validation[labels == k].mean(axis=0) for k in classes]
-    predicted = unlabeled.sum(axis=0, dtype=np.float64)
-    return estimate_distribution(np.transpose(confusion), predicted)
+    return estimate_from(validation, labels, unlabeled)[1]
+
+
+def estimate_from(
+    validation: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates the number of unlabeled images of each class from predictions.
+
+    Args:
+        validation: float `(M, K)`, predictions for the validation images.
+        labels: int `(M,)`, their classes; every class occurs.
+        unlabeled: float `(N, K)`, predictions for the unlabeled images.
+
+    Returns:
+        The confusion matrix, float `(K, K)`, and the estimate, float64 `(K,)`; see
+        `daso_tf.data.estimate_distribution`.
+    """
+    classes = range(validation.shape[1])
+    confusion = np.transpose([validation[labels == k].mean(axis=0) for k in classes])
+    return confusion, estimate_distribution(confusion, unlabeled.sum(axis=0, dtype=np.float64))
 
 
 def write(path: str | Path, class_names: Sequence[str], counts: Iterable[float]) -> None:

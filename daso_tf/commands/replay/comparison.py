@@ -20,7 +20,7 @@ EXACTLY = 0.0  # classes, masks, counts
 NOT_JUDGED = None  # of another implementation: shown, without consequence
 
 
-class UnknownRecording(ValueError):
+class UnknownRecordingError(ValueError):
     """The file is none of the recordings that `replay` can repeat."""
 
 
@@ -74,11 +74,13 @@ class Result(NamedTuple):
         method: The method that was recorded.
         quantities: All compared quantities.
         difference: The difference by design, if the recording has one.
+        unread: Keys of its steps that were not compared.
     """
 
     method: str
     quantities: tuple[Quantity, ...]
     difference: Difference | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def differs(self) -> bool:
@@ -93,11 +95,6 @@ class Result(NamedTuple):
         """The quantities outside their tolerances, without those that differ by design."""
         excused = self.difference.affected if self.difference and self.differs else frozenset()
         return [q for q in self.quantities if not q.within and q.name not in excused]
-
-    @property
-    def worst(self) -> Quantity:
-        """The judged quantity with the largest deviation relative to its tolerance."""
-        return worst(self.quantities)
 
 
 def worst(quantities: Iterable[Quantity]) -> Quantity:

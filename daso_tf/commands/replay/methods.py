@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,8 @@ from daso_tf.balance import (
     LogitAdjustedLoss,
     SupervisedLoss,
 )
-from daso_tf.balance.balanced_head import Features
-from daso_tf.commands.replay.comparison import UnknownRecording
+from daso_tf.balance.balanced_head import AveragedFeatures, Features
+from daso_tf.commands.replay.comparison import UnknownRecordingError
 from daso_tf.encoders import wide_resnet
 from daso_tf.learners.fixmatch import FixMatchViews
 from daso_tf.learners.mean_teacher import MeanTeacherViews
@@ -57,13 +57,6 @@ class Method(NamedTuple):
     pseudo_labeler: str | None = None
     abc: bool = False
 
-    @property
-    def name(self) -> str:
-        """The learner and what it is combined with."""
-        plain = self.pseudo_labeler in (None, "linear")
-        parts = [self.learner, None if plain else self.pseudo_labeler, "abc" if self.abc else None]
-        return " + ".join(part for part in parts if part)
-
 
 # What `method` in the configuration stands for.
 _METHODS = {
@@ -98,25 +91,46 @@ def method_of(config: Config) -> Method:
             Without these keys it is FixMatch with DASO.
 
     Raises:
-        UnknownRecording: If the library cannot repeat this method.
+        UnknownRecordingError: If the library cannot repeat this method.
     """
     if "method" in config:
         if config["method"] not in _METHODS:
-            raise UnknownRecording(
-                f"it is of the method {config['method']!r}; known are {', '.join(_METHODS)}"
+            raise UnknownRecordingError(
+                f"the method {config['method']!r} is none of {', '.join(_METHODS)}"
             )
         return _METHODS[config["method"]]
+    if "learner" not in config and "proto_temp" not in config:
+        raise UnknownRecordingError(
+            "its configuration has neither method nor learner, nor DASO's settings"
+        )
     learner = config.get("learner", "fixmatch")
     if learner not in VIEWS:
-        raise UnknownRecording(f"it is of the learner {learner!r}; known are {', '.join(VIEWS)}")
+        raise UnknownRecordingError(
+            f"it is of the learner {learner!r}; known are {', '.join(VIEWS)}"
+        )
     if VIEWS[learner] is None or learner == "usadtm":
         return Method(learner)
     labeler = config.get("pseudo_labeler", "daso")
     if labeler not in _PSEUDO_LABELERS:
-        raise UnknownRecording(
-            f"its pseudo-labeler is {labeler!r}; known are {', '.join(_PSEUDO_LABELERS)}"
+        raise UnknownRecordingError(
+            f"the pseudo-labeler {labeler!r} is none of {', '.join(_PSEUDO_LABELERS)}"
         )
     return Method(learner, labeler)
+
+
+def name_of(config: Config) -> str:
+    """Returns the learner of a configuration and what it is combined with."""
+    method = method_of(config)
+    parts = [method.learner]
+    if method.pseudo_labeler not in (None, "linear"):
+        parts.append(str(method.pseudo_labeler))
+    if method.abc:
+        parts.append("abc")
+    if config["la_tau"]:
+        parts.append("logit_adjustment")
+    if (loss := config.get("supervised_loss", "cross_entropy")) != "cross_entropy":
+        parts.append(loss)
+    return " + ".join(parts)
 
 
 def difference_of(config: Config) -> str | None:
@@ -206,9 +220,13 @@ def _learner(
     mixed = ("sharpening_temperature", "mixup_beta")
     if method.learner == "fixmatch":
         arguments = {"threshold": config["conf"]}
-        return (ABCFixMatch, arguments | {"balanced_head": _abc(config)}) if method.abc else (
-            learners.FixMatch,
-            arguments,
+        return (
+            (ABCFixMatch, arguments | {"balanced_head": _abc(config)})
+            if method.abc
+            else (
+                learners.FixMatch,
+                arguments,
+            )
         )
     if method.learner == "pseudo_label":
         return learners.PseudoLabel, {"threshold": config["conf"]}
@@ -253,8 +271,8 @@ def _supervised_loss(config: Config, as_recorded: bool) -> SupervisedLoss | None
     elif name == "ldam":
         loss = LDAMLoss(counts, config["max_margin"], config["scale"], switch, config["beta"])
     else:
-        raise UnknownRecording(
-            f"its supervised loss is {name!r}; known are cross_entropy, class_balanced, ldam"
+        raise UnknownRecordingError(
+            f"the supervised loss {name!r} is none of cross_entropy, class_balanced, ldam"
         )
     return PlainBefore(switch, loss) if as_recorded and switch > 0 else loss
 
@@ -324,7 +342,11 @@ class ABCFixMatch(learners.FixMatch):
         return self.recorded.draws
 
     def balanced_losses(
-        self, features: Features, labels: tf.Tensor, step: tf.Tensor, averaged: None = None
+        self,
+        features: Features,
+        labels: tf.Tensor,
+        step: tf.Tensor,
+        averaged: AveragedFeatures | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses, and notes what the recording has in addition to them."""
         head = self.balanced_head
@@ -336,7 +358,7 @@ class ABCFixMatch(learners.FixMatch):
             "keep_labeled": tf.gather(tf.constant(head.balanced_rates), labels),
             "keep_unlabeled": tf.gather(head.keep_rates(step), pseudo_labels.final),
         }
-        return super().balanced_losses(features, labels, step)
+        return super().balanced_losses(features, labels, step, averaged)
 
 
 class OpenUSADTM(learners.USADTM):
@@ -371,10 +393,17 @@ class DARPInPhase(DARPPseudoLabeler):
     From `start_step` until the first such step it teaches uniform labels.
     """
 
-    def __init__(self, *args: Any, start_step: int, period: int, **kwargs: Any):
+    def __init__(
+        self,
+        class_distribution: Sequence[float],
+        num_images: int,
+        start_step: int,
+        period: int,
+        **kwargs: Any,
+    ):
         self.uniform_from = start_step
         first = -(-(start_step + 1) // period) * period - 1
-        super().__init__(*args, start_step=first, period=period, **kwargs)
+        super().__init__(class_distribution, num_images, first, period, **kwargs)
 
     def call(
         self,

@@ -39,7 +39,7 @@ _LOSSES = {
     "loss_abc": "abc_loss",
 }
 # What else a step computes; the order is that of the printed table.
-_TOLERANCES = {
+_TOLERANCES: dict[str, float] = {
     **dict.fromkeys(_LOSSES, comparison.LOSS),
     "grad_norm": comparison.GRADIENT_NORM,
     "lr": comparison.FLOAT,
@@ -60,6 +60,11 @@ _TOLERANCES = {
     "keep_labeled": comparison.FLOAT,
     "keep_unlabeled": comparison.FLOAT,
 }
+# What is not compared: inputs, and true classes for monitoring.
+_INPUTS = {
+    *("labels", "unlabeled_labels", "positions", "draws_labeled", "draws_unlabeled"),
+    *("mixup_weight", "mixup_order"),
+}
 
 
 def replay(trace: Mapping[str, np.ndarray], jit_compile: bool = False) -> Result:
@@ -79,24 +84,25 @@ def replay(trace: Mapping[str, np.ndarray], jit_compile: bool = False) -> Result
             the library does not have its method.
     """
     config = json.loads(str(trace["config"]))
-    method = methods.method_of(config).name
-    ours = _compare(trace, config, jit_compile, as_recorded=False)
+    method = methods.name_of(config)
+    ours, unread = _compare(trace, config, jit_compile, as_recorded=False)
     reason = methods.difference_of(config)
     if reason is None:
-        return Result(method, ours.quantities())
-    theirs = _compare(trace, config, jit_compile, as_recorded=True)
+        return Result(method, ours.quantities(), unread=unread)
+    theirs, _ = _compare(trace, config, jit_compile, as_recorded=True)
     names = {quantity.name for quantity in ours.quantities()}
     if "generation_steps" in config:  # only generations after the first differ
         names = {name for name in names if name.startswith("generation")} - {
             name for name in names if name.startswith("generation1/")
         }
     applied = tuple(quantity for quantity in theirs.quantities() if quantity.name in names)
-    return Result(method, ours.quantities(), Difference(reason, frozenset(names), applied))
+    difference = Difference(reason, frozenset(names), applied)
+    return Result(method, ours.quantities(), difference, unread)
 
 
 def _compare(
     trace: Mapping[str, np.ndarray], config: Mapping[str, Any], jit_compile: bool, as_recorded: bool
-) -> Comparison:
+) -> tuple[Comparison, tuple[str, ...]]:
     """Runs all steps of a recording.
 
     Args:
@@ -104,8 +110,11 @@ def _compare(
         config: The configuration of the recording.
         jit_compile: As for `replay`.
         as_recorded: As for `methods.build`.
+
+    Returns:
+        The deviations, and the keys of steps that were not compared.
     """
-    found = Comparison()
+    found, unread = Comparison(), set[str]()
     length = config.get("generation_steps", config["steps"])
     before = None
     for generation, first in enumerate(range(0, config["steps"], length)):
@@ -115,11 +124,11 @@ def _compare(
         prefix = f"generation{generation + 1}/" if generation else ""
         run = _Run(trace, config, model, found, prefix, jit_compile)
         for step in range(first, min(first + length, config["steps"])):
-            run.step(step)
+            unread |= run.step(step)
         run.compare_generation(f"generation{generation + 1}")
         before = model
     run.compare_end()
-    return found
+    return found, tuple(sorted(unread))
 
 
 class _Run:
@@ -153,8 +162,12 @@ class _Run:
             self._train, jit_compile=jit_compile and "xla" not in refuses, autograph=False
         )
 
-    def step(self, number: int) -> None:
-        """Trains on the views of a step and compares what it computes."""
+    def step(self, number: int) -> set[str]:
+        """Trains on the views of a step and compares what it computes.
+
+        Returns:
+            The recorded keys that are neither inputs nor compared.
+        """
         recorded = _below(self.trace, f"step{number:03d}/")
         before = self._before_step()
         draws = positions = None
@@ -166,12 +179,14 @@ class _Run:
         labels = tf.constant(recorded["labels"])
         outcome, computed = self.train(self._views(recorded), labels, positions, draws)
         values = {**before, **self._outcome(outcome), **self._memories(), **computed}
-        for name, tolerance in _TOLERANCES.items():
-            if name in recorded and name in values:
-                if name == "target" and isinstance(self.model.pseudo_labeler, DARPPseudoLabeler):
-                    tolerance = comparison.REFINED
-                value = np.asarray(values[name])
-                self.found.add(self.prefix + name, value, recorded[name], tolerance)
+        compared = [name for name in _TOLERANCES if name in recorded and name in values]
+        for name in compared:
+            tolerance = _TOLERANCES[name]
+            if name == "target" and isinstance(self.model.pseudo_labeler, DARPPseudoLabeler):
+                tolerance = comparison.REFINED
+            self.found.add(self.prefix + name, values[name], recorded[name], tolerance)
+        structure = methods.VIEWS[self.method.learner]
+        return recorded.keys() - compared - _INPUTS - {*getattr(structure, "_fields", ["labeled"])}
 
     def compare_generation(self, key: str) -> None:
         """Compares the end of a generation of self-training, where the recording has it."""
@@ -319,9 +334,7 @@ def _load_initial(
         )
     for name, variable in weights.items():
         variable.assign(from_pytorch(recorded[name]))
-    for average, variable in zip(
-        model.network.ema_weights, model.network.weights, strict=True
-    ):
+    for average, variable in zip(model.network.ema_weights, model.network.weights, strict=True):
         average.assign(variable)
 
 
