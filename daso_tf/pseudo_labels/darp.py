@@ -192,13 +192,15 @@ def refine(
     predictions = np.asarray(predictions, np.float64)
     images = np.asarray(class_distribution, np.float64)
     images = np.maximum(images * len(predictions) / images.sum(), _TINY)
-    predictions = _without_noise(predictions, images, alpha)
+    predictions = without_noise(predictions, images, alpha)
 
     # With w_n = 1 / entropy, the optimum is p_nk / e * x_n * exp(-nu_k / w_n). Given nu, the row
     # constraints determine x; given x, the column constraints determine nu. All values are kept as
     # logarithms, with one row per class.
     log_p = np.log(np.ascontiguousarray(predictions.T)) - 1.0
-    entropy = -np.sum(predictions * np.log(predictions), axis=1)
+    # The authors add the same number within the logarithm. It matters for confident predictions,
+    # whose entropy is hardly larger.
+    entropy = -np.sum(predictions * np.log(predictions + _TINY), axis=1)
     nu = np.zeros(len(images))
     for _ in range(iterations):
         log_x = -logsumexp(log_p - np.outer(nu, entropy), axis=0)
@@ -206,8 +208,20 @@ def refine(
     return softmax(log_p - np.outer(nu, entropy), axis=0).T
 
 
-def _without_noise(predictions: np.ndarray, images: np.ndarray, alpha: float) -> np.ndarray:
-    """Keeps class k for its `alpha * M_k` most likely images, scaled to sum to M_k."""
+def without_noise(predictions: np.ndarray, images: np.ndarray, alpha: float = 2.0) -> np.ndarray:
+    """Keeps class k for its `alpha * M_k` most likely images, scaled to sum to M_k.
+
+    Args:
+        predictions: float `(N, K)`, each row sums to 1.
+        images: M, K numbers above 0, the images of each class; they sum to N.
+        alpha: How many times its number of images a class may keep, above 0.
+
+    Returns:
+        float64 `(N, K)`; each row sums to 1.
+
+    Reference:
+        Kim et al., "DARP", NeurIPS 2020, section 3, "Removing noisy entries".
+    """
     kept = np.full(predictions.shape, _TINY)
     for k, count in enumerate(images):
         count = min(int(alpha * count), len(predictions))
@@ -224,7 +238,8 @@ def _meet_columns(
     """Solves `sum_n exp(logs_kn - entropy_n * nu_k) = images_k` for every nu_k.
 
     The equation is solved in logarithms: the logarithm of the sum is convex and decreases with nu,
-    so Newton's method converges from any start. On the sum itself it may diverge.
+    so Newton's method converges from any start. On the sum itself it may diverge. It stops after a
+    step below 0.1, as its error is then far smaller; the authors stop early, too.
     """
 
     def excess_and_slope(
@@ -245,8 +260,8 @@ def _meet_columns(
                 x0=nu[k],
                 fprime=True,
                 method="newton",
-                xtol=1e-6,
-                rtol=1e-6,
+                xtol=0.1,
+                rtol=1e-12,
             ).root
             for k in range(len(nu))
         ]

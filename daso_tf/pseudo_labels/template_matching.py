@@ -72,8 +72,7 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
         features = tf.stop_gradient(tf.cast(features, tf.float32))
         similarity = self.templates(features)
         nearest = tf.argmax(similarity, axis=-1)
-        differences = features[:, None, :] - self.templates.prototypes()[None, :, :]
-        agreed = tf.equal(nearest, tf.argmin(tf.norm(differences, axis=-1), axis=-1))
+        agreed = tf.equal(nearest, tf.argmin(self.distances(features), axis=-1))
         matched = agreed & (tf.cast(step, tf.int64) >= self.pretrain_steps)
         confidence = tf.where(matched, tf.maximum(tf.reduce_max(similarity, axis=-1), 0.0), 0.0)
         pseudo_labels = PseudoLabels.from_target(
@@ -82,6 +81,17 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
             semantic=nearest,
         )
         return pseudo_labels._replace(confidence=confidence)
+
+    def distances(self, features: tf.Tensor) -> tf.Tensor:
+        """Computes the Euclidean distance to each template.
+
+        Args:
+            features: float32 `(batch, D)`.
+
+        Returns:
+            float32 `(batch, K)`.
+        """
+        return tf.norm(features[:, None, :] - self.templates.prototypes()[None, :, :], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this layer."""
