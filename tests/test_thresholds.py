@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from command import arguments, run_train
-from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner, train
-from numpy_statements import softmax
+from dense_learner import K, assert_saved_and_resumed_exactly, dense_learner, step_inputs, train
+from numpy_statements import log_softmax, softmax
 from recordings import assert_close, recorded
 
 import daso_tf
 from daso_tf import thresholds
+from daso_tf.learners.pseudo_label import PseudoLabelViews
 from daso_tf.step.losses import consistency
 
 IMAGES = 50
@@ -471,6 +472,39 @@ def test_the_old_name_of_the_argument_still_works(learner, old):
     assert model.threshold.confidence == 0.6 if old == 0.6 else model.threshold is old
     again = learner.from_config({**config, "confidence_threshold": expected})
     assert again.get_config()["threshold"] == expected
+
+
+class Chooses(thresholds.Threshold):
+    """Teaches class 2, weights the labeled images, and notes the step."""
+
+    steps = ()
+
+    def call(self, target, labels=None, positions=None, step=None):
+        self.steps = (*self.steps, int(step))
+        weights = tf.linspace(0.0, 1.0, len(target))
+        chosen = tf.fill([len(target)], tf.constant(2, tf.int64))
+        return thresholds.Selection(weights, chosen, tf.cast(labels + 1, tf.float32))
+
+
+@pytest.mark.parametrize("learner", [daso_tf.FixMatch, daso_tf.PseudoLabel])
+def test_learner_teaches_what_a_threshold_selects(learner):
+    model = dense_learner(learner, threshold=Chooses(), first_step=5)
+    views, labels, _ = step_inputs(0)
+    if learner is daso_tf.PseudoLabel:
+        views = PseudoLabelViews(views.labeled, views.strong)
+    outputs = [output.logits.numpy().astype(np.float64) for output in model.forward(*views)]
+    labeled, taught = outputs[0], outputs[-1]
+    outcome = model.compute_losses(views, labels)
+    expected = -np.mean(np.linspace(0, 1, len(taught)) * log_softmax(taught)[:, 2])
+    assert float(outcome.losses["consistency_loss"]) == pytest.approx(expected, rel=1e-5)
+    each = -log_softmax(labeled)[np.arange(len(labels)), labels]
+    expected = np.mean((labels.numpy() + 1) * each)
+    assert float(outcome.losses["supervised_loss"]) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(outcome.pseudo_labels.final, np.full(len(taught), 2))
+    # The steps of a learner that continues after an earlier generation count from its own start.
+    model.step.assign(7)
+    model.compute_losses(views, labels)
+    assert model.threshold.steps == (0, 2)
 
 
 def test_fixmatch_minimises_the_loss_of_a_threshold():
