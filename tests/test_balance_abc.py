@@ -206,11 +206,11 @@ def test_arguments_outside_their_range_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("learner", "arguments", "message"),
     [
-        (daso_tf.MixMatch, {}, "MixMatch takes no balanced_head: it has no consistency loss"),
+        (daso_tf.MixMatch, {}, "ABC does not go with MixMatch: it has no consistency loss"),
         (
             daso_tf.FixMatch,
             {"pseudo_labeler": daso_tf.pseudo_labels.AlignedPseudoLabeler(COUNTS)},
-            "AlignedPseudoLabeler does not go with ABC: it remembers",
+            "ABC does not go with AlignedPseudoLabeler: it remembers",
         ),
         (daso_tf.FixMatch, {"balanced_head": ABC([2, 1], 10)}, "ABC is for 2 classes, not 3"),
     ],

@@ -132,7 +132,7 @@ def test_saved_and_resumed_exactly(labeler, tmp_path):
 
 def test_compiled_step_computes_the_same():
     assert_compiles_to_the_same(
-        lambda: dense_learner(balanced_head=CoSSL(COUNTS, 1), confidence_threshold=0.3)
+        lambda: dense_learner(balanced_head=CoSSL(COUNTS, 1), threshold=0.3)
     )
 
 

@@ -238,17 +238,28 @@ def test_examples(name):
 def test_fixmatch_saves_it_and_resumes_exactly(threshold, tmp_path):
     config = keras.saving.serialize_keras_object(threshold)
     copy = keras.saving.deserialize_keras_object(config)
-    model = dense_learner(confidence_threshold=copy)
+    model = dense_learner(threshold=copy)
     before = [np.array(weight) for weight in copy.weights]
     assert_saved_and_resumed_exactly(model, tmp_path / "model.keras")
     after = [np.array(weight) for weight in copy.weights]
     assert any((a != b).any() for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("old", [0.6, thresholds.SoftMatchWeight(0.9, 1.5)])
+@pytest.mark.parametrize("learner", [daso_tf.FixMatch, daso_tf.DASO, daso_tf.PseudoLabel])
+def test_the_old_name_of_the_argument_still_works(learner, old):
+    """Until version 0.1 it was `confidence_threshold`, in calls and in saved configs."""
+    model = dense_learner(learner, confidence_threshold=old)
+    config = model.get_config()
+    expected = config.pop("threshold")
+    assert model.threshold.confidence == 0.6 if old == 0.6 else model.threshold is old
+    again = learner.from_config({**config, "confidence_threshold": expected})
+    assert again.get_config()["threshold"] == expected
+
+
 def test_fixmatch_minimises_the_loss_of_a_threshold():
     with_it, without = (
-        dense_learner(confidence_threshold=thresholds.FreeMatchThreshold(0.5, weight))
-        for weight in (0.5, 0.0)
+        dense_learner(threshold=thresholds.FreeMatchThreshold(0.5, weight)) for weight in (0.5, 0.0)
     )
     losses = train(with_it, 0, 1).losses
     assert set(losses) == {"supervised_loss", "consistency_loss", "fairness_loss"}
@@ -267,7 +278,7 @@ def test_the_command_provides_positions(tmp_path):
 
 
 def test_learners_without_a_threshold_refuse_it():
-    with pytest.raises(ValueError, match="MixMatch takes no threshold: it does not choose"):
+    with pytest.raises(ValueError, match="FixedThreshold does not go with MixMatch: it"):
         dense_learner(daso_tf.MixMatch, threshold=0.9)
 
 

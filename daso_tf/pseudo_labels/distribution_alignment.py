@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -52,6 +53,8 @@ class DistributionAlignment(keras.layers.Layer):
         Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1; the temperature: Wei et al.,
         "CReST", CVPR 2021, section 3.3.
     """
+
+    asks_for: ClassVar[frozenset[str]] = frozenset({"predictions_not_aligned"})
 
     def __init__(
         self,
@@ -149,7 +152,13 @@ class AlignedPseudoLabeler(PseudoLabeler):
         Semi-Supervised Learning", CVPR 2021, section 3.3: alignment in FixMatch.
     """
 
-    refuses = TWO_CLASSIFIERS
+    refuses = MappingProxyType(
+        {
+            **TWO_CLASSIFIERS,
+            "predictions_not_aligned": "the predictions would be aligned twice; "
+            "--nodistribution_alignment (distribution_alignment=None) aligns them once",
+        }
+    )
 
     def __init__(
         self,
