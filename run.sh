@@ -116,7 +116,7 @@ check_wheel() {
   quietly daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
   quietly daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
-  python -m pytest --collect-only --quiet "${tests[0]}" >collected.txt ||
+  python -m pytest --collect-only "${tests[0]}" >collected.txt ||
     { cat collected.txt >&2; fail "the tests of the sdist cannot be collected"; }
   tail -n 1 collected.txt
   python -m pytest -p no:cacheprovider "${tests[0]}/test_docstrings.py"
