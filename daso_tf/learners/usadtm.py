@@ -47,7 +47,8 @@ class USADTM(Learner):
         strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
             default `RandAugment()`.
         queue_size: Labeled features that are kept per class, at least 1.
-        pretrain_steps: Number of steps at the start in which no pseudo-label is taught.
+        pretrain_steps: Number of steps at the start, at least 0, in which no pseudo-label is
+            taught.
         confidence_threshold: Least cosine similarity of the pseudo-labels that are taught, in
             [0, 1].
         mutual_information_weight: Weight of the mutual information loss, at least 0.

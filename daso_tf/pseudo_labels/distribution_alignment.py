@@ -36,6 +36,8 @@ class DistributionAlignment(keras.layers.Layer):
         temperature: t, in [0, 1]: 1 uses the target distribution as it is, 0 a uniform one. CReST+
             decreases it from generation to generation.
         window: Number of batches to average, at least 1.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Input shape: float `(batch, K)`, rows sum to 1. Output shape: the same.
 
@@ -135,6 +137,7 @@ class AlignedPseudoLabeler(PseudoLabeler):
             unlabeled images or, if it is unknown, of the labeled images.
         temperature: In [0, 1], as for `DistributionAlignment`.
         window: At least 1, as for `DistributionAlignment`.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

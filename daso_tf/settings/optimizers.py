@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.extras import import_extra
 
 
@@ -101,11 +102,11 @@ class WarmUp(LearningRateSchedule):
     """A learning rate that grows linearly in the first steps.
 
     Args:
-        rate: The learning rate after that, a number or a schedule.
+        rate: The learning rate after that, a number above 0 or a schedule.
         steps: Number of these steps, at least 1.
 
     Raises:
-        ValueError: If `steps` is below 1.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -118,10 +119,8 @@ class WarmUp(LearningRateSchedule):
 
     def __init__(self, rate: float | LearningRateSchedule, steps: int):
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}.")
-        self.rate = rate
-        self.steps = int(steps)
+        self.rate = rate if callable(rate) else checked_number("rate", rate, above=0)
+        self.steps = checked_whole_number("steps", steps, least=1)
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the learning rate of a step.

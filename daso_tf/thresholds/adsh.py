@@ -29,6 +29,7 @@ class ADSHThreshold(RememberingThreshold):
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
         num_images: Number of unlabeled images, at least 1.
         confidence: The threshold of the head class, in [0, 1].
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -24,6 +24,7 @@ class SAWWeight(RememberingThreshold):
     Args:
         num_images: N, the number of unlabeled images, at least 1.
         confidence: The least confidence of a pseudo-label that is taught, in [0, 1].
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -24,6 +24,7 @@ class SoftMatchWeight(Threshold):
         momentum: Momentum of the moving averages, in [0, 1).
         deviations: The Gaussian's standard deviation is that of the confidences divided by this
             number, above 0.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.
