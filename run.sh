@@ -5,7 +5,7 @@
 # ./run.sh test [pytest arguments]   checks style, types and imports, and runs the test suite
 # ./run.sh test-addons [arguments]   runs it with TensorFlow 2.15 and TensorFlow Addons
 # ./run.sh docs                      builds the documentation into docs/_build/html
-# ./run.sh notebooks                 executes examples/*.ipynb
+# ./run.sh notebooks                 executes examples/*.ipynb and runs their tests
 # ./run.sh wheel                     builds wheel and sdist into dist/ and tests them elsewhere
 #
 # The first call makes .venv in this folder and installs daso_tf into it, in the versions that
@@ -82,9 +82,11 @@ build_docs() {
   .venv/bin/python docs/check.py docs/_build/html
 }
 
+# Some of the tests need packages of the extra `notebooks`; `./run.sh test` skips them.
 run_notebooks() {
-  TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" \
-    .venv/bin/jupyter-execute --timeout=600 examples/*.ipynb
+  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+  .venv/bin/jupyter-execute --timeout=600 examples/*.ipynb
+  .venv/bin/python -m pytest tests/test_notebooks.py
 }
 
 # check_wheel: tests the wheel and the sdist where the checkout is not importable. The new
@@ -116,7 +118,7 @@ check_wheel() {
   quietly daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
   quietly daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
-  python -m pytest --collect-only --quiet "${tests[0]}" >collected.txt ||
+  python -m pytest --collect-only "${tests[0]}" >collected.txt ||
     { cat collected.txt >&2; fail "the tests of the sdist cannot be collected"; }
   tail -n 1 collected.txt
   python -m pytest -p no:cacheprovider "${tests[0]}/test_docstrings.py"

@@ -1,30 +1,31 @@
-"""Times weak and strong views beside plain Pillow, Keras' RandAugment and a training step.
+"""Times weak and strong views, in comparison with Pillow, Keras' RandAugment and a training step.
 
     python benchmarks/augment.py
     python benchmarks/augment.py --batch 448 --rounds 10 --no-step
     .venv-addons/bin/python benchmarks/augment.py --operations
 
-Prints a table in Markdown: milliseconds for a batch of views, images per second and, where the
-training step was timed too, the share of a step of FixMatch on WRN-28-2 with 64 labeled and 128
-unlabeled images of 32x32 pixels. All are timed in turn, again and again, in one process; the
-figures are medians.
+Prints a Markdown table: milliseconds for a batch of views, images per second and, unless --no-step
+is given, the time as a share of a training step (FixMatch on WRN-28-2, 64 labeled and 128 unlabeled
+images of 32x32 pixels). One process measures all of them in turn, for several rounds. The numbers
+are medians.
 
-Pillow runs one image at a time on one core, as a data loader's worker does. Keras' RandAugment
-draws the same two operations for all images of a batch.
+Pillow processes one image at a time on one core, as a worker of a data loader does. Keras'
+RandAugment draws the same two operations for all images of a batch.
 
-With --operations, single operations that TensorFlow Addons has too are timed instead, at level 5 of
-10, and the share of images is told that come out as Pillow makes them.
+--operations times single operations instead, those that TensorFlow Addons has too, at level 5 of
+10. The table then has the share of images that are equal to those of Pillow.
 """
 
 import argparse
 import functools
 import os
 import random
+import runpy
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -35,9 +36,10 @@ from PIL import Image
 
 import daso_tf
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-import pillow_views
-
+# The plain statements of the operations that the tests compare with.
+pillow_views = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).parents[1] / "tests" / "pillow_views.py"))
+)
 LABELED, UNLABELED = 64, 128
 NAMES = tuple(pillow_views.OPERATIONS)
 STEPS = 5
@@ -74,7 +76,7 @@ def pillow_strong(image: np.ndarray) -> np.ndarray:
 
 
 def contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[int], object]]:
-    """Lists what makes views of the images, as functions of a number that seeds them."""
+    """Returns the functions that make views of the images, each called with a seed."""
     weak, strong = daso_tf.augment.Weak(), daso_tf.augment.RandAugment()
     batch = tf.constant(images)
 
@@ -101,13 +103,16 @@ def contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[int], obje
 
 
 def addons_operations() -> dict[str, Callable]:
-    """Lists TensorFlow Addons' operations, of a batch and one magnitude; none without it."""
+    """Returns the operations of TensorFlow Addons, called with a batch and one magnitude.
+
+    Empty if it is not installed.
+    """
     try:
         from tensorflow_addons import image
     except ImportError:
         return {}
 
-    def of_one(function):  # it takes one image, and the color of what comes in from outside
+    def of_one(function):  # it processes one image; 0 is the color of the area outside of it
         return lambda images, v: tf.map_fn(lambda one: function(one, v, 0), images)
 
     return {
@@ -122,7 +127,7 @@ def addons_operations() -> dict[str, Callable]:
 
 
 def operation_contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[int], object]]:
-    """Lists what carries out single operations on the images, as `contenders` lists views."""
+    """Returns the functions that apply single operations, as `contenders` returns views."""
     batch, addons = tf.constant(images), addons_operations()
     timed = {}
     for name in addons or NAMES:
@@ -144,7 +149,7 @@ def operation_contenders(images: np.ndarray) -> dict[tuple[str, str], Callable[[
 
 
 def as_pillow(timed: dict[tuple[int, str, str], Callable]) -> dict[tuple, float]:
-    """Returns which share of the images comes out as of Pillow."""
+    """Returns the share of the images that are equal to those of Pillow."""
     results = {key: function(0) for key, function in timed.items()}
     return {
         (size, name, how): np.mean(np.all(images == results[size, name, "Pillow loop"], (1, 2, 3)))
@@ -180,7 +185,7 @@ def training_step() -> Callable[[], object]:
 def measure(
     timed: dict, step: Callable[[], object] | None, rounds: int
 ) -> tuple[dict[tuple, float], float | None]:
-    """Times everything in turn; returns the medians in seconds, the step's apart."""
+    """Times everything in turn; returns the medians in seconds and that of the step."""
     for function in timed.values():
         function(-1)  # compiles
     if step:
@@ -198,18 +203,18 @@ def measure(
 def print_table(
     medians: dict[tuple, float], step: float | None, batch: int, equal: dict[tuple, float]
 ) -> None:
-    """Prints one row for each way to make views, or to carry out an operation."""
+    """Prints one row for each way to make views or to apply an operation."""
     columns = [
         "pixels",
         "operation" if equal else "views",
-        "made by",
+        "program",
         f"ms for {batch}",
         "images/s",
     ]
     if step:
         columns.append(f"share of a step of {step:.2f} s")
     if equal:
-        columns.append("as Pillow")
+        columns.append("equal to Pillow")
     print(f"| {' | '.join(columns)} |\n|{'|'.join(['---'] * len(columns))}|")
     for (size, view, how), median in medians.items():
         row = [f"{size}x{size}", view, how, f"{1000 * median:.1f}", f"{batch / median:,.0f}"]
@@ -221,12 +226,14 @@ def print_table(
 
 
 def main() -> None:
-    """Reads the command line, measures, prints."""
+    """Parses the command line, measures and prints."""
     parser = argparse.ArgumentParser(description="Times the augmentations.")
-    parser.add_argument("--batch", type=int, default=UNLABELED, help="views made at once")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96], help="of the images")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--no-step", action="store_true", help="time no training step")
+    parser.add_argument("--batch", type=int, default=UNLABELED, help="views per batch")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[32, 96], help="sides of the images in pixels"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="number of measurements")
+    parser.add_argument("--no-step", action="store_true", help="do not time a training step")
     parser.add_argument("--operations", action="store_true", help="time single operations")
     options = parser.parse_args()
     listed = operation_contenders if options.operations else contenders

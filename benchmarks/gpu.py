@@ -3,10 +3,11 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --train_minutes=5 --data_dir=cifar10_jpeg
 
-Prints, as Markdown: how the recorded runs replay on the GPU (float32, TF32 off), the card's matrix
-rates, the steps per second of flags/cifar10_lt.cfg in each precision with and without XLA and with
-several steps at a time, and the time of the paper's 250,000 steps that follows. Rows are printed as
-they are measured. With --train_minutes it then trains on an image folder for about so long.
+Prints Markdown: how far the recorded runs deviate on the GPU (float32, TF32 off), the GPU's rate of
+matrix products, and the steps per second of flags/cifar10_lt.cfg in each precision, with and
+without XLA and with several steps per call, with the resulting time of the paper's 250,000 steps.
+Each row is printed when it is measured. With --train_minutes, the program then trains on an image
+folder for about that time.
 """
 
 import argparse
@@ -23,26 +24,34 @@ from step_time import BATCH, RATIO, ROOT, configured, step_operations
 from daso_tf.commands.replay import TOLERANCES, replay
 
 PAPER_STEPS = 250_000
-# Precision, whether TF32 is on, and its flag.
+# Whether TF32 is on, and the flag, by precision.
 PRECISIONS = {
     "float32": (False, "--mixed_precision=none"),
     "TF32": (True, "--mixed_precision=none"),
     "bfloat16": (True, "--mixed_precision=bfloat16"),
 }
-# XLA or not, and the steps that are handed over at a time.
+# Whether XLA compiles the step, and the steps per call.
 WAYS = ((True, 1), (True, 10), (False, 1))
 
 
 def main() -> int:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
-    parser.add_argument("--any_device", action="store_true", help="go on without a GPU, as a trial")
-    parser.add_argument("--width", type=int, default=2, help="of the WRN-28")
-    parser.add_argument("--resolution", type=int, default=32, help="of the images")
-    parser.add_argument("--traces", nargs="*", type=Path, help="by default those of the tests")
-    parser.add_argument("--train_minutes", type=float, default=0, help="of the real run")
-    parser.add_argument("--data_dir", help="its images: train/CLASS/*.jpg and test/CLASS/*.jpg")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement")
+    parser.add_argument(
+        "--any_device", action="store_true", help="measure without a GPU, as a trial"
+    )
+    parser.add_argument("--width", type=int, default=2, help="width of the WRN-28")
+    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument(
+        "--traces", nargs="*", type=Path, help="recorded runs; by default those of the tests"
+    )
+    parser.add_argument(
+        "--train_minutes", type=float, default=0, help="duration of the training run; 0: none"
+    )
+    parser.add_argument(
+        "--data_dir", help="its image folder: train/CLASS/*.jpg and test/CLASS/*.jpg"
+    )
     args = parser.parse_args()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and not args.any_device:
@@ -87,7 +96,7 @@ def replays(traces: list[Path]) -> bool:
 
 
 def matrix_rate(precision: str, size: int = 8192) -> float:
-    """Measures the card's matrix products, in operations per second."""
+    """Measures the rate of matrix products, in operations per second."""
     use(precision)
     kind = tf.bfloat16 if precision == "bfloat16" else tf.float32
     size = size if tf.config.list_physical_devices("GPU") else size // 8
@@ -114,7 +123,7 @@ def use(precision: str) -> str:
 
 
 def steps(args, bfloat16_rate: float) -> tuple[float, list[str]]:
-    """Prints the table of steps per second; returns the largest, and the flags that made it."""
+    """Prints the table of steps per second; returns the highest rate and its flags."""
     draw = np.random.default_rng(0).integers
     shape = (args.resolution, args.resolution, 3)
     arrays = (
@@ -123,7 +132,7 @@ def steps(args, bfloat16_rate: float) -> tuple[float, list[str]]:
         draw(0, 256, (8000, *shape), np.uint8),
     )
     print(
-        "| precision | XLA | steps at a time | first step, s | steps/s | images/s | TFLOP/s |",
+        "| precision | XLA | steps per call | first step, s | steps/s | images/s | TFLOP/s |",
         end="",
     )
     print(f" of the bfloat16 rate | hours for {PAPER_STEPS:,} steps |")
@@ -157,7 +166,7 @@ def steps(args, bfloat16_rate: float) -> tuple[float, list[str]]:
 
 
 def measured(learner, batches, at_a_time: int, seconds: float) -> tuple[float, float]:
-    """Returns the seconds of the first call and the steps per second of those that follow."""
+    """Returns the seconds of the first call and the steps per second of the later ones."""
     start = time.perf_counter()
     float(learner.train_function(batches)["loss"])
     first = time.perf_counter() - start
@@ -171,7 +180,7 @@ def measured(learner, batches, at_a_time: int, seconds: float) -> tuple[float, f
 
 
 def train(args, fastest: tuple[float, list[str]]) -> None:
-    """Trains on real images for about the minutes asked for, and prints what is reached."""
+    """Trains on images for about --train_minutes and prints the result."""
     rate, settings = fastest
     evaluations = 20
     each = max(10, int(rate * 60 * args.train_minutes / evaluations) // 10 * 10)

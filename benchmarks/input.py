@@ -1,12 +1,12 @@
-"""Measures how fast training batches come, from memory and from files, and in how much memory.
+"""Measures the speed and the memory of training batches, from memory and from files.
 
     python benchmarks/input.py
     python benchmarks/input.py --files 20000 100000 200000 --no-step
 
-Writes JPEG files of 64 x 64 pixels to a temporary folder, some 4 kB of disk each, and prints tables
-in Markdown: images per second, peak memory by the number of files with its slope, and the share of
-a training step (FixMatch on WRN-28-2, 64 labeled and 128 unlabeled images of 32 x 32 pixels) that
-is spent waiting for its batch. Each peak is that of a process of its own.
+Writes JPEG files of 64x64 pixels to a temporary folder, about 4 kB of disk each. Prints Markdown
+tables: images per second, peak memory by number of files, and the share of a training step
+(FixMatch on WRN-28-2, 64 labeled and 128 unlabeled images of 32x32 pixels) that is spent waiting
+for the batch. Each peak is measured in a separate process.
 """
 
 import argparse
@@ -33,16 +33,22 @@ LABELED_FILES, TEST_FILES, CLASSES = 1000, 200, 10
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, nargs="+", default=[20_000, 100_000, 200_000])
-    parser.add_argument("--batches", type=int, default=100, help="timed in each measurement")
-    parser.add_argument("--steps", type=int, default=8, help="training steps timed, 0: none")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own does
+    parser.add_argument(
+        "--files",
+        type=int,
+        nargs="+",
+        default=[20_000, 100_000, 200_000],
+        help="numbers of unlabeled files",
+    )
+    parser.add_argument("--batches", type=int, default=100, help="batches per measurement")
+    parser.add_argument("--steps", type=int, default=8, help="training steps to time; 0: none")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # in a separate process
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(**json.loads(options.measure))))
         return
 
-    print("| path | files | images/s | peak memory, MB | above an idle process, MB |")
+    print("| source | files | images/s | peak memory, MB | above an idle process, MB |")
     print("|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root, peaks = Path(folder), []
@@ -61,9 +67,9 @@ def main() -> None:
                     peaks.append((count, found["peak"]))
         if len(peaks) > 1:
             slope, _ = np.polyfit(*np.array(peaks).T, 1)
-            print(f"\nFrom files, each file more takes {slope * 1e6:,.0f} bytes more.")
+            print(f"\nFrom files, each additional file needs {slope * 1e6:,.0f} bytes.")
         if options.steps:
-            print("\n| path | step, s | of it waiting for the batch |\n|---|---|---|")
+            print("\n| source | step, s | share waiting for the batch |\n|---|---|---|")
             for stream in (False, True):
                 found = in_own_process(str(root), 5000, stream, 0, options.steps)
                 path = "files" if stream else "memory"
@@ -71,7 +77,7 @@ def main() -> None:
 
 
 def write(root: Path, count: int) -> None:
-    """Writes an image folder with `count` unlabeled files, each another picture."""
+    """Writes an image folder with `count` unlabeled files; all images are different."""
     rng = np.random.default_rng(0)
     textures = rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
 
@@ -91,7 +97,7 @@ def write(root: Path, count: int) -> None:
 
 
 def in_own_process(*arguments) -> dict:
-    """Runs `measure` in another process; arguments and result are its own."""
+    """Runs `measure` in a separate process, with the same arguments and result."""
     names = ("root", "count", "stream", "batches", "steps")
     settings = json.dumps(dict(zip(names, arguments, strict=True)))
     done = subprocess.run(
@@ -106,7 +112,7 @@ def measure(root: str, count: int, stream: bool, batches: int, steps: int) -> di
     from daso_tf.data import loading, pools
 
     idle = peak()
-    # As many files as asked of those that are there: fewer of them are listed, none is looked at.
+    # A part of the files in the folder; no file is opened for this.
     selection = loading.select("image_folder", root, loading.LongTail(), seed=0)
     pool, members = selection.parts["unlabeled"]
     fewer = pools.FilePool(pool.files[:count], pool.labels[:count])
@@ -127,7 +133,7 @@ def measure(root: str, count: int, stream: bool, batches: int, steps: int) -> di
 
 
 def waiting(data, ready, steps: int) -> dict:
-    """Trains some steps; returns the seconds of one and the share spent waiting for its batch."""
+    """Trains some steps; returns the seconds per step and the share of waiting for batches."""
     import keras
 
     import daso_tf
@@ -148,7 +154,7 @@ def waiting(data, ready, steps: int) -> dict:
 
 
 def peak() -> float:
-    """Returns the most memory that this process has used so far, in MB."""
+    """Returns the peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # Linux counts in kB
 
 

@@ -1,14 +1,14 @@
-"""Trains methods with the same seeds on the same data and compares what they reach.
+"""Trains methods with the same seeds on the same data and compares their accuracy.
 
     python benchmarks/methods.py --flagfile=flags/digits_lt.cfg --output=runs/methods_digits
     python benchmarks/methods.py --flagfile=flags/digits_lt.cfg --output=runs/two --seeds=2 \
         --method="fixmatch: --pseudo_labeler=linear" --method="daso: --pseudo_labeler=daso"
 
-A method is a name and the flags that make it, after those of the flag file and of this command.
-Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, where each run keeps a
-folder of its own: the same command again goes on with those that are not finished. `--jobs` trains
-several runs side by side, each on its share of the processor's cores: small networks leave most of
-a second core idle. All other flags are those of `daso_tf.train`.
+A method is a name and its flags, which come after those of the flag file and of this command.
+Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, and each run into a
+folder in it. The same command again continues the runs that are not finished. `--jobs` trains
+several runs at the same time, each on its share of the processor's cores: small networks leave most
+of a second core idle.
 """
 
 import csv
@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import daso_tf.settings.flags
+from daso_tf.settings.flag import Flag, as_text, integer, string
+from daso_tf.settings.flags import TRAIN
+from daso_tf.settings.settings import Settings, parse
 
-FLAGS = flags.FLAGS
 METHODS = [
     "supervised: --learner=supervised",
     "pseudo_label: --learner=pseudo_label --pseudo_labeler=linear",
@@ -62,26 +63,41 @@ METHODS = [
 ]
 COLUMNS = ("last", "median", "balanced", "head", "medium", "tail")
 
-flags.DEFINE_string("output", None, "Folder of the runs and the tables.", required=True)
-flags.DEFINE_multi_string("method", METHODS, "NAME: FLAGS, once a method.")
-flags.DEFINE_integer("seeds", 3, "Runs of each method, with --seed=0, 1, ...", lower_bound=1)
-flags.DEFINE_integer("jobs", 1, "Runs at a time; 2 or more need Linux.", lower_bound=1)
+OWN_FLAGS = (
+    string("output", None, "Required: folder of the runs and the tables."),
+    Flag(
+        "method",
+        METHODS,
+        "NAME: FLAGS, once per method.",
+        flags.DEFINE_multi_string,
+        shown_default="all of METHODS in this file",
+    ),
+    integer("seeds", 3, "[1, inf)", "Runs of each method, with --seed=0, 1, ..."),
+    integer("jobs", 1, "[1, inf)", "Runs at the same time; 2 or more need Linux."),
+)
 
 
-def main(argv: list[str]) -> int:
-    """Trains what is not trained yet, and writes the tables."""
-    output = Path(FLAGS.output)
-    methods = dict(text.split(": ", 1) for text in FLAGS.method)
+def main(arguments: list[str]) -> int:
+    """Trains the runs that are not finished, and writes the tables."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        for flag in OWN_FLAGS:
+            print(f"  --{flag.name}  {flag.help}")
+        print("\nAll other flags are those of `daso-tf train`.")
+        return 0
+    settings = parsed(arguments)
+    output = Path(settings.output)
+    methods = dict(text.split(": ", 1) for text in settings.method)
     reached = {name: [] for name in methods}
-    runs = [(name, seed) for seed in range(FLAGS.seeds) for name in methods]
+    runs = [(name, seed) for seed in range(settings.seeds) for name in methods]
 
     def train_one(run: tuple[str, int]) -> Path:
         name, seed = run
         model_dir = output / f"{name.replace(' ', '')}_{seed}"
-        train(model_dir, [*_common_flags(), *methods[name].split(), f"--seed={seed}"])
+        train(model_dir, [*_common_flags(settings), *methods[name].split(), f"--seed={seed}"])
         return model_dir
 
-    with side_by_side(FLAGS.jobs) as pool:
+    with side_by_side(settings.jobs) as pool:
         try:
             trained = pool.map(train_one, runs)
             for (name, _), model_dir in zip(tqdm.tqdm(runs, desc="runs"), trained, strict=True):
@@ -94,22 +110,40 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def parsed(arguments: list[str]) -> Settings:
+    """Returns the settings of a command line, or exits with what is wrong with it."""
+    try:
+        settings, rest = parse(arguments, [*OWN_FLAGS, *TRAIN.values()])
+    except flags.Error as error:
+        raise SystemExit(f"{error} (--help lists the flags)") from error
+    if rest:
+        raise SystemExit(f"{rest[0]!r} is not a flag; settings are written --name=value.")
+    if not settings.output:
+        raise SystemExit("--output=FOLDER is missing, the folder of the runs and the tables.")
+    for text in settings.method:
+        if ": " not in text:
+            raise SystemExit(f"--method={text!r} must be a name, a colon, a space and flags.")
+    return settings
+
+
 def side_by_side(jobs: int) -> ThreadPoolExecutor:
     """Returns a pool of `jobs` threads whose child processes each see a share of the cores."""
     if jobs == 1:
         return ThreadPoolExecutor(1)
     cores = sorted(os.sched_getaffinity(0))
     if jobs > len(cores):
-        raise SystemExit(f"--jobs={jobs}, but there are {len(cores)} cores; a job needs one")
+        raise SystemExit(
+            f"--jobs={jobs}, but there are {len(cores)} cores, and each job needs one."
+        )
     shares = queue.SimpleQueue()
     for job in range(jobs):
         shares.put(cores[job::jobs])
-    # Linux keeps the cores of each thread by itself, and a child has those of its thread.
+    # In Linux each thread has its own set of cores, and a child process inherits it.
     return ThreadPoolExecutor(jobs, initializer=lambda: os.sched_setaffinity(0, shares.get()))
 
 
 def train(model_dir: Path, settings: list[str]) -> None:
-    """Runs the train command; what it says goes to a file beside the run."""
+    """Runs the train command; its output is written to a file in the folder of the run."""
     model_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "daso_tf.train", *settings, f"--model_dir={model_dir}"]
     with (model_dir / "log.txt").open("w") as log:
@@ -119,7 +153,7 @@ def train(model_dir: Path, settings: list[str]) -> None:
 
 
 def scores(results: dict) -> dict[str, float]:
-    """Returns what a run reached, in percent, from its `results.json`.
+    """Returns the accuracies of a run, in percent, from its `results.json`.
 
     Head, medium and tail are the mean recalls of the third of the classes with the most labeled
     images, of the next third and of the rest.
@@ -134,7 +168,7 @@ def scores(results: dict) -> dict[str, float]:
 
 
 def write(output: Path, reached: dict[str, list[dict[str, float]]]) -> None:
-    """Writes the tables and the picture of what there is so far."""
+    """Writes the tables and the picture of the runs so far."""
     with (output / "methods.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["method", "seed", *COLUMNS])
@@ -150,7 +184,7 @@ def write(output: Path, reached: dict[str, list[dict[str, float]]]) -> None:
 
 
 def draw(reached: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Draws a bar a method and group of classes, with the standard deviation over the seeds."""
+    """Draws a bar for each method and group of classes, with the deviation over the seeds."""
     groups = ("balanced", "head", "medium", "tail")
     figure = Figure(figsize=(10, 1.5 + 0.6 * len(reached)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -171,12 +205,11 @@ def _mean_and_deviation(values: list[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.1f}"
 
 
-def _common_flags() -> list[str]:
-    """Returns the train command's own flags as they were given here."""
-    own = FLAGS.flags_by_module_dict()[daso_tf.flags.__name__]
-    given = [flag for flag in own if flag.present and flag.name not in ("seed", "model_dir")]
-    return [f"--{flag.name}={flag.value}" for flag in given]
+def _common_flags(settings: Settings) -> list[str]:
+    """Returns the flags of the train command that were given."""
+    names = sorted((settings.given & TRAIN.keys()) - {"seed", "model_dir"})
+    return [f"--{name}={as_text(settings[name])}" for name in names]
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main(sys.argv[1:]))

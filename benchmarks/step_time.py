@@ -1,17 +1,18 @@
-"""Times a training step of the library against the same step written plainly in PyTorch.
+"""Times a training step of the library and the same step written plainly in PyTorch.
 
     pip install ".[bench]"
     python benchmarks/step_time.py
     python benchmarks/step_time.py --growth
 
-The first command trains FixMatch + DASO as flags/cifar10_lt.cfg says (WRN-28-2, 64 labeled and 128
-unlabeled images) in two processes that take turns, step by step: `daso_tf` as the train command
-does it, and `benchmarks/pytorch_reference.py` with channels last and with Pillow's augmentation in
-DataLoader workers, which is how the authors train. While one steps, the other one waits. Prints the
-ratio of the pairs, images per second, peak memory and the time to the first step.
+The first command trains FixMatch + DASO with the settings of flags/cifar10_lt.cfg (WRN-28-2, 64
+labeled and 128 unlabeled images) in two processes that take turns, step by step: `daso_tf` as in
+the train command, and `benchmarks/pytorch_reference.py` with channels last and Pillow's
+augmentation in DataLoader workers, as the authors train. While one process computes, the other one
+waits. Prints seconds per step, images per second, peak memory, the time to the first step and the
+ratio of both programs.
 
-The second shows what DASO's memory costs as classes K, queue length Q, features D and batch grow:
-the step with and without it, of a small encoder.
+The second command measures what DASO costs as the classes K, the queue size Q, the features D and
+the batch grow: the step of a small encoder with and without it.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, RATIO = 64, 2
 PROGRAMS = ("daso_tf", "pytorch")
-# Of the second command: one of these at a time differs from the first row.
+# Settings of the second command; each further row changes one of them.
 BASE = {"classes": 10, "queue": 256, "features": 128, "batch": 64}
 GROWTH = {
     "classes": (100, 1000),
@@ -40,13 +41,15 @@ GROWTH = {
 
 
 def main() -> int:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=15, help="steps of each program, in turns")
-    parser.add_argument("--growth", action="store_true", help="as K, Q, D and the batch grow")
-    parser.add_argument("--jit_compile", default="auto", help="as for daso_tf.train")
-    parser.add_argument("--width", type=int, default=2, help="of the WRN-28")
-    parser.add_argument("--resolution", type=int, default=32, help="of the images")
+    parser.add_argument("--pairs", type=int, default=15, help="steps of each program")
+    parser.add_argument(
+        "--growth", action="store_true", help="measure the growth with K, Q, D and the batch"
+    )
+    parser.add_argument("--jit_compile", default="auto", help="as for daso-tf train")
+    parser.add_argument("--width", type=int, default=2, help="width of the WRN-28")
+    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--worker", choices=[*PROGRAMS, "growth"], help=argparse.SUPPRESS)
     parser.add_argument("--arrays", help=argparse.SUPPRESS)
     parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
@@ -64,7 +67,7 @@ def main() -> int:
 
 
 class Worker:
-    """A process that makes steps when it is asked to."""
+    """A process that trains a step on request."""
 
     def __init__(self, kind: str, *arguments: str):
         self.started = time.perf_counter()
@@ -79,7 +82,7 @@ class Worker:
         )
 
     def ask(self, question: str) -> float:
-        """Returns the number that the process answers: `step`, `memory`, `flops` or `rate`."""
+        """Returns the number that the process answers to `step`, `memory`, `flops` or `rate`."""
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
@@ -99,7 +102,7 @@ class Worker:
 
 
 def serve(program) -> None:
-    """Answers the questions of the process that started this one."""
+    """Answers the requests of the process that started this one."""
     for line in sys.stdin:
         question = line.strip()
         if question == "step":
@@ -118,22 +121,20 @@ def configured(arrays, *settings: str):
     """Makes the learner of flags/cifar10_lt.cfg and its endless batches.
 
     Args:
-        arrays: labeled images, their classes and unlabeled images.
-        *settings: flags that are different, as `--name=value`.
+        arrays: Labeled images, their classes, and unlabeled images.
+        *settings: Flags with other values, as `--name=value`.
 
     Returns:
         The learner, ready to call its `train_function` on the iterator of batches.
     """
-    from absl import flags
-
-    import daso_tf.settings.flags  # noqa: F401  defines the flags
     from daso_tf.data import from_arrays, training_batches
     from daso_tf.settings.build import build_learner
+    from daso_tf.settings.flags import TRAIN, complete
+    from daso_tf.settings.settings import parse
 
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["step_time", f"--flagfile={ROOT / 'flags/cifar10_lt.cfg'}", *settings])
+    parsed, _ = parse(["--flagfile=cifar10_lt.cfg", *settings], TRAIN.values())
     data = from_arrays(*arrays)
-    learner = build_learner(flags.FLAGS, data)
+    learner = build_learner(complete(parsed), data)
     learner.make_train_function()
     batches = training_batches(data, batch_size=BATCH, unlabeled_ratio=RATIO, seed=0)
     return learner, iter(batches)
@@ -142,8 +143,8 @@ def configured(arrays, *settings: str):
 def step_operations(encoder) -> int:
     """Counts the floating-point operations of a step's convolutions.
 
-    The student's views go forward and back, which is three times forward; the average's labeled
-    views go forward.
+    The views pass the trained network forward and backward, which costs three times a forward pass.
+    The labeled views pass the averaged network forward.
     """
     from daso_tf.settings.compilation import operations
 
@@ -151,7 +152,7 @@ def step_operations(encoder) -> int:
 
 
 class Ours:
-    """The step of `python -m daso_tf.train --flagfile=flags/cifar10_lt.cfg`."""
+    """The step of `daso-tf train --flagfile=cifar10_lt.cfg`."""
 
     def __init__(self, args):
         arrays = np.load(args.arrays)
@@ -164,7 +165,7 @@ class Ours:
         )
 
     def step(self) -> None:
-        """Trains a step, and waits for it."""
+        """Trains a step and waits for its end."""
         float(self.learner.train_function(self.batches)["loss"])
 
     def flops(self) -> float:
@@ -186,14 +187,14 @@ class Ours:
 
 
 class Peer:
-    """The step of the PyTorch program, the way the authors train."""
+    """The step of the PyTorch program, as the authors train."""
 
     def __init__(self, args):
         import pytorch_reference as reference
         import torch
 
         class Views(torch.utils.data.IterableDataset):
-            """Batches of augmented views, made by Pillow in the worker that iterates."""
+            """Batches of views that Pillow makes in the worker that iterates."""
 
             def __iter__(self):
                 arrays = dict(np.load(args.arrays))
@@ -202,7 +203,7 @@ class Peer:
                     yield views
 
         class ChannelsLast(reference.DASO):
-            """DASO on tensors whose channels come last in memory, oneDNN's faster layout."""
+            """DASO on tensors with channels last in memory, which is faster in oneDNN."""
 
             def view(self, images):
                 return super().view(images).contiguous(memory_format=torch.channels_last)
@@ -255,7 +256,9 @@ def compare(args) -> None:
 
     print(f"\nWRN-28-{args.width}, {args.resolution} pixels, {os.cpu_count()} cores.", end=" ")
     print(f"A step is {flops / 1e9:.0f} GFLOP; matrix products: {rate / 1e9:.0f} GFLOP/s.\n")
-    print("| program | s a step | images/s | GFLOP/s | of matrix rate | first step, s | peak, MB |")
+    print(
+        "| program | s per step | images/s | GFLOP/s | of matrix rate | first step, s | peak, MB |"
+    )
     print("|---|---|---|---|---|---|---|")
     for program, times in seconds.items():
         low, median, high = np.percentile(times, (25, 50, 75))
@@ -271,7 +274,7 @@ def compare(args) -> None:
     print(f"(quartiles {low:.3f} and {high:.3f}).")
 
 
-# ---------------------------------------------------------------- what DASO's memory costs
+# ---------------------------------------------------------------- what DASO costs
 
 
 class Growth:
@@ -293,7 +296,11 @@ class Growth:
         encoder = keras.Sequential([keras.Input((16, 16, 3)), *layers])
         labeler = DASOPseudoLabeler(queue_size=setting["queue"], pretrain_steps=0)
         self.learner = daso_tf.FixMatch(
-            encoder, setting["classes"], labeler if setting["daso"] else None
+            encoder,
+            setting["classes"],
+            labeler if setting["daso"] else None,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
         )
         jit_compile = {"true": True, "batch_norm": "batch_norm"}.get(args.jit_compile, False)
         self.learner.compile(keras.optimizers.SGD(0.03), jit_compile=jit_compile)
@@ -309,7 +316,7 @@ class Growth:
 
 
 def growth(args) -> None:
-    """Prints the table of what DASO's memory costs."""
+    """Prints the table of what DASO costs."""
     settings = [BASE]
     settings += [BASE | {name: value} for name, values in GROWTH.items() for value in values]
     print("| K | Q | D | batch | ms without DASO | ms with | peak without, MB | with |")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One worker a node:  sbatch --nodes=4 deploy/slurm.sh --flagfile=flags/cifar10_lt.cfg
+# One worker per node:  sbatch --nodes=4 deploy/slurm.sh --flagfile=flags/cifar10_lt.cfg
 #
-# The checkout, its .venv (./run.sh makes it), the data and --model_dir lie in a folder that all
-# nodes share. A job that ends early goes on where it was when it is submitted again.
+# All nodes must share the folder of the checkout, its .venv (which ./run.sh makes), the data and
+# --model_dir. Submit a job that ended early again; it continues from its newest checkpoint.
 #SBATCH --job-name=daso_tf
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
@@ -12,7 +12,7 @@ port=${DASO_PORT:-22222}
 workers=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/.*/\"&:$port\"/" | paste -sd,)
 export workers
 
-# SLURM_PROCID, the worker's number, is known in the task alone.
+# SLURM_PROCID, the number of the worker, is only known inside the task.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c '
   export TF_CONFIG="{\"cluster\": {\"worker\": [$workers]},

@@ -9,7 +9,7 @@ import daso_tf
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 600
 keras.utils.set_random_seed(0)  # of the initial weights
 
-# 30 labeled images of the digit 0 down to 3 of the digit 9, and 100 to 10 unlabeled ones.
+# Labeled images: 30 of the digit 0 down to 3 of the digit 9. Unlabeled images: 100 down to 10.
 data = daso_tf.data.load(
     "digits",
     labeled_head=30,

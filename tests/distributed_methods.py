@@ -1,6 +1,6 @@
-"""Trains methods on one device and on two replicas, in a process of its own.
+"""Trains methods on one device and on two replicas, in a separate process.
 
-Prints, as JSON by method, the largest difference of a variable, relative to its largest value.
+Prints the largest difference of a variable, relative to its largest value, as JSON by method.
 """
 
 import functools
@@ -10,6 +10,7 @@ import distributed_steps
 import keras
 import numpy as np
 import tensorflow as tf
+from channels import STATISTICS
 
 import daso_tf
 from daso_tf import balance, pseudo_labels, thresholds
@@ -19,9 +20,9 @@ from daso_tf.platform.keras_versions import model_variables
 
 COUNTS, UNLABELED, STEPS = [20, 13, 7], 90, 3
 
-# What remembers something of a batch, each in another way.
+# Methods that remember something of a batch, each in another way.
 METHODS = {
-    "usadtm": (daso_tf.USADTM, {"pretrain_steps": 0}),
+    "usadtm": (daso_tf.USADTM, {"pretrain_steps": 0, "confidence_threshold": 0.4}),
     "darp": (
         daso_tf.FixMatch,
         {
@@ -35,10 +36,10 @@ METHODS = {
         {"pseudo_labeler": pseudo_labels.DebiasedPseudoLabeler()},
     ),
     "cossl": (daso_tf.FixMatch, {"balanced_head": balance.CoSSL(COUNTS, teach_after=1)}),
-    "freematch": (daso_tf.FixMatch, {"confidence_threshold": thresholds.FreeMatchThreshold()}),
+    "freematch": (daso_tf.FixMatch, {"threshold": thresholds.FreeMatchThreshold()}),
     "adsh": (
         daso_tf.FixMatch,
-        {"confidence_threshold": thresholds.ADSHThreshold(COUNTS, UNLABELED, 0.4)},
+        {"threshold": thresholds.ADSHThreshold(COUNTS, UNLABELED, 0.4)},
     ),
 }
 
@@ -46,16 +47,17 @@ METHODS = {
 def trained(method, strategy):
     """Returns every variable after some steps."""
     learner, arguments = METHODS[method]
-    # Parts are made anew, as the other learner has built those of the table.
+    # New copies of the parts: those of the table belong to the learner that has built them.
     arguments = {
         name: type(part).from_config(part.get_config()) if hasattr(part, "get_config") else part
         for name, part in arguments.items()
     }
-    arguments.setdefault("confidence_threshold", 0.4)
-    # Traced in a fraction of RandAugment's time, which distributed_steps.py has.
+    if learner is not daso_tf.USADTM:
+        arguments.setdefault("threshold", 0.4)
+    # Its trace takes a fraction of the time of RandAugment's, which distributed_steps.py tests.
     arguments["strong"] = daso_tf.augment.Weak()
     with strategy.scope():
-        model = learner(distributed_steps.encoder(), len(COUNTS), **arguments)
+        model = learner(distributed_steps.encoder(), len(COUNTS), **STATISTICS, **arguments)
         model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), jit_compile=False)
     batches = functools.partial(
         training_batches,
@@ -63,7 +65,7 @@ def trained(method, strategy):
         batch_size=distributed_steps.BATCH,
         unlabeled_ratio=distributed_steps.RATIO,
         seed=0,
-        with_positions=model.needs_positions,
+        **model.batch_arguments,
     )
     model.fit(
         strategies.distributed(strategy, batches), steps_per_epoch=STEPS, shuffle=False, verbose=0

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from channels import STATISTICS
 
 import daso_tf
 from daso_tf.data import from_arrays, training_batches
@@ -62,7 +63,7 @@ def learner():
     labeler = Recorded(
         queue_size=6, pretrain_steps=8, distribution_period=5, distribution_temperature=1.0
     )
-    model = daso_tf.FixMatch(encoder(), CLASSES, labeler, confidence_threshold=0.4)
+    model = daso_tf.FixMatch(encoder(), CLASSES, labeler, threshold=0.4, **STATISTICS)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), jit_compile=False)
     return model
 

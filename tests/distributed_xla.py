@@ -1,8 +1,9 @@
-"""Trains on two replicas with and without XLA, in a process of its own: `... RUN`, a key of RUNS.
+"""Trains on two replicas with and without XLA, in a separate process: `distributed_xla.py RUN`.
 
-Prints, as JSON, the largest difference of a variable relative to its largest value: of the whole
-network with XLA, and of BatchNorm alone, which may be synchronized; the difference of the
-predictions, and what is said where the whole is to be compiled and BatchNorm is synchronized.
+RUN is a key of RUNS. Prints JSON: the largest difference of a variable, relative to its largest
+value, where XLA compiles the networks ("variables") and where it compiles BatchNorm, which is
+synchronized ("batch_norm"); the largest difference of the predictions; and the error message where
+XLA should compile networks with synchronized BatchNorm ("refusal").
 """
 
 import functools
@@ -13,6 +14,7 @@ import distributed_steps
 import keras
 import numpy as np
 import tensorflow as tf
+from channels import STATISTICS
 from distributed_methods import difference
 
 import daso_tf
@@ -25,7 +27,7 @@ from daso_tf.run.prediction import Prediction
 
 STEPS = 4
 
-# Learners that ask each network in other ways.
+# Learners that call the networks in different ways.
 RUNS = {
     "daso": lambda encoder: daso_tf.FixMatch(
         encoder,
@@ -33,10 +35,13 @@ RUNS = {
         DASOPseudoLabeler(
             queue_size=6, pretrain_steps=2, distribution_period=2, distribution_temperature=1.0
         ),
-        confidence_threshold=0.4,
+        threshold=0.4,
         strong=daso_tf.augment.Weak(),
+        **STATISTICS,
     ),
-    "mean_teacher": lambda encoder: daso_tf.MeanTeacher(encoder, distributed_steps.CLASSES),
+    "mean_teacher": lambda encoder: daso_tf.MeanTeacher(
+        encoder, distributed_steps.CLASSES, **STATISTICS
+    ),
 }
 
 
@@ -71,7 +76,7 @@ def trained(run, strategy, jit_compile, synchronized=False):
 
 
 def main(run):
-    """Compares the two."""
+    """Compares training with and without XLA."""
     device = tf.config.LogicalDeviceConfiguration()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [device] * 2)

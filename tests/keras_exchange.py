@@ -1,9 +1,9 @@
-"""What one version of Keras writes for the other to read, and twenty steps that both must make.
+"""Files that one version of Keras writes and the other reads; twenty steps that both compute.
 
     python tests/keras_exchange.py
 
-writes tests/data/keras_2 under Keras 2.15, tests/data/keras_3 and tests/data/twenty_steps.json
-under Keras 3; to be done under both when what is saved changes.
+writes tests/data/keras_2 with Keras 2.15, and tests/data/keras_3 and tests/data/twenty_steps.json
+with Keras 3. Run it with both when the format of a file changes.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from channels import CIFAR_10
 
 import daso_tf
 from daso_tf.encoders import BatchNormalization
@@ -37,7 +38,7 @@ def small_encoder():
 
 
 def small_learner():
-    """A compiled learner with something of everything that is saved."""
+    """Makes a compiled learner with every kind of variable and config that is saved."""
     learner = daso_tf.DASO(
         small_encoder(),
         K,
@@ -45,6 +46,7 @@ def small_learner():
         pretrain_steps=1,
         distribution_period=2,
         class_names=["ant", "bee", "cicada"],
+        **CIFAR_10,
     )
     optimizer = keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True)
     learner.compile(optimizer, jit_compile=False)
@@ -52,14 +54,14 @@ def small_learner():
 
 
 def smooth_encoder():
-    """Returns an encoder without a kink, in which rounding stays as small as it is.
+    """Returns an encoder with smooth activations, in which rounding errors stay small.
 
-    Rounding differs between processors and versions; where it moves an activation of a ReLU over
-    zero, the gradient jumps, and some steps later the losses differ by a thousandth.
+    Rounding differs between processors and versions. Where it moves the input of a ReLU across
+    zero, the gradient jumps, and a few steps later the losses differ by a thousandth.
     """
     images = x = keras.Input((16, 16, 3))
     for width in (8, 16):
-        initializer = scaled_normal(2.0, "fan_out")  # draws the same in both versions
+        initializer = scaled_normal(2.0, "fan_out")  # the same draws in both versions
         x = keras.layers.Conv2D(
             width, 3, strides=2, padding="same", kernel_initializer=initializer
         )(x)
@@ -68,10 +70,11 @@ def smooth_encoder():
 
 
 def twenty_steps():
-    """Makes the views of twenty steps and trains on them; returns what a version must not change.
+    """Makes the views of twenty steps and trains on them.
 
     Returns:
-        Of each step the SHA-256 of its views' bytes and its losses by name.
+        For each step the SHA-256 of its views' bytes and its losses by name. All versions of Keras
+        must compute the same.
     """
     keras.utils.set_random_seed(7)
     learner = daso_tf.DASO(
@@ -80,7 +83,8 @@ def twenty_steps():
         queue_size=4,
         pretrain_steps=5,
         distribution_period=5,
-        confidence_threshold=0.5,
+        threshold=0.5,
+        **CIFAR_10,
     )
     learner.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True))
     make_views, train = tf.function(learner.make_views), tf.function(learner.train_on_views)
@@ -89,7 +93,7 @@ def twenty_steps():
     for step in range(20):
         labels = np.arange(8, dtype=np.int32) % 4
         classes = np.concatenate([labels, rng.integers(0, 4, 16)])
-        # Four hues, blurred by what is left of a random picture.
+        # The brightness depends on the class; half of the range is noise.
         pictures = rng.integers(0, 128, (24, 16, 16, 3)) + 32 * classes[:, None, None, None]
         labeled, unlabeled = np.split(pictures.astype(np.uint8), [8])
         views = make_views(labeled, unlabeled, tf.constant([7, step]))
@@ -106,7 +110,7 @@ def twenty_steps():
 
 
 def main():
-    """Writes what the other version is to read."""
+    """Writes the files that the other version reads."""
     folder = DATA / f"keras_{MAJOR}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

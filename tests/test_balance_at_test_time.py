@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from channels import STATISTICS
 
 import daso_tf
 from daso_tf.run.results import evaluate
@@ -20,7 +21,7 @@ def learner(**arguments):
     image = keras.Input((8, 8, 3))
     features = keras.layers.GlobalAveragePooling2D()(image)
     keras.utils.set_random_seed(0)
-    model = daso_tf.FixMatch(keras.Model(image, features), 3, **arguments)
+    model = daso_tf.FixMatch(keras.Model(image, features), 3, **STATISTICS, **arguments)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     return model
 

@@ -1,4 +1,4 @@
-"""What XLA compiles where nobody says so."""
+"""What XLA compiles by default."""
 
 import keras
 import pytest

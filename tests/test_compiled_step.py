@@ -1,4 +1,4 @@
-"""The step as a compiled function: traced once, several steps per call, few calls of callbacks."""
+"""The compiled step: traced once, several steps per call, few calls of callbacks."""
 
 import functools
 import re
@@ -7,16 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
-from command import arguments, run_train
+from command import arguments, parsed, run_train
 from dense_learner import SIZE, K, dense_learner
 
 import daso_tf
-from daso_tf.commands import train
 from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.pseudo_labels import DASOPseudoLabeler
 from daso_tf.run.callbacks import PacedCallbacks
-from daso_tf.settings.flags import FLAGS
+from daso_tf.run.run import prepare
 
 B, MU, STEPS = 4, 2, 12
 
@@ -45,7 +43,7 @@ def learner(steps_per_execution=1, jit_compile=False):
     """FixMatch + DASO whose pretraining ends after 5 steps."""
     labeler = DASOPseudoLabeler(queue_size=3, pretrain_steps=5, distribution_period=2)
     strong = daso_tf.augment.RandAugment(num_ops=0, cutout=2)
-    model = dense_learner(Traced, pseudo_labeler=labeler, strong=strong, confidence_threshold=0.2)
+    model = dense_learner(Traced, pseudo_labeler=labeler, strong=strong, threshold=0.2)
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
         jit_compile=jit_compile,
@@ -96,7 +94,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(steps_per_execution):
     # Pretraining ended in the second of the three epochs.
     assert int(model.step) == STEPS > model.pseudo_labeler.pretrain_steps > 4
     assert counts[0] == counts[1] == counts[2]
-    # Keras 2 traces a loop over steps twice, to find out what it returns.
+    # Keras 2 traces a loop over steps twice: the first trace shows what it returns.
     assert set(counts[0].values()) <= ({1} if KERAS_3 or steps_per_execution == 1 else {1, 2})
 
 
@@ -104,7 +102,7 @@ def test_step_under_xla_is_traced_and_compiled_once():
     model = learner()
     step = tf.function(model.train_step, jit_compile=True, reduce_retracing=True)
     batches = daso_tf.data.training_batches(data(), batch_size=B, unlabeled_ratio=MU, seed=0)
-    for batch in batches.take(STEPS):  # XLA cannot compile anything that runs on the host
+    for batch in batches.take(STEPS):  # XLA cannot compile operations that run on the host
         step(batch)
     assert int(model.step) == STEPS
     assert model.traces["train"] == step.experimental_get_tracing_count() == 1
@@ -118,15 +116,15 @@ def test_several_steps_at_a_time_are_the_same_steps_exactly():
         np.testing.assert_array_equal(a, b)
 
 
-def test_prediction_runs_batch_by_batch_whatever_training_does():
+def test_prediction_runs_batch_by_batch_whatever_steps_per_execution_is():
     model, images = learner(4), data().labeled.images
     probabilities = [twin.predict(images, batch_size=5, verbose=0) for twin in (model, learner(1))]
     np.testing.assert_array_equal(*probabilities)
-    assert model.traces["predict"] == 1  # and not one copy for each of the four batches
+    assert model.traces["predict"] == 1  # not one copy for each of the four batches
     assert int(model.steps_per_execution) == 4
 
 
-def test_even_batches_hold_every_image_once_and_the_last_again():
+def test_even_batches_have_every_image_once_and_repeat_the_last():
     for count, size, expected in ((10, 4, [4, 4, 4]), (8, 4, [4, 4]), (3, 8, [3]), (9, 8, [5, 5])):
         images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), "u1")
         batches = daso_tf.data.even_batches(daso_tf.data.Images(images, np.arange(count)), size)
@@ -143,7 +141,7 @@ def test_even_batches_hold_every_image_once_and_the_last_again():
 @pytest.mark.parametrize(
     ("interval", "heard"), [(0, [[0, 1, 2], [0, 1, 2]]), (float("inf"), [[], []])]
 )
-def test_callbacks_hear_of_steps_once_per_interval_and_of_every_epoch(interval, heard):
+def test_callbacks_are_called_once_per_interval_and_after_every_epoch(interval, heard):
     model, steps, epochs = learner(), [], []
 
     class Record(keras.callbacks.Callback):
@@ -164,28 +162,26 @@ def test_callbacks_hear_of_steps_once_per_interval_and_of_every_epoch(interval, 
 
 
 def test_flag_reaches_keras(tmp_path):
-    with flagsaver.flagsaver():
-        FLAGS(["train", *arguments(model_dir=tmp_path, steps=4, steps_per_execution=2)])
-        run = train.prepare([])
+    run = prepare(parsed(*arguments(model_dir=tmp_path, steps=4, steps_per_execution=2)))
     assert int(run.learner.steps_per_execution) == 2
-    assert [stretch.steps_per_epoch for stretch in run.stretches] == [4]
+    assert [stage.steps_per_epoch for stage in run.stages] == [4]
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"steps": 12, "evaluate_every": 8}, "--steps=12, --evaluate_every=8, .*: 1, 2, 4."),
-        ({"steps": 10, "evaluate_every": 500}, "--steps=10, as .*: 1, 2, 5, 10."),
+        ({"steps": 10, "evaluate_every": 500}, "--steps=10, because .*: 1, 2, 5, 10."),
         (
             {"steps": 30, "evaluate_every": 30, "generation_steps": 9, "pseudo_labeler": "crest"},
             "--steps=30, --generation_steps=9, .*: 1, 3.",
         ),
     ],
 )
-def test_executions_that_no_epoch_consists_of_are_refused(tmp_path, capsys, settings, said):
+def test_executions_that_do_not_divide_an_epoch_are_refused(tmp_path, capsys, settings, said):
     command = arguments(model_dir=tmp_path / "run", steps_per_execution=6, **settings)
     assert run_train(*command) == 2
     message = capsys.readouterr().err
-    assert "--steps_per_execution=6 has to divide" in message
+    assert "--steps_per_execution=6 must divide" in message
     assert re.search(said, message)
     assert not (tmp_path / "run").exists()

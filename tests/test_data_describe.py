@@ -72,7 +72,7 @@ def test_many_classes_with_unknown_unlabeled_ones_and_odd_names(tmp_path):
     rows = describe.table(described).splitlines()
     assert rows[30].split() == [names[29], "2", "-", "-", "-"]
     assert rows[31].split() == ["all", "60", "5", "-", "-"]
-    describe.draw(described, tmp_path / "x.png")
+    describe.figure(described).savefig(tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 

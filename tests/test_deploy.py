@@ -1,14 +1,14 @@
-"""What deploy/ starts on a cluster is the train command with a TF_CONFIG that is right."""
+"""The files in deploy/ start the train command with the right TF_CONFIG on each machine."""
 
 import json
 import os
 import subprocess
 from pathlib import Path
 
-import pytest
+import yaml
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-# In place of Python: prints what it was started with.
+# Used instead of Python: prints how it was started.
 PYTHON = '#!/bin/bash\necho "$TF_CONFIG"; echo "$@"\n'
 
 
@@ -46,7 +46,6 @@ def test_slurm_script_gives_each_task_its_number(tmp_path):
 
 
 def test_kubernetes_pods_find_each_other(tmp_path):
-    yaml = pytest.importorskip("yaml")
     service, job = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"]

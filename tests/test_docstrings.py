@@ -25,7 +25,8 @@ def eager():
 @pytest.mark.usefixtures("eager")
 @pytest.mark.filterwarnings("ignore:Even though")
 @pytest.mark.parametrize("name", ["daso_tf", *MODULES])
-def test_examples(name):
+def test_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where examples write files
     if name.endswith("__main__"):
         pytest.skip("it is a program")
     names = {"daso_tf": daso_tf, "keras": keras, "np": np, "tf": tf}

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run as they are, for one step, and stay short."""
+"""The scripts in examples/ are short and run, here for one step."""
 
 import runpy
 import sys
@@ -19,7 +19,7 @@ def test_every_learner_has_an_example():
 
 @pytest.fixture
 def eager():
-    """The step is not compiled: one does not pay for it."""
+    """The step is not compiled: that takes longer than to run it once."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)

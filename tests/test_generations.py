@@ -7,7 +7,6 @@ import pytest
 from command import arguments, run_train
 
 from daso_tf import data
-from daso_tf.pseudo_labels import crest
 from daso_tf.run import generations
 
 SETTINGS = {"generation_steps": 2, "evaluate_every": 4, "validation_size": 0, "keep_checkpoints": 9}
@@ -30,8 +29,8 @@ def finished(tmp_path_factory):
     return model_dir
 
 
-def test_generations_begin_anew_with_more_labeled_images(finished):
-    # Evaluated, and kept, where a generation ends and every four steps.
+def test_every_generation_starts_with_more_labeled_images(finished):
+    # A checkpoint at the end of every generation and after every four steps.
     steps = [int(path.stem[5:]) for path in sorted((finished / "checkpoints").iterdir())]
     assert steps == [2, 4, 5]
     for number in (1, 2):
@@ -48,7 +47,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, cap
     content = chosen.read_bytes()
     chosen.write_bytes(b"PK")
     assert run(tmp_path / "run", 5) == 2
-    assert "generation_1.npz says what generation 1 trains on" in capsys.readouterr().err
+    assert "generation_1.npz, the images of generation 1, cannot be read" in capsys.readouterr().err
     chosen.write_bytes(content)
 
     assert run(tmp_path / "run", 5) == 0
@@ -63,14 +62,14 @@ def test_progressive_alignment_trains(tmp_path):
     assert (tmp_path / "run" / "generations" / "generation_1.npz").exists()
 
 
-def test_the_choice_is_added_to_the_labeled_images(tmp_path):
+def test_selected_images_are_added_to_the_labeled_images(tmp_path):
     pictures = np.arange(9 * 12, dtype=np.uint8).reshape(9, 2, 2, 3)
     loaded = data.from_arrays(pictures[:4], [0, 0, 0, 1], pictures[4:])
     probabilities = np.random.default_rng(0).dirichlet([1, 1], size=5)
     images = generations.PseudoLabeledImages(tmp_path)
     second = generations.Generation(1, length=2, steps=4)
     images.choose(second, {loaded.unlabeled: probabilities}.get, loaded, alpha=3.0)
-    positions, labels = crest.select(probabilities, [3, 1])
+    positions, labels = generations.select(probabilities, [3, 1])
     extended = images.added_to(loaded, second)
     np.testing.assert_array_equal(extended.labeled.images[4:], pictures[4:][positions])
     np.testing.assert_array_equal(extended.labeled.labels, [0, 0, 0, 1, *labels])

@@ -1,4 +1,4 @@
-"""The learners the way a Keras user uses them: fit, evaluate, predict, save, load, export."""
+"""The learners as a Keras user calls them: fit, evaluate, predict, save, load, export."""
 
 import json
 import os
@@ -9,16 +9,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from channels import STATISTICS
 
 import daso_tf
 from daso_tf.balance import LogitAdjustedLoss
-from daso_tf.learners import Views
+from daso_tf.learners import FixMatchViews
 
 K, SIZE = 4, 12
 
 
 def pictures(count, seed, size=SIZE):
-    """Smooth random pictures with a class each, which a small network can tell apart."""
+    """Makes noisy images in the color of their class, which a small network can classify."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, K, count).astype(np.int32)
     palette = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [190, 190, 60]])
@@ -28,7 +29,7 @@ def pictures(count, seed, size=SIZE):
 
 
 def batches(steps, with_truth=True, first=0):
-    """Batches of 8 labeled and 16 unlabeled images, another one in every step."""
+    """Returns batches of 8 labeled and 16 unlabeled images, a different one for every step."""
 
     def generate():
         for step in range(first, first + steps):
@@ -50,10 +51,9 @@ def small_daso(**arguments):
         "pretrain_steps": 3,
         "queue_size": 4,
         "distribution_period": 2,
-        "confidence_threshold": 0.5,
+        "threshold": 0.5,
         "strong": daso_tf.augment.RandAugment(cutout=4),
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
+        **STATISTICS,
         "class_names": ["red", "green", "blue", "yellow"],
     }
     keras.utils.set_random_seed(1)
@@ -68,7 +68,7 @@ def compiled(model, **arguments):
 
 
 def state(model):
-    """Every variable that a run must remember, by its path."""
+    """Returns the values of all variables that a run must remember."""
     variables = [*model.weights, *model.optimizer.variables]
     return [np.array(variable) for variable in variables]
 
@@ -80,7 +80,7 @@ def assert_same_state(ours, theirs):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model after 30 steps, and what `fit` said."""
+    """A model after 30 steps, and the history that `fit` returned."""
     model = compiled(small_daso())
     validation = tf.data.Dataset.from_tensor_slices(pictures(32, 9)).batch(16)
     history = model.fit(
@@ -115,7 +115,7 @@ def test_pseudo_label_statistics_survive_the_validation(trained):
     assert history["pseudo_label_recall"][-1] == pytest.approx(np.mean(final["recall"]))
 
 
-def test_queues_and_histogram_hold_the_run(trained):
+def test_queues_and_histogram_count_the_whole_run(trained):
     model, _ = trained
     labeler = model.pseudo_labeler
     labels = np.concatenate([pictures(8, step)[1] for step in range(30)])
@@ -146,8 +146,8 @@ def test_predict_resizes(trained):
     assert model.predict(large, verbose=0).shape == (6, K)
 
 
-def test_save_load_go_on(trained, tmp_path):
-    """A saved model comes back whole, and trains on exactly as the original does."""
+def test_a_loaded_learner_is_equal_and_trains_further(trained, tmp_path):
+    """It has the same state and config, and its next steps are those of the original."""
     model, _ = trained
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -193,7 +193,8 @@ def test_views_differ_from_step_to_step_and_seed_to_seed():
 
 
 def test_plain_fixmatch_has_no_memory_and_no_alignment():
-    model = compiled(daso_tf.FixMatch(daso_tf.encoders.wide_resnet(10, 1, (SIZE, SIZE, 3)), K))
+    encoder = daso_tf.encoders.wide_resnet(10, 1, (SIZE, SIZE, 3))
+    model = compiled(daso_tf.FixMatch(encoder, K, **STATISTICS))
     history = model.fit(batches(2, with_truth=False), steps_per_epoch=2, verbose=0).history
     assert sorted(history) == [
         "consistency_loss", "gradient_norm", "loss", "mask_rate", "supervised_loss"
@@ -202,9 +203,9 @@ def test_plain_fixmatch_has_no_memory_and_no_alignment():
 
 
 def test_one_step_is_pytorchs_sgd_with_l2_in_the_gradient():
-    """Weight decay reaches biases and BatchNorm too, and momentum is Nesterov's."""
+    """Weight decay includes biases and BatchNorm, and the momentum is Nesterov's."""
     model = compiled(small_daso(weight_decay=0.1))
-    views = Views(*(model.as_input(tf.constant(pictures(n, n)[0])) for n in (8, 16, 16)))
+    views = FixMatchViews(*(model.as_input(tf.constant(pictures(n, n)[0])) for n in (8, 16, 16)))
     labels = tf.constant(pictures(8, 8)[1])
     before = [np.array(weight) for weight in model.trainable_variables]
     statistics = model.get_weights()
@@ -222,7 +223,7 @@ def test_one_step_is_pytorchs_sgd_with_l2_in_the_gradient():
         np.testing.assert_allclose(new, old - 0.03 * (decayed + 0.9 * buffer), rtol=1e-4, atol=1e-5)
 
 
-def test_metrics_of_the_user_follow_training_and_evaluation():
+def test_metrics_of_the_user_measure_training_and_evaluation():
     model = compiled(small_daso(), metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2, "top2")])
     validation = tf.data.Dataset.from_tensor_slices(pictures(8, 3)).batch(8)
     history = model.fit(batches(2), steps_per_epoch=2, validation_data=validation, verbose=0)
@@ -230,10 +231,8 @@ def test_metrics_of_the_user_follow_training_and_evaluation():
 
 
 def test_encoder_of_keras_applications_trains_and_is_saved(tmp_path):
-    encoder = daso_tf.encoders.build(
-        "applications:MobileNet", 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    )
-    model = compiled(daso_tf.FixMatch(encoder, K))
+    encoder = daso_tf.encoders.build("applications:MobileNet", 32, **STATISTICS)
+    model = compiled(daso_tf.FixMatch(encoder, K, **STATISTICS))
     rng = np.random.default_rng(0)
     labeled = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     unlabeled = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -300,11 +299,16 @@ def test_export_replaces_an_export_and_nothing_else(trained, tmp_path):
     ("arguments", "message"),
     [
         ({"num_classes": 1}, "num_classes must be at least 2, not 1"),
-        ({"confidence_threshold": 1.2}, r"confidence_threshold must be in \[0, 1\], not 1.2"),
+        ({"threshold": 1.2}, r"threshold must be in \[0, 1\], not 1.2"),
         ({"unlabeled_weight": -1.0}, "unlabeled_weight must be at least 0, not -1.0"),
         ({"weight_decay": -1e-4}, "weight_decay must be at least 0"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), not 1.0"),
-        ({"std": (0.2, 0.0, 0.2)}, "std"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std above 0, not mean=.*, std=\(0.2, 0.0, 0.2\)"),
+        ({"mean": (-0.1, 0.5, 0.5)}, "mean must be at least 0"),
+        ({"mean": (0.5,)}, "must be three numbers each, not mean"),
+        ({"mean": (125.3, 123.0, 113.9)}, "statistics of 0..255 by 255"),
+        ({"mean": None}, r"mean and std are required.*mean=data.mean, std=data.std"),
+        ({"std": None}, "mean and std are required"),
         ({"class_names": ["one"]}, "class_names must have one entry for each of the 4"),
         ({"ramp_steps": -1}, "ramp_steps must be at least 0, not -1"),
         ({"supervised_loss": LogitAdjustedLoss([3, 2, 1])}, "is for 3 classes, not 4"),
@@ -313,7 +317,7 @@ def test_export_replaces_an_export_and_nothing_else(trained, tmp_path):
 def test_arguments_outside_their_range_are_refused(arguments, message):
     encoder = daso_tf.encoders.wide_resnet(10, 1, (SIZE, SIZE, 3))
     with pytest.raises(ValueError, match=message):
-        daso_tf.DASO(encoder, **{"num_classes": K, **arguments})
+        daso_tf.DASO(encoder, **{"num_classes": K, **STATISTICS, **arguments})
 
 
 def test_misuse_is_named():

@@ -1,4 +1,4 @@
-"""cRT: the encoder of a finished run stays, only its classifier is learnt anew."""
+"""cRT: the encoder of a finished run is frozen, only a new classifier is trained."""
 
 import doctest
 import importlib
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from channels import STATISTICS
 from command import arguments, run_train
 from dense_learner import K
 
@@ -20,7 +21,7 @@ SIZE = 12
 def learner(make, encoder=None, **settings):
     if encoder is None:
         encoder = daso_tf.encoders.wide_resnet(10, 1, (SIZE, SIZE, 3))
-    model = make(encoder, K, **settings)
+    model = make(encoder, K, **STATISTICS, **settings)
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), jit_compile=False)
     return model
 
@@ -39,7 +40,7 @@ def train(model, steps):
 
 @pytest.fixture(scope="module")
 def retrained():
-    """A run that goes on from a trained encoder, with what both began with."""
+    """A learner, its average, a learner that retrains on its encoder, and the first classifier."""
     first = learner(daso_tf.Supervised)
     train(first, 2)
     taken = values(first.ema_encoder.weights)
@@ -49,7 +50,7 @@ def retrained():
     return first, taken, model, classifier
 
 
-def test_only_the_classifier_is_learnt(retrained):
+def test_only_the_classifier_is_trained(retrained):
     _, taken, model, classifier = retrained
     for before, after in zip(taken, values(model.encoder.weights), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -63,14 +64,15 @@ def test_only_the_classifier_is_learnt(retrained):
     )
 
 
-def test_classifier_begins_anew(retrained):
+def test_classifier_starts_with_new_weights(retrained):
     first, _, model, classifier = retrained
     assert np.abs(classifier[0] - np.array(first.ema_classifier.kernel)).max() > 0.1
     assert not classifier[1].any()
-    assert model.class_balanced_batches and not first.class_balanced_batches
+    assert model.batch_arguments["class_balanced"]
+    assert not first.batch_arguments["class_balanced"]
 
 
-def test_loss_is_that_of_the_features_of_inference(retrained):
+def test_loss_uses_the_features_of_inference_mode(retrained):
     _, _, model, _ = retrained
     views = tf.constant(np.random.default_rng(1).normal(size=(3, SIZE, SIZE, 3)), tf.float32)
     features = np.array(model.encoder(views, training=False), np.float64)
@@ -125,11 +127,11 @@ def test_command_retrains_the_classifier_of_a_finished_run(finished_run, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"from_model_dir": "nowhere"}, "nowhere holds no checkpoint"),
-        ({"encoder": "wrn_10_2"}, "the run's --encoder or --resolution is another one"),
+        ({"from_model_dir": "nowhere"}, "--from_model_dir=nowhere has no checkpoint"),
+        ({"encoder": "wrn_10_2"}, "that run has another --encoder or --resolution"),
     ],
 )
-def test_command_says_what_is_wrong_with_the_run(settings, message, finished_run, tmp_path, capsys):
+def test_command_refuses_an_unusable_run(settings, message, finished_run, tmp_path, capsys):
     settings = {"learner": "crt", "from_model_dir": finished_run.model_dir, **settings}
     assert run_train(*arguments(**settings, model_dir=tmp_path / "run")) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The learners on the command line: papers' settings, what is refused, the learning rate."""
+"""The learners on the command line: their papers' settings, refusals, the learning rate."""
 
 import inspect
 import json
@@ -7,20 +7,11 @@ import keras
 import numpy as np
 import pytest
 from absl.flags import IllegalFlagValueError
-from absl.testing import flagsaver
-from command import arguments, run_train
+from command import arguments, completed, run_train
 
-from daso_tf.settings import flags
-from daso_tf.settings.build import LEARNERS
-from daso_tf.settings.learning_rate import WarmUp, learning_rate
-
-
-@flagsaver.flagsaver
-def adopted(*argv):
-    """The value of every flag once the learner's defaults are in force."""
-    flags.FLAGS(["train", *argv])
-    flags.adopt_learner_defaults()
-    return flags.FLAGS.flag_values_dict()
+from daso_tf.settings.flag import Flag
+from daso_tf.settings.methods import LEARNERS
+from daso_tf.settings.optimizers import WarmUp, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -36,13 +27,13 @@ def adopted(*argv):
     ],
 )
 def test_each_learner_has_its_papers_settings(learner, paper):
-    values = adopted(f"--learner={learner}")
+    values = completed(f"--learner={learner}")
     assert {name: values[name] for name in paper} == paper
-    assert adopted("--learner=fixmatch")["unlabeled_weight"] == 1.0  # nothing stays behind
+    assert completed("--learner=fixmatch")["unlabeled_weight"] == 1.0
 
 
-def test_a_flag_that_is_given_stays():
-    values = adopted("--learner=mixmatch", "--unlabeled_weight=7", "--alignment_weight=1")
+def test_a_given_flag_keeps_its_value():
+    values = completed("--learner=mixmatch", "--unlabeled_weight=7", "--alignment_weight=1")
     assert (values["unlabeled_weight"], values["alignment_weight"]) == (7.0, 1.0)
     assert values["ramp_fraction"] == 0.016
 
@@ -55,22 +46,23 @@ def default_in_python(learner, name):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_python_and_command_have_the_same_defaults(name):
-    values = adopted(f"--learner={name}")
-    learner, arguments_of_learner, _ = LEARNERS[name]
-    for argument in {*arguments_of_learner} & {*values} - {"pseudo_labeler", "balanced_head"}:
-        if argument != "distribution_alignment":  # which needs the class counts
-            assert default_in_python(learner, argument) == values[argument], argument
+    settings, entry = completed(f"--learner={name}"), LEARNERS[name]
+    for argument, flag in entry.arguments.items():
+        if isinstance(flag, Flag):
+            assert default_in_python(entry.make, argument) == settings[flag.name], argument
+    if "threshold" in entry.arguments:
+        assert default_in_python(entry.make, "threshold") == settings.confidence_threshold
 
 
 @pytest.mark.parametrize("learner", ["supervised", "usadtm"])
-def test_learner_without_pseudo_labeler_says_why(learner, tmp_path, capsys):
+def test_learner_without_pseudo_labeler_names_the_reason(learner, tmp_path, capsys):
     command = arguments(learner=learner, pseudo_labeler="daso", model_dir=tmp_path / "run")
     assert run_train(*command) == 2
     message = capsys.readouterr().err
     assert f"--pseudo_labeler=daso does not go with --learner={learner}: it" in message
 
 
-def test_supervised_run_has_no_pseudo_labels_to_report(tmp_path, capsys):
+def test_supervised_run_reports_no_pseudo_labels(tmp_path, capsys):
     model_dir = tmp_path / "run"
     settings = {"learner": "supervised", "steps": 2, "evaluate_every": 2}
     schedule = {"warmup_steps": 2, "learning_rate_drops": "1,2"}
@@ -81,7 +73,7 @@ def test_supervised_run_has_no_pseudo_labels_to_report(tmp_path, capsys):
     results = json.loads((model_dir / "results.json").read_text())
     assert results["evaluations"][0]["pseudo_labels"] == {}
     assert (model_dir / "results.png").stat().st_size > 0
-    # The flags that were written give the same run, which is finished.
+    # The flag file of the run describes the same run, which is finished.
     assert run_train(f"--flagfile={model_dir / 'flags.cfg'}") == 0
 
 
@@ -96,7 +88,7 @@ def test_learning_rate_of_every_step():
 
 
 @pytest.mark.parametrize("drops", [[], [6]])
-def test_learning_rate_survives_the_optimizers_config(drops):
+def test_learning_rate_is_part_of_the_optimizers_config(drops):
     schedule = learning_rate(0.1, warmup_steps=4, drops=drops)
     assert isinstance(schedule, WarmUp)
     optimizer = keras.optimizers.SGD(schedule)
@@ -108,4 +100,4 @@ def test_learning_rate_survives_the_optimizers_config(drops):
 
 def test_steps_of_the_drops_must_be_numbers():
     with pytest.raises(IllegalFlagValueError, match="whole numbers"):
-        adopted("--learning_rate_drops=200,soon")
+        completed("--learning_rate_drops=200,soon")

@@ -1,14 +1,15 @@
 """Each learner's losses and their gradient against the method's plain statement in NumPy.
 
-The encoder is one linear layer, so that NumPy can say what it computes. The gradient is held
-against finite differences of the statement in which targets are constants: what must carry no
-gradient, carries none.
+The encoder is one linear layer, which NumPy can compute too. The gradient is compared with finite
+differences of the statement, in which targets are constants. This shows that no gradient passes
+through a target.
 """
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from channels import STATISTICS
 from numpy_statements import cosine, log_softmax, softmax
 
 import daso_tf
@@ -17,7 +18,7 @@ from daso_tf.learners.mixing import MixUp
 from daso_tf.pseudo_labels import DASOPseudoLabeler
 
 B, MU, K, SIZE, D = 4, 2, 3, 4, 5
-LABELS = np.array([0, 2, 1, 2])  # every class, so that every prototype is one
+LABELS = np.array([0, 2, 1, 2])  # every class, so every prototype is defined
 STEP, RAMP_STEPS = 3, 4
 RAMP = STEP / RAMP_STEPS
 BLEND, T_PROTO, ALIGNMENT = 0.3, 0.7, 0.6
@@ -63,7 +64,7 @@ def mixed(values, mixup):
 
 
 class DASO:
-    """A fixed share of semantic pseudo-labels, by the prototypes of the observed features."""
+    """Blends in a fixed share of semantic pseudo-labels, from the prototypes of the features."""
 
     def __init__(self, observed):
         self.prototypes = np.array([observed[k == LABELS].mean(axis=0) for k in range(K)])
@@ -80,7 +81,7 @@ class DASO:
 
 
 class Linear:
-    """Pseudo-labels that are the prediction."""
+    """Leaves the predictions as they are."""
 
     def __init__(self, observed):
         pass
@@ -190,7 +191,7 @@ def usadtm_statement(views, network, teacher, labeler):
     classes = similarity.argmax(axis=1)
     distance = np.linalg.norm(features[:, None] - templates[None], axis=2)
     taught = (classes == distance.argmin(axis=1)) & (similarity.max(axis=1) >= 0.3)
-    assert 0 < taught.sum() < B * MU  # the statement says something of both
+    assert 0 < taught.sum() < B * MU  # some are taught, some are not
 
     def losses(net):
         entropies = -log_softmax(net.logits(views.strong))[np.arange(B * MU), classes]
@@ -206,13 +207,13 @@ def usadtm_statement(views, network, teacher, labeler):
 
 
 def random_views(views_class):
-    """Random views of every kind; single precision, so that both sides get the same numbers."""
+    """Makes random views of every kind in single precision, the same numbers for both sides."""
     rng = np.random.default_rng(0)
 
     def images(count):
         return rng.normal(size=(count, SIZE, SIZE, 3)).astype(np.float32)
 
-    count = B + MU * B * (3 if views_class is remixmatch.Views else 2)
+    count = B + MU * B * (3 if views_class is remixmatch.ReMixMatchViews else 2)
     special = {
         "labeled": lambda: images(B),
         "turns": lambda: rng.integers(0, 4, B * MU),
@@ -223,20 +224,20 @@ def random_views(views_class):
 
 LEARNERS = {
     "PseudoLabel": (
-        pseudo_label.Views,
+        pseudo_label.PseudoLabelViews,
         pseudo_label_statement,
-        {"confidence_threshold": 0.4, "unlabeled_weight": 2.0},
+        {"threshold": 0.4, "unlabeled_weight": 2.0},
     ),
     "FixMatch": (
-        fixmatch.Views,
+        fixmatch.FixMatchViews,
         fixmatch_statement,
-        {"confidence_threshold": 0.4, "unlabeled_weight": 2.0},
+        {"threshold": 0.4, "unlabeled_weight": 2.0},
     ),
-    "MeanTeacher": (mean_teacher.Views, mean_teacher_statement, {}),
-    "MixMatch": (mixmatch.Views, mixmatch_statement, {}),
-    "ReMixMatch": (remixmatch.Views, remixmatch_statement, {}),
+    "MeanTeacher": (mean_teacher.MeanTeacherViews, mean_teacher_statement, {}),
+    "MixMatch": (mixmatch.MixMatchViews, mixmatch_statement, {}),
+    "ReMixMatch": (remixmatch.ReMixMatchViews, remixmatch_statement, {}),
     "USADTM": (
-        usadtm.Views,
+        usadtm.USADTMViews,
         usadtm_statement,
         {"confidence_threshold": 0.3, "pretrain_steps": STEP},
     ),
@@ -247,7 +248,7 @@ def linear_learner(name, **arguments):
     keras.utils.set_random_seed(3)
     image = keras.Input((SIZE, SIZE, 3))
     features = keras.layers.Dense(D)(keras.layers.Flatten()(image))
-    model = getattr(daso_tf, name)(keras.Model(image, features), K, **arguments)
+    model = getattr(daso_tf, name)(keras.Model(image, features), K, **STATISTICS, **arguments)
     rng = np.random.default_rng(1)
     for layer in (model.encoder, model.classifier, model.ema_encoder, model.ema_classifier):
         layer.set_weights([0.3 * rng.normal(size=w.shape) for w in layer.get_weights()])
@@ -308,7 +309,7 @@ def test_learner_computes_the_same_with_daso(name):
 
 def test_supervised_learns_from_the_labeled_images_alone():
     model = linear_learner("Supervised")
-    views = random_views(fixmatch.Views).labeled
+    views = random_views(fixmatch.FixMatchViews).labeled
     outcome = check(model, views, supervised, Linear)
     assert outcome.pseudo_labels is None
 
@@ -325,11 +326,11 @@ def test_remixmatch_aligns_its_guess_before_it_sharpens():
         return remixmatch_statement(views, swapped, teacher, labeler)
 
     model = linear_learner("ReMixMatch", distribution_alignment=Reverse(), ramp_steps=RAMP_STEPS)
-    check(model, random_views(remixmatch.Views), statement, Linear)
+    check(model, random_views(remixmatch.ReMixMatchViews), statement, Linear)
 
 
 def test_usadtm_teaches_nothing_at_first():
     model = linear_learner("USADTM", pretrain_steps=STEP + 1, confidence_threshold=0.3)
-    outcome = model.compute_losses(random_views(usadtm.Views), LABELS)
+    outcome = model.compute_losses(random_views(usadtm.USADTMViews), LABELS)
     assert float(outcome.losses["consistency_loss"]) == 0
-    assert not np.any(outcome.mask)
+    assert not np.any(outcome.weights)

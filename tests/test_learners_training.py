@@ -5,11 +5,12 @@ import functools
 import keras
 import numpy as np
 import pytest
+from channels import STATISTICS
 
 import daso_tf
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
 from daso_tf.platform.keras_versions import jit_compiles
-from daso_tf.pseudo_labels import DASOPseudoLabeler, DistributionAlignment
+from daso_tf.pseudo_labels import AlignedPseudoLabeler, DASOPseudoLabeler, DistributionAlignment
 
 B, K, SIZE = 4, 3, 8
 
@@ -30,7 +31,7 @@ def small_learner(name, jit_compile=False):
     }[name]
     strong = daso_tf.augment.RandAugment(num_ops=0, cutout=3)
     encoder = keras.Model(image, features)
-    model = getattr(daso_tf, name)(encoder, K, seed=4, strong=strong, **arguments)
+    model = getattr(daso_tf, name)(encoder, K, seed=4, strong=strong, **STATISTICS, **arguments)
     optimizer = keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True)
     model.compile(optimizer, jit_compile=jit_compile)
     return model
@@ -44,7 +45,7 @@ def batch(step):
 
 
 def train(model, steps):
-    """Trains the steps; returns the losses of the last one."""
+    """Trains the steps; returns the logs of the last one."""
     for step in steps:
         model.reset_metrics()
         logs = model.train_on_batch(*batch(step), return_dict=True)
@@ -80,7 +81,7 @@ def test_xla_computes_the_same(name, jit_compile):
 
 
 @pytest.mark.parametrize("jit_compile", [True, "batch_norm", False])
-def test_a_loaded_learner_is_compiled_as_the_saved_one(jit_compile, tmp_path):
+def test_a_loaded_learner_is_compiled_like_the_saved_one(jit_compile, tmp_path):
     model = small_learner("USADTM", jit_compile)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -94,20 +95,32 @@ def test_a_loaded_learner_is_compiled_as_the_saved_one(jit_compile, tmp_path):
     ("name", "arguments", "message"),
     [
         ("Supervised", {"pseudo_labeler": DASOPseudoLabeler()}, "from the labeled images alone"),
-        ("USADTM", {"pseudo_labeler": DASOPseudoLabeler()}, "the nearest templates' classes"),
-        ("PseudoLabel", {"confidence_threshold": -0.1}, r"must be in \[0, 1\], not -0.1"),
+        ("USADTM", {"pseudo_labeler": DASOPseudoLabeler()}, "the classes of the nearest templates"),
+        ("PseudoLabel", {"threshold": -0.1}, r"threshold must be in \[0, 1\], not -0.1"),
         ("MixMatch", {"sharpening_temperature": 0.0}, "sharpening_temperature must be above 0"),
         ("MixMatch", {"mixup_beta": 0.0}, "mixup_beta must be above 0, not 0.0"),
         ("ReMixMatch", {"rotation_weight": -1.0}, "rotation_weight must be at least 0, not -1.0"),
         ("USADTM", {"mutual_information_weight": -1.0}, "must be at least 0, not -1.0"),
         ("USADTM", {"pretrain_steps": -1}, "pretrain_steps must be at least 0, not -1"),
+        ("USADTM", {"confidence_threshold": 1.5}, r"confidence_threshold must be in \[0, 1\]"),
+        ("USADTM", {"threshold": 0.5}, "FixedThreshold does not go with USADTM: its confidence is"),
+        ("MixMatch", {"threshold": 0.5}, "FixedThreshold does not go with MixMatch: it does not"),
+        (
+            "ReMixMatch",
+            {
+                "pseudo_labeler": AlignedPseudoLabeler([3, 2, 1]),
+                "distribution_alignment": DistributionAlignment([3, 2, 1]),
+            },
+            "DistributionAlignment does not go with AlignedPseudoLabeler: the predictions would be",
+        ),
+        ("Supervised", {"ramp_steps": 3}, "Supervised makes no pseudo-labels: leave out"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(name, arguments, message):
     image = keras.Input((SIZE, SIZE, 3))
     encoder = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
     with pytest.raises(ValueError, match=message):
-        getattr(daso_tf, name)(encoder, K, **arguments)
+        getattr(daso_tf, name)(encoder, K, **STATISTICS, **arguments)
 
 
 def test_batches_that_mixing_cannot_cut_are_refused():

@@ -1,4 +1,4 @@
-"""The small parts of a step against NumPy: losses, moving average, per-class metrics."""
+"""Small parts of a step against NumPy: losses, moving average, metrics per class."""
 
 import warnings
 
@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
-from daso_tf.step import ema, losses
+from daso_tf.step import losses, network
 from daso_tf.step.metrics import BalancedAccuracy, ClassStatistics, OneHotLabels
 
 
@@ -38,16 +38,16 @@ def test_consistency_divides_by_all_images():
     np.testing.assert_allclose(tape.gradient(loss, strong), gradient, atol=1e-12)
 
 
-def test_ema_decay_rises_from_nothing():
+def test_ema_decay_rises_from_0():
     steps = np.array([0, 1, 9, 98, 999, 1000, 10**6])
-    ours = [float(ema.decay_at(tf.constant(step), 0.999)) for step in steps]
+    ours = [float(network.decay_at(tf.constant(step), 0.999)) for step in steps]
     np.testing.assert_allclose(ours, np.minimum(1 - 1 / (steps + 1), 0.999), rtol=1e-6)
 
 
-def test_ema_update_passes_over_what_is_not_floating_point():
+def test_ema_update_skips_variables_that_are_not_floating_point():
     average = [tf.Variable([1.0, 2.0]), tf.Variable([7], dtype=tf.int32)]
     variable = [tf.Variable([3.0, 6.0]), tf.Variable([9], dtype=tf.int32)]
-    ema.update(average, variable, tf.constant(0.75))
+    network.update(average, variable, tf.constant(0.75))
     np.testing.assert_allclose(average[0], [1.5, 3.0])
     np.testing.assert_array_equal(average[1], [7])
 
@@ -72,7 +72,7 @@ def test_class_statistics_against_scikit_learn():
     )
 
 
-def test_unknown_classes_and_missing_predictions_count_nowhere():
+def test_unknown_classes_and_missing_predictions_are_not_counted():
     statistics = ClassStatistics(3)
     statistics.update_state(tf.constant([0, -1, 1, 2]), tf.constant([0, 0, -1, 0]))
     per_class = statistics.per_class()
@@ -92,14 +92,14 @@ def test_balanced_accuracy_against_scikit_learn():
     metric = BalancedAccuracy(4)
     metric.update_state(true, predicted)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about the predictions of class 2
+        warnings.simplefilter("ignore", UserWarning)  # it warns of the predictions of class 2
         expected = balanced_accuracy_score(true, predicted)
     assert float(metric.result()) == pytest.approx(expected)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert again.num_classes == 4
 
 
-def test_metrics_of_one_hot_labels_take_class_numbers():
+def test_metrics_of_one_hot_labels_accept_class_numbers():
     rng = np.random.default_rng(5)
     labels, probabilities = rng.integers(0, 4, 60), rng.dirichlet(np.ones(4), 60)
     metric = OneHotLabels(keras.metrics.F1Score(average="macro"))

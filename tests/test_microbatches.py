@@ -1,4 +1,4 @@
-"""A step's batch in parts: the same step, as far as nothing looks at a batch as a whole."""
+"""Microbatches: the same step, except for what looks at a batch as a whole."""
 
 import functools
 
@@ -20,9 +20,9 @@ def daso(**settings):
     return DASOPseudoLabeler(queue_size=3, distribution_period=2, **settings)
 
 
-# Without semantic labels, which a part makes from the queues that the parts before it have filled.
+# Without semantic pseudo-labels: they depend on the queues, which every part extends.
 CASES = {
-    "fixmatch": lambda: {**STRONG, "pseudo_labeler": daso(), "confidence_threshold": 0.2},
+    "fixmatch": lambda: {**STRONG, "pseudo_labeler": daso(), "threshold": 0.2},
     "mean_teacher": lambda: {"learner": daso_tf.MeanTeacher, "pseudo_labeler": daso()},
     "supervised": lambda: {"learner": daso_tf.Supervised},
 }
@@ -37,7 +37,7 @@ def batch(step, labeled=B):
 
 @functools.cache
 def trained(case, microbatches, jit_compile=False):
-    """A learner after a few steps, and what its last step said."""
+    """Returns a learner after a few steps, and the logs of the last one."""
     model = dense_learner(**CASES[case](), microbatches=microbatches)
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True)
     model.compile(optimizer, jit_compile=jit_compile)
@@ -69,7 +69,7 @@ def test_parts_make_the_same_step_under_xla():
 
 
 def test_a_step_of_parts_is_one_step():
-    """Histogram, step and window count the batch; the queues have got every labeled image."""
+    """Histogram, step and window count batches; the queues have received every labeled image."""
     model, _ = trained("fixmatch", 4)
     distribution = model.pseudo_labeler.distribution
     assert int(model.step) == STEPS
@@ -88,7 +88,7 @@ def test_a_step_of_parts_is_one_step():
         (daso_tf.USADTM, {**STRONG, "pretrain_steps": 0}),
     ],
 )
-def test_learners_that_look_at_a_batch_learn_from_parts(learner, settings):
+def test_learners_that_look_at_a_whole_batch_train_on_parts(learner, settings):
     model = dense_learner(learner, **settings, microbatches=2)
     before = [np.array(weight) for weight in model.trainable_variables]
     logs = model.train_on_batch(*batch(0), return_dict=True)
@@ -100,7 +100,7 @@ def test_learners_that_look_at_a_batch_learn_from_parts(learner, settings):
     assert assigned.sum() == MU * B
 
 
-def test_several_steps_of_parts_at_a_time():
+def test_several_steps_of_parts_per_execution():
     one, two = (dense_learner(**CASES["fixmatch"](), microbatches=2) for _ in range(2))
     (labeled, unlabeled), (labels, _) = batch(0, labeled=MU * B)
     data = daso_tf.data.from_arrays(labeled, labels, unlabeled)
@@ -112,7 +112,7 @@ def test_several_steps_of_parts_at_a_time():
         np.testing.assert_array_equal(np.array(a), np.array(b))
 
 
-def test_saved_learner_keeps_its_parts():
+def test_microbatches_are_part_of_the_config():
     model = dense_learner(microbatches=2)
     assert type(model).from_config(model.get_config()).microbatches == 2
 
@@ -129,11 +129,10 @@ def test_number_of_parts_out_of_range_is_refused():
         dense_learner(microbatches=0)
 
 
-def test_command_refuses_parts_that_a_batch_does_not_have(tmp_path, capsys):
+def test_command_refuses_parts_that_do_not_divide_the_batch(tmp_path, capsys):
     command = arguments(model_dir=tmp_path / "run", batch_size=12, microbatches=5)
     assert run_train(*command) == 2
     message = capsys.readouterr().err
-    assert "--microbatches=5 has to divide --batch_size=12; values that do: 1, 2, 3, 4, 6, 12." in (
-        message
-    )
+    expected = "--microbatches=5 must divide --batch_size=12; allowed values: 1, 2, 3, 4, 6, 12."
+    assert expected in message
     assert not (tmp_path / "run").exists()

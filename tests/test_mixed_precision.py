@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from channels import STATISTICS
 from dense_learner import SIZE, K, dense_learner
 
 import daso_tf
@@ -25,7 +26,7 @@ def sgd():
 
 
 def learner(policy=None, everything=False, optimizer=None, jit_compile=False, **settings):
-    """A small convolutional learner; a policy for its encoder, or for everything in it."""
+    """Makes a small convolutional learner; the policy is of its encoder, or of everything."""
     keras.utils.set_random_seed(1)
     with dtype_policy(policy):
         image = keras.Input((SIZE, SIZE, 3))
@@ -38,7 +39,8 @@ def learner(policy=None, everything=False, optimizer=None, jit_compile=False, **
             K,
             DASOPseudoLabeler(queue_size=3, pretrain_steps=2, distribution_period=2),
             strong=daso_tf.augment.RandAugment(num_ops=0, cutout=2),
-            confidence_threshold=FreeMatchThreshold(),
+            threshold=FreeMatchThreshold(),
+            **STATISTICS,
             **settings,
         )
         model.compile(optimizer or sgd(), jit_compile=jit_compile)
@@ -92,7 +94,7 @@ def test_learner_trains_nearly_as_in_float32(policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_policy_of_the_user_reaches_the_encoder_alone(policy):
+def test_policy_of_the_user_changes_only_the_encoder(policy):
     model, logs = trained(policy, everything=True)
     only_encoder, expected = trained(policy)
     labeler = model.pseudo_labeler
@@ -109,7 +111,7 @@ def test_policy_of_the_user_reaches_the_encoder_alone(policy):
     assert_equal(model.weights, only_encoder.weights)
 
 
-def test_memory_keeps_its_precision_under_a_policy_of_the_user():
+def test_memories_are_float32_whatever_the_policy():
     with dtype_policy("mixed_bfloat16"):
         alignment = DistributionAlignment([2, 1, 1])
         alignment.build((None, 3))
@@ -127,7 +129,7 @@ def test_scale_of_the_loss_cancels():
     assert_equal(*(optimizer_variables(model.optimizer) for model in (plain, scaled)))
 
 
-def test_step_out_of_float16s_range_is_skipped_and_the_run_goes_on():
+def test_step_outside_the_range_of_float16_is_skipped_and_training_continues():
     scaling = keras.mixed_precision.LossScaleOptimizer(sgd(), initial_scale=2.0**28)
     model = learner("mixed_float16", optimizer=scaling)
     parameters = values(model.trainable_variables)
@@ -154,7 +156,7 @@ def test_microbatches_and_xla_in_float16():
     assert np.isfinite(list(logs.values())).all() and logs["gradient_norm"] > 0
 
 
-def test_run_changes_its_precision_between_two_checkpoints(tmp_path):
+def test_run_may_change_its_precision_at_a_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     half, _ = trained("mixed_float16")
     loss_scale_variables(half.optimizer)[0].assign(2.0**9)
@@ -171,7 +173,7 @@ def test_run_changes_its_precision_between_two_checkpoints(tmp_path):
     assert checkpoints.restore(learner("mixed_float16"))
 
 
-def test_saved_model_goes_on_in_its_precision(tmp_path):
+def test_loaded_model_trains_in_the_same_precision(tmp_path):
     model, _ = trained("mixed_bfloat16")
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -188,7 +190,7 @@ def test_saved_model_goes_on_in_its_precision(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wrn_10_1", "resnet_18", "applications:MobileNet"])
-def test_encoders_take_a_policy(name):
+def test_encoders_accept_a_policy(name):
     statistics = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     encoder = daso_tf.encoders.build(name, 32, *statistics, dtype="mixed_bfloat16")
     assert keras.mixed_precision.global_policy().name == "float32"

@@ -1,4 +1,4 @@
-"""Optimizers by name, against plain NumPy; TensorFlow Addons' by hand, through a whole run."""
+"""Optimizers by name against plain NumPy; those of TensorFlow Addons in a whole run."""
 
 import doctest
 
@@ -6,16 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
-from command import arguments, run_train
+from channels import STATISTICS
+from command import arguments, built, run_train
 from dense_learner import COUNTS, SIZE, K
 
 import daso_tf
 from daso_tf.platform.keras_versions import build_optimizer, optimizer_variables
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.settings import optimizers
-from daso_tf.settings.build import build_learner
-from daso_tf.settings.flags import FLAGS
 from daso_tf.step import metrics
 
 RATE, MOMENTUM, DECAY = 0.1, 0.8, 0.05
@@ -62,7 +60,7 @@ def lamb(w, gradients):
 
 
 def lookahead_sgd(w, gradients):
-    """Every 6 steps half of the way back to where they began; the momentum goes on."""
+    """Every 6 steps the weights move half of the way back; the momentum continues."""
     slow, velocity = w, np.zeros_like(w)
     for t, gradient in enumerate(gradients, start=1):
         velocity = MOMENTUM * velocity - RATE * gradient
@@ -72,10 +70,10 @@ def lookahead_sgd(w, gradients):
     return w
 
 
-def built(name, **arguments):
-    """The optimizer of a name; the test is left out where it needs what is not installed."""
+def made(name):
+    """Makes the optimizer of a name; skips the test where a package that it needs is missing."""
     try:
-        return optimizers.build(name, RATE, MOMENTUM, DECAY, **arguments)
+        return optimizers.build(name, RATE, MOMENTUM, DECAY)
     except ValueError as error:
         pytest.skip(str(error))
 
@@ -92,7 +90,7 @@ def built(name, **arguments):
     ],
 )
 def test_steps_are_those_of_the_papers(name, expected, left_to_the_learner):
-    optimizer, weight_decay = built(name)
+    optimizer, weight_decay = made(name)
     variable = tf.Variable(START, dtype=tf.float32)
     build_optimizer(optimizer, [variable])
     for gradient in GRADIENTS:
@@ -101,12 +99,12 @@ def test_steps_are_those_of_the_papers(name, expected, left_to_the_learner):
     assert weight_decay == left_to_the_learner
 
 
-def test_an_unknown_optimizer_is_refused_with_those_that_there_are():
+def test_an_unknown_optimizer_is_refused_with_the_allowed_ones():
     with pytest.raises(ValueError, match="no optimizer 'sgdm'; allowed: sgd, adam, adamw, lamb"):
         optimizers.build("sgdm", RATE)
 
 
-@pytest.mark.skipif(addons is not None, reason="TensorFlow Addons is here")
+@pytest.mark.skipif(addons is not None, reason="TensorFlow Addons is installed")
 def test_an_optimizer_of_addons_names_the_extra_to_install(tmp_path, capsys):
     assert run_train(*arguments(model_dir=tmp_path / "run", optimizer="lookahead_sgd")) == 2
     message = capsys.readouterr().err
@@ -116,11 +114,10 @@ def test_an_optimizer_of_addons_names_the_extra_to_install(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "learners", "optimizers"), [("sgd", 0.25, None), ("sgdw", 0, 0.25), ("adamw", 0, 0.25)]
 )
-@flagsaver.flagsaver
 def test_weights_decay_once(name, learners, optimizers):
-    FLAGS(["train", *arguments(optimizer=name, weight_decay=0.25)])
     images = np.zeros((6, SIZE, SIZE, 3), np.uint8)
-    model = build_learner(FLAGS, daso_tf.data.from_arrays(images, np.arange(6) % K, images))
+    data = daso_tf.data.from_arrays(images, np.arange(6) % K, images)
+    model = built(data, *arguments(optimizer=name, weight_decay=0.25))
     assert (model.weight_decay, model.optimizer.weight_decay) == (learners, optimizers)
 
 
@@ -132,11 +129,12 @@ def test_docstring_examples(module):
 
 
 def learner(optimizer, metrics=()):
-    """A compiled learner with the same initial weights every time."""
+    """Makes a compiled learner with the same initial weights every time."""
     keras.utils.set_random_seed(0)
     image = keras.Input((SIZE, SIZE, 3))
     features = keras.layers.Dense(5, activation="tanh")(keras.layers.Flatten()(image))
-    model = daso_tf.Supervised(keras.Model(image, features), K, class_names=["a", "b", "c"])
+    encoder, names = keras.Model(image, features), ["a", "b", "c"]
+    model = daso_tf.Supervised(encoder, K, class_names=names, **STATISTICS)
     model.compile(optimizer, metrics=list(metrics), jit_compile=False)
     return model
 
@@ -158,7 +156,7 @@ def everything(model):
 
 
 def assert_resumes_exactly(make_optimizer, directory):
-    """Trains 4 steps, saves, and 3 more: from there on, and from the checkpoint on."""
+    """Trains 4 steps, saves, and trains 3 more, directly and from the checkpoint."""
     model, resumed = (learner(make_optimizer()) for _ in range(2))
     model.fit(batches(0, 4), verbose=0)
     Checkpoints(directory).save(model)
@@ -172,8 +170,8 @@ def assert_resumes_exactly(make_optimizer, directory):
 
 
 @pytest.mark.parametrize("name", ["sgdw", "adamw", "lamb", "lookahead_sgd"])
-def test_a_run_goes_on_exactly(name, tmp_path):
-    assert_resumes_exactly(lambda: built(name)[0], tmp_path)
+def test_a_run_resumes_exactly(name, tmp_path):
+    assert_resumes_exactly(lambda: made(name)[0], tmp_path)
 
 
 def cyclical():
@@ -212,8 +210,8 @@ def test_optimizers_and_schedules_of_addons_train_save_resume_and_export(make_op
 
 
 @needs_addons
-def test_metrics_of_addons_follow_training_and_evaluation():
-    """Against scikit-learn, on the images that are evaluated."""
+def test_metrics_of_addons_measure_training_and_evaluation():
+    """They equal those of scikit-learn on the images that are evaluated."""
     from sklearn.metrics import cohen_kappa_score, f1_score, matthews_corrcoef
 
     of_addons = [

@@ -153,7 +153,7 @@ def test_no_gradient_flows_through():
 
 def test_saved_and_resumed_exactly(tmp_path):
     labeler = DARPPseudoLabeler(COUNTS, UNLABELED, start_step=1, period=4)
-    model = dense_learner(pseudo_labeler=labeler, confidence_threshold=0.4)
+    model = dense_learner(pseudo_labeler=labeler, threshold=0.4)
     assert_saved_and_resumed_exactly(model, tmp_path / "model.keras")
     assert float(train(model, 6, 7).losses["consistency_loss"]) > 0
 
@@ -166,7 +166,7 @@ def test_batches_provide_the_positions_that_the_labeler_asks_for():
     model = dense_learner(daso_tf.MeanTeacher, pseudo_labeler=labeler)
     assert model.needs_positions and not dense_learner().needs_positions
     batches = daso_tf.data.training_batches(
-        data, batch_size=2, unlabeled_ratio=2, seed=0, with_positions=model.needs_positions
+        data, batch_size=2, unlabeled_ratio=2, seed=0, **model.batch_arguments
     )
     model.fit(batches, steps_per_epoch=3, verbose=0)
     seen = np.concatenate([batch[2] for batch, _ in batches.take(3).as_numpy_iterator()])

@@ -85,9 +85,9 @@ def test_class_that_is_never_predicted_is_finite():
 
 def test_fixmatch_learns_with_margins():
     """In the first step only the margins differ from FixMatch: nothing is debiased yet."""
-    plain = dense_learner(confidence_threshold=0.0)
+    plain = dense_learner(threshold=0.0)
     learner = dense_learner(
-        pseudo_labeler=DebiasedPseudoLabeler(strength=1.0, momentum=0.0), confidence_threshold=0.0
+        pseudo_labeler=DebiasedPseudoLabeler(strength=1.0, momentum=0.0), threshold=0.0
     )
     views, *_ = step_inputs(0)
     weak, strong = (out.logits.numpy() for out in learner.forward(*views)[1:])
@@ -120,7 +120,7 @@ def test_arguments_outside_their_range_are_refused(arguments, message):
 
 
 def test_learners_without_margins_are_refused(tmp_path, capsys):
-    message = "MixMatch does not go with DebiasedPseudoLabeler: it teaches probabilities"
+    message = "DebiasedPseudoLabeler does not go with MixMatch: it teaches probabilities"
     with pytest.raises(ValueError, match=message):
         dense_learner(daso_tf.MixMatch, pseudo_labeler=DebiasedPseudoLabeler())
     command = arguments(learner="mixmatch", pseudo_labeler="debiaspl", model_dir=tmp_path / "run")

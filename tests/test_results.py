@@ -13,7 +13,7 @@ from daso_tf.run.results import Results, evaluate, scores
 K = 4
 
 
-def random_answers(seed=0, count=200):
+def random_predictions(seed=0, count=200):
     rng = np.random.default_rng(seed)
     return rng.integers(0, K, count), rng.dirichlet(np.ones(K), count)
 
@@ -33,8 +33,8 @@ def new_results(path, unlabeled_counts=(9, 7, 5, 3)):
     return Results(path, ["ant", "bee", "cat", "dog"], [8, 4, 2, 1], unlabeled_counts)
 
 
-def test_scores_are_scikit_learns():
-    labels, probabilities = random_answers()
+def test_scores_are_those_of_scikit_learn():
+    labels, probabilities = random_predictions()
     predictions = probabilities.argmax(axis=1)
     found = scores(labels, predictions, K)
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
@@ -49,7 +49,7 @@ def test_class_without_images_has_no_recall_and_does_not_count():
 
 
 def test_logit_adjustment_divides_by_the_labeled_shares():
-    labels, probabilities = random_answers(1)
+    labels, probabilities = random_predictions(1)
     counts = np.array([50, 20, 5, 1])
     adjusted = (probabilities / (counts / counts.sum())).argmax(axis=1)
     found = evaluate(labels, probabilities, counts)
@@ -57,7 +57,7 @@ def test_logit_adjustment_divides_by_the_labeled_shares():
     assert found["accuracy"] == scores(labels, probabilities.argmax(axis=1), K)["accuracy"]
 
 
-def test_logit_adjustment_bears_probabilities_of_zero():
+def test_logit_adjustment_accepts_probabilities_of_zero():
     found = evaluate(np.array([1]), np.array([[0.0, 1.0]]), np.array([1, 1000]))
     assert found["logit_adjusted"]["accuracy"] == 1.0
 
@@ -104,14 +104,14 @@ def test_evaluations_after_a_checkpoint_are_forgotten(tmp_path):
     assert [entry["step"] for entry in new_results(path).evaluations] == [5, 10, 12]
 
 
-def test_file_that_is_no_results_file_is_named(tmp_path):
+def test_file_that_is_not_a_results_file_is_named(tmp_path):
     path = tmp_path / "results.json"
     path.write_text("{")
     with pytest.raises(ValueError, match=r"results\.json"):
         new_results(path)
 
 
-def test_table_has_a_line_a_class(tmp_path):
+def test_table_has_one_line_per_class(tmp_path):
     results = new_results(tmp_path / "results.json")
     results.add(an_evaluation(10))
     lines = table(results).splitlines()

@@ -1,4 +1,4 @@
-"""Going on: checkpoints are complete or absent, and a run cut short ends where it would have."""
+"""Resuming: checkpoints are complete or absent, and a killed run ends like a whole one."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from absl import logging
+from channels import STATISTICS
 from command import arguments, run_train
 
 from daso_tf import DASO
@@ -22,13 +23,14 @@ def small_learner(seed, queue_size=2):
     keras.utils.set_random_seed(seed)
     image = keras.Input((8, 8, 3))
     features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
-    learner = DASO(keras.Model(image, features), 3, queue_size=queue_size, pretrain_steps=0)
+    encoder = keras.Model(image, features)
+    learner = DASO(encoder, 3, queue_size=queue_size, pretrain_steps=0, **STATISTICS)
     learner.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), jit_compile=False)
     return learner
 
 
 def remembered(learner):
-    """Every variable that a run needs to go on: not the metrics, which every epoch resets."""
+    """Returns the variables that a run needs to resume; metrics are reset in every epoch."""
     return [
         *learner.network_weights,
         *learner.ema_network_weights,
@@ -48,7 +50,7 @@ def assert_equal(one, other):
 
 
 def set_everything(learner, value):
-    """Gives every variable a value of its own, so that none is right by chance."""
+    """Sets every variable to a different value; none is right by chance."""
     for position, variable in enumerate(remembered(learner)):
         variable.assign(np.full(variable.shape, value + position, np.array(variable).dtype))
 
@@ -73,7 +75,7 @@ def test_every_variable_is_restored(saved):
     assert_equal(state(learner), list(states.values())[-1])
 
 
-def test_nothing_to_restore_changes_nothing(tmp_path):
+def test_a_folder_without_checkpoints_changes_nothing(tmp_path):
     learner = small_learner(2)
     before = state(learner)
     assert not Checkpoints(tmp_path / "none").restore(learner)
@@ -95,7 +97,7 @@ def flip_a_bit(path):
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flip_a_bit])
-def test_damaged_newest_checkpoint_gives_way_to_the_one_before(saved, damage, caplog):
+def test_the_checkpoint_before_a_damaged_one_is_restored(saved, damage, caplog):
     checkpoints, states = saved
     _, middle, newest = states
     damage(newest)
@@ -107,7 +109,7 @@ def test_damaged_newest_checkpoint_gives_way_to_the_one_before(saved, damage, ca
     assert newest.name in caplog.text
 
 
-def test_file_that_was_not_finished_is_no_checkpoint(saved):
+def test_unfinished_file_is_not_a_checkpoint(saved):
     checkpoints, states = saved
     newest = list(states)[-1]
     newest.rename(newest.with_name(newest.name + ".tmp"))
@@ -133,7 +135,7 @@ def test_checkpoint_of_another_model_is_not_restored(saved):
         checkpoints.restore(small_learner(6, queue_size=5))
 
 
-def test_few_are_kept(tmp_path):
+def test_only_the_newest_are_kept(tmp_path):
     learner, checkpoints = small_learner(7), Checkpoints(tmp_path, keep=2)
     for step in (1, 9, 10, 100):
         learner.step.assign(step)
@@ -159,6 +161,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import command
+from daso_tf.run import run
 from daso_tf.run.callbacks import StopAtNonFiniteLoss
 
 class Kill(StopAtNonFiniteLoss):
@@ -166,12 +169,12 @@ class Kill(StopAtNonFiniteLoss):
         if int(self.model.step.numpy()) == 13:
             os.kill(os.getpid(), signal.SIGKILL)
 
-command.train.StopAtNonFiniteLoss = Kill
+run.StopAtNonFiniteLoss = Kill
 command.run_train(*sys.argv[1:])
 """
 
 
-def test_killed_run_ends_where_an_uninterrupted_one_does(tmp_path):
+def test_killed_run_ends_like_an_uninterrupted_one(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings = {"steps": 20, "evaluate_every": 5, "validation_size": 0}
     assert run_train(*arguments(model_dir=whole, **settings)) == 0
@@ -200,5 +203,5 @@ def test_killed_run_ends_where_an_uninterrupted_one_does(tmp_path):
         assert one.files == other.files
         for name in one.files:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    # Every evaluation too, with the pseudo-label statistics between them.
+    # The evaluations and the pseudo-label statistics are equal too.
     assert (whole / "results.json").read_text() == (parts / "results.json").read_text()

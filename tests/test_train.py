@@ -1,4 +1,4 @@
-"""The train command: what a run leaves, what is refused, what stops it."""
+"""The train command: what a run writes, what is refused, what stops it."""
 
 import json
 import shutil
@@ -24,12 +24,12 @@ def checkpoints_of(model_dir):
 
 @pytest.fixture
 def copied_run(finished_run, tmp_path):
-    """The finished run where a test may change it."""
+    """A copy of the finished run, which a test may change."""
     shutil.copytree(finished_run.model_dir, tmp_path / "run")
     return tmp_path / "run"
 
 
-def test_run_leaves_what_a_user_needs(finished_run):
+def test_run_writes_checkpoints_export_events_and_flags(finished_run):
     assert finished_run.exit_code == 0
     model_dir = finished_run.model_dir
     assert checkpoints_of(model_dir) == [f"step_0000000{step}.npz" for step in (2, 4, 5)]
@@ -103,7 +103,7 @@ def test_test_images_are_written_named_by_class(finished_run):
             assert image.size == (8, 8)
 
 
-def test_repeated_command_trains_no_more_but_exports_what_is_missing(copied_run, capsys):
+def test_repeated_command_does_not_train_but_exports_again(copied_run, capsys):
     before = (copied_run / "results.json").read_bytes(), checkpoints_of(copied_run)
     shutil.rmtree(copied_run / "export")
     command = arguments(model_dir=copied_run, steps=5, evaluate_every=2)
@@ -114,7 +114,7 @@ def test_repeated_command_trains_no_more_but_exports_what_is_missing(copied_run,
     assert "finished" in output and "pseudo-label recall" in output
 
 
-def test_finished_run_goes_on_for_more_steps(copied_run):
+def test_finished_run_continues_for_more_steps(copied_run):
     assert run_train(*arguments(model_dir=copied_run, steps=7, evaluate_every=2)) == 0
     steps = [entry["step"] for entry in results_of(copied_run)["evaluations"]]
     assert steps == [2, 4, 5, 6, 7]
@@ -148,14 +148,14 @@ def test_fewer_steps_than_done_are_refused(copied_run, capsys):
         ({"encoder_weights": "nowhere.weights.h5"}, "nowhere.weights.h5"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_training(tmp_path, capsys, settings, said):
+def test_unusable_settings_are_refused_before_training(tmp_path, capsys, settings, said):
     assert run_train(*arguments(model_dir=tmp_path / "run", **settings)) == 2
     message = capsys.readouterr().err
     assert said in message and "Traceback" not in message
     assert not (tmp_path / "run").exists()
 
 
-def test_argument_that_is_no_flag_is_refused(tmp_path, capsys):
+def test_argument_that_is_not_a_flag_is_refused(tmp_path, capsys):
     assert run_train("steps=3", *arguments(model_dir=tmp_path / "run")) == 2
     assert "'steps=3'" in capsys.readouterr().err
 
@@ -176,16 +176,16 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, capsys, monkeypatch):
     assert [entry["step"] for entry in results_of(model_dir)["evaluations"]] == [2]
 
 
-def test_interrupted_run_says_that_it_can_go_on(tmp_path, capsys, monkeypatch):
+def test_interrupted_run_says_how_it_continues(tmp_path, capsys, monkeypatch):
     def interrupt(run):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", interrupt)
     assert run_train(*arguments(model_dir=tmp_path / "run")) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "continues" in capsys.readouterr().err
 
 
-def test_missing_data_set_is_refused_with_those_that_are_known(tmp_path, capsys):
+def test_missing_data_set_is_refused_with_the_known_ones(tmp_path, capsys):
     assert run_train(f"--model_dir={tmp_path / 'run'}") == 2
     message = capsys.readouterr().err
     assert "digits" in message and "image_folder" in message
@@ -194,7 +194,7 @@ def test_missing_data_set_is_refused_with_those_that_are_known(tmp_path, capsys)
 
 def test_flags_of_another_run_do_not_replace_its_export(copied_run, tmp_path):
     exported = (copied_run / "export" / "saved_model.pb").read_bytes()
-    # As the flag file of that run has it.
+    # The export folder is in the flag file of that run.
     settings = arguments(model_dir=tmp_path / "new", export_dir=copied_run / "export")
     assert run_train(*settings, "--steps=1", "--evaluate_every=1", "--logit_adjustment=1") == 0
     assert (copied_run / "export" / "saved_model.pb").read_bytes() == exported

@@ -1,4 +1,4 @@
-"""Keras 2.15 and Keras 3 read what the other wrote, and compute the same."""
+"""Keras 2.15 and Keras 3 read the files of the other one, and compute the same."""
 
 import json
 
@@ -11,26 +11,27 @@ from keras_exchange import DATA, MAJOR, TWENTY_STEPS, small_encoder, small_learn
 from daso_tf.platform.keras_2_models import load_model
 from daso_tf.run.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # where Keras looks in vain
+# Keras warns of folders that are not there.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(params=[2, 3], ids=["of Keras 2.15", "of Keras 3"])
 def written(request):
-    """The folder of what a version wrote, and what its learner answered."""
+    """The folder that a version wrote, and the predictions of its learner."""
     folder = DATA / f"keras_{request.param}"
     with np.load(folder / "answers.npz") as answers:
         return folder, dict(answers)
 
 
 def test_twenty_steps_are_the_same():
-    """The views bit for bit; the losses as closely as float32 allows, some 1e-5 in the last."""
+    """The views are equal bit for bit; the losses differ by 1e-5 after twenty steps in float32."""
     steps, recorded = twenty_steps(), json.loads(TWENTY_STEPS.read_text())
     assert [step["views"] for step in steps] == [step["views"] for step in recorded]
     for step, there in zip(steps, recorded, strict=True):
         assert step["losses"] == pytest.approx(there["losses"], rel=1e-4)
 
 
-def test_checkpoint_goes_on(written):
+def test_checkpoint_is_restored(written):
     folder, answers = written
     learner = small_learner()
     assert Checkpoints(folder / "checkpoints").restore(learner)
@@ -48,7 +49,7 @@ def test_encoder_weights_load(written):
     np.testing.assert_allclose(features, answers["features"], atol=1e-5)
 
 
-def test_export_serves(written):
+def test_export_predicts(written):
     folder, answers = written
     serve = tf.saved_model.load(str(folder / "export")).signatures["serving_default"]
     answer = serve(images=tf.constant(answers["images"]))
@@ -57,10 +58,10 @@ def test_export_serves(written):
     np.testing.assert_array_equal(answer["class_names"], names)
 
 
-def test_saved_learner_comes_back_whole(written, tmp_path):
+def test_saved_learner_is_loaded_completely(written, tmp_path):
     folder, answers = written
     if folder.name == "keras_3" and MAJOR == 2:
-        with pytest.raises(ValueError, match=r"of Keras 3\.\d.*cannot read. Convert it there"):
+        with pytest.raises(ValueError, match=r"by Keras 3\.\d.*cannot read it. Convert it"):
             load_model(folder / "learner.keras")
         return
     learner = load_model(folder / "learner.keras")

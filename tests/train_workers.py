@@ -1,7 +1,7 @@
-"""Runs the train command in several workers: `train_workers.py COUNT KILLED_AT LOGS [flags]`.
+"""Runs the train command in several workers: `train_workers.py COUNT KILLED_AT LOGS [FLAGS]`.
 
-The last worker kills itself before the step KILLED_AT; -1 for no such thing. Prints the workers'
-exit codes as JSON. They are forked, so that TensorFlow is imported once.
+The last worker kills itself before the step KILLED_AT, or not at all if that is -1. Prints the exit
+codes of the workers as JSON. The workers are forks, so TensorFlow is imported only once.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import command
 
 from daso_tf.commands.workers import cluster
+from daso_tf.run import run
 from daso_tf.run.callbacks import StopAtNonFiniteLoss
 
 
@@ -28,7 +29,7 @@ def work(variables, log, killed_at, arguments):
             if int(self.model.step.numpy()) == killed_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    command.train.StopAtNonFiniteLoss = Kill
+    run.StopAtNonFiniteLoss = Kill
     sys.exit(command.run_train(*arguments))
 
 

@@ -53,7 +53,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
     print(f"\n{_sizes(selection.sizes)} used at {_by(data.labeled.size)}.")
     path = Path(settings.picture or f"{complete(settings).model_dir}/data.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(data, path)
+    figure(data).savefig(path, dpi=100)
     print(f"Wrote {path}")
     return 0
 
@@ -93,19 +93,28 @@ def table(data: SemiSupervisedData) -> str:
     )
 
 
-def draw(data: SemiSupervisedData, path: str | Path) -> None:
-    """Draws the class distribution and images of some classes, as a PNG.
+def figure(data: SemiSupervisedData) -> Figure:
+    """Draws the class distribution and images of some classes.
 
     Args:
         data: Any data.
-        path: The PNG file to write.
+
+    Returns:
+        A matplotlib figure. A notebook shows it.
+
+    Example:
+
+    >>> images = np.zeros((6, 8, 8, 3), np.uint8)
+    >>> data = daso_tf.data.from_arrays(images, [0, 0, 0, 0, 1, 1], images)
+    >>> [axes.get_title() for axes in figure(data).axes]
+    ['Images of each class', 'Labeled images by class, unlabeled images']
     """
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    FigureCanvasAgg(figure)
-    bars, images = figure.subplots(2, 1, height_ratios=(1, 2))
+    drawn = Figure(figsize=(12, 9), layout="constrained")
+    FigureCanvasAgg(drawn)
+    bars, images = drawn.subplots(2, 1, height_ratios=(1, 2))
     _draw_counts(bars, data)
     _draw_images(images, data)
-    figure.savefig(path, dpi=100)
+    return drawn
 
 
 def _draw_counts(axes: Axes, data: SemiSupervisedData) -> None:

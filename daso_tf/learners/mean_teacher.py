@@ -42,7 +42,7 @@ class MeanTeacher(Learner):
             Mean Teacher with DASO has no alignment loss: give
             `DASOPseudoLabeler(alignment_weight=0.0)`.
         unlabeled_weight: Weight of the consistency loss, at least 0.
-        ramp_steps: Number of steps in which this weight grows linearly from 0; 0 for none. In
+        ramp_steps: Number of steps, at least 0, in which this weight grows linearly from 0. In
             DASO's comparison it is 40 % of the run.
 
     Raises:

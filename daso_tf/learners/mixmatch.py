@@ -44,7 +44,7 @@ class MixMatch(Learner):
             does not change them.
         mixup_beta: Parameter of the Beta distribution of MixUp's weight, above 0.
         unlabeled_weight: Weight of the consistency loss, at least 0.
-        ramp_steps: Number of steps in which this weight grows linearly from 0; 0 for none. In
+        ramp_steps: Number of steps, at least 0, in which this weight grows linearly from 0. In
             DASO's comparison it is 1.6 % of the run.
 
     All batches must have the same size. The number of unlabeled images must be a multiple of the

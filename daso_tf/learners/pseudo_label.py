@@ -38,8 +38,8 @@ class PseudoLabel(Learner):
     Args:
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
             `LinearPseudoLabeler`, as in the paper.
-        ramp_steps: Number of steps in which the weight of the unlabeled loss grows linearly from
-            0; 0 for none. In DASO's comparison it is 40 % of the run.
+        ramp_steps: Number of steps, at least 0, in which the weight of the unlabeled loss grows
+            linearly from 0. In DASO's comparison it is 40 % of the run.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -60,8 +60,8 @@ class ReMixMatch(Learner):
         premixup_weight: Weight of the same loss of the first strong views before MixUp, at least
             0.
         rotation_weight: Weight of the loss of the rotation head, at least 0.
-        ramp_steps: Number of steps in which `unlabeled_weight` and `premixup_weight` grow linearly
-            from 0; 0 for none. In DASO's comparison it is 1.6 % of the run.
+        ramp_steps: Number of steps, at least 0, in which `unlabeled_weight` and `premixup_weight`
+            grow linearly from 0. In DASO's comparison it is 1.6 % of the run.
 
     All batches must have the same size. The number of unlabeled images must be a multiple of the
     number of labeled images.

@@ -48,7 +48,8 @@ class USADTM(Learner):
             default `RandAugment()`.
         queue_size: Labeled features that are kept per class, at least 1; or K numbers, one per
             class. The published runs keep 5 times the class's number of labeled images.
-        pretrain_steps: Number of steps at the start in which no pseudo-label is taught.
+        pretrain_steps: Number of steps at the start, at least 0, in which no pseudo-label is
+            taught.
         confidence_threshold: Least cosine similarity of the pseudo-labels that are taught, in
             [0, 1].
         mutual_information_weight: Weight of the mutual information loss, at least 0.

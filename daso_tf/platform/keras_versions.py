@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,12 +36,18 @@ def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
 
 
 def write_archive(archive: keras.export.ExportArchive, directory: str) -> None:
-    """Writes an export, without the list of signatures that Keras prints."""
-    if KERAS_3:
-        archive.write_out(directory, verbose=False)
-    else:
-        with contextlib.redirect_stdout(io.StringIO()):
-            archive.write_out(directory)
+    """Writes an export, without Keras's list of signatures and TensorFlow's name of the folder."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # the folder is a temporary one
+    try:
+        if KERAS_3:
+            archive.write_out(directory, verbose=False)
+        else:
+            with contextlib.redirect_stdout(io.StringIO()):
+                archive.write_out(directory)
+    finally:
+        logger.setLevel(level)
 
 
 def build_optimizer(

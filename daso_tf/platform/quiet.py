@@ -1,8 +1,8 @@
-"""Commands that start without the messages of TensorFlow's libraries.
+"""Commands and notebooks that start without the messages of TensorFlow's libraries.
 
 TensorFlow 2.21 writes some of them while it is imported, before any of its settings has an effect.
-So a command imports it with the standard error stream redirected, and shows what was written there
-only if the import fails.
+So they import it with the standard error stream redirected, and show what was written there only if
+the import fails.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ def is_command() -> bool:
     return "".join(module).split(".")[0] == "daso_tf" or Path(sys.argv[0]).name == "daso-tf"
 
 
+def is_notebook() -> bool:
+    """Whether this process runs the cells of a notebook."""
+    return "ipykernel" in sys.modules
+
+
 def is_verbose() -> bool:
     """Whether the command line asks for messages, by `--verbosity`; read before it is parsed."""
     text = " ".join(sys.argv[1:])
@@ -36,11 +41,12 @@ def start() -> Iterator[None]:
     """Hides what TensorFlow's libraries write to the standard error stream in this context.
 
     From here on, Ctrl-C ends a command with one line, even while it is still being imported. In
-    programs that import the package, nothing changes.
+    programs that import the package, nothing changes. In a notebook that has imported TensorFlow
+    before, the messages are already there.
     """
     if is_command():
         sys.excepthook = _interrupted_in_one_line
-    if not is_command() or is_verbose():
+    if not (is_command() or is_notebook()) or is_verbose():
         yield
         return
     # At level 2, TensorFlow's GPU build reports as an error that there is no GPU.

@@ -41,6 +41,7 @@ class DARPPseudoLabeler(PseudoLabeler):
         period: Steps between two refinements, at least 1.
         alpha: How many times its number of images a class may keep, above 0; see `refine`.
         iterations: Rounds of each refinement, at least 1; see `refine`.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

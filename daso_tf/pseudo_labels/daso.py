@@ -42,6 +42,7 @@ class DASOPseudoLabeler(PseudoLabeler):
             least 0.
         distribution_period: Steps between two updates of the pseudo-label distribution, at
             least 1.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -179,6 +180,8 @@ class PseudoLabelDistribution(keras.layers.Layer):
 
     Args:
         period: Steps in a window, at least 1.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If `period` is outside its range.

@@ -27,6 +27,7 @@ class DebiasedPseudoLabeler(PseudoLabeler):
     Args:
         strength: lambda of the paper, at least 0.
         momentum: Momentum of the moving average, in [0, 1).
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -35,6 +36,8 @@ class DistributionAlignment(keras.layers.Layer):
         temperature: t, in [0, 1]: 1 uses the target distribution as it is, 0 a uniform one. CReST+
             decreases it from generation to generation.
         window: Number of batches to average, at least 1.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Input shape: float `(batch, K)`, rows sum to 1. Output shape: the same.
 
@@ -52,6 +55,8 @@ class DistributionAlignment(keras.layers.Layer):
         Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1; the temperature: Wei et al.,
         "CReST", CVPR 2021, section 3.3.
     """
+
+    asks_for: ClassVar[frozenset[str]] = frozenset({"predictions_not_aligned"})
 
     def __init__(
         self,
@@ -132,6 +137,7 @@ class AlignedPseudoLabeler(PseudoLabeler):
             unlabeled images or, if it is unknown, of the labeled images.
         temperature: In [0, 1], as for `DistributionAlignment`.
         window: At least 1, as for `DistributionAlignment`.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -151,7 +157,13 @@ class AlignedPseudoLabeler(PseudoLabeler):
 
     # Predictions are aligned first and sharpened then.
     asks_for = frozenset({"unsharpened_predictions"})
-    refuses = TWO_CLASSIFIERS
+    refuses = MappingProxyType(
+        {
+            **TWO_CLASSIFIERS,
+            "predictions_not_aligned": "the predictions would be aligned twice; "
+            "--nodistribution_alignment (distribution_alignment=None) aligns them once",
+        }
+    )
 
     def __init__(
         self,

@@ -12,6 +12,10 @@ from daso_tf.pseudo_labels.pseudo_labeler import PseudoLabeler, PseudoLabels
 class LinearPseudoLabeler(PseudoLabeler):
     """Uses the learner's predictions unchanged, as plain FixMatch does.
 
+    Args:
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
+
     Example:
 
     >>> labels = LinearPseudoLabeler()(tf.constant([[0.9, 0.1]]), tf.zeros((1, 4)), step=0)

@@ -23,6 +23,8 @@ class PrototypeClassifier(keras.layers.Layer):
     Args:
         queue_size: Q, features kept for each class, at least 1; or K numbers, one per class.
         temperature: Divides the cosine similarities, above 0.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

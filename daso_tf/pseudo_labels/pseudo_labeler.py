@@ -50,6 +50,9 @@ class PseudoLabels(NamedTuple):
             semantic: int64 `(mu * batch,)`, the classes of the nearest prototypes, if there are
                 any.
 
+        Returns:
+            The `PseudoLabels`.
+
         Example:
 
         >>> labels = PseudoLabels.from_target(tf.constant([[0.3, 0.7]]), linear=tf.constant([0]))
@@ -73,6 +76,10 @@ class PseudoLabeler(keras.layers.Layer):
     `auxiliary_losses`, `update`. What a pseudo-labeler remembers from step to step is a variable
     of this layer, created in `build` from the shapes of the logits `(batch, K)` and the features
     `(batch, D)`. Every way of saving the model saves it.
+
+    Args:
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Attributes:
         asks_for: What the learner must provide, by name: "labeled_features" (calls of `observe`),

@@ -24,6 +24,7 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
     Args:
         queue_size: Labeled features kept for each class, at least 1.
         pretrain_steps: Number of first steps in which all confidences are 0, at least 0.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -96,7 +96,7 @@ def select(
     if probabilities.ndim != 2 or probabilities.shape[1] != len(counts) or counts.min() < 1:
         raise ValueError(
             f"Predictions have shape {probabilities.shape} and labeled_counts are "
-            f"{list(labeled_counts)}; they need one column and at least one image a class."
+            f"{list(labeled_counts)}; they need one column and at least one image per class."
         )
     by_rank = np.argsort(-counts, kind="stable")
     rates = np.empty(len(counts))

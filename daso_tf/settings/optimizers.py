@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_versions import velocity_of
 
@@ -164,11 +165,11 @@ class WarmUp(LearningRateSchedule):
     """A learning rate that grows linearly from 0 in the first steps: `rate * min(t / steps, 1)`.
 
     Args:
-        rate: The learning rate after that, a number or a schedule.
+        rate: The learning rate after that, a number above 0 or a schedule.
         steps: Number of these steps, at least 1.
 
     Raises:
-        ValueError: If `steps` is below 1.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -181,10 +182,8 @@ class WarmUp(LearningRateSchedule):
 
     def __init__(self, rate: float | LearningRateSchedule, steps: int):
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}.")
-        self.rate = rate
-        self.steps = int(steps)
+        self.rate = rate if callable(rate) else checked_number("rate", rate, above=0)
+        self.steps = checked_whole_number("steps", steps, least=1)
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the learning rate of a step.

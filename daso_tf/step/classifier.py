@@ -39,8 +39,8 @@ class Classifier(keras.Model):
         mean: Mean of each colour channel of the training images, in [0, 1]: `data.mean` of
             `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
         std: Standard deviation of each colour channel, in (0, 1].
-        resolution: Side in pixels to which images are resized before the encoder. By default the
-            encoder's own input size.
+        resolution: Side in pixels, at least 1, to which images are resized before the encoder. By
+            default the encoder's own input size.
         class_names: K names, which the exported model returns.
         test_logit_adjustment: Strength (tau, at least 0) of logit adjustment at test time:
             evaluation, prediction and export subtract tau times the logarithm of the labeled

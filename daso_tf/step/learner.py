@@ -65,25 +65,26 @@ class Learner(Classifier):
             same features, which makes the predictions instead of the first. By default there is
             none.
         unlabeled_weight: Weight of the loss of the unlabeled images, at least 0.
-        ramp_steps: Number of steps in which this weight grows linearly from 0; 0 for none.
+        ramp_steps: Number of steps, at least 0, in which this weight grows linearly from 0.
         supervised_loss: Loss of the labeled images, a `daso_tf.balance.SupervisedLoss`; by default
             cross-entropy.
         weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
         weight_decay: L2 factor, at least 0, *added to the gradient* of every parameter (not
             decoupled).
         ema_decay: Final decay of the moving average, in [0, 1).
-        seed: Together with the step it determines every random number of the step.
-        first_step: Number of steps that count as done before the first one; later generations of
-            self-training use it.
-        microbatches: Number of equal parts in which a batch is computed, one after another, to save
-            memory (gradient accumulation). Views, optimizer, moving average, step and memories see
-            the whole batch. Whatever looks at a batch as a whole sees a part: BatchNorm, queues,
-            moving averages of thresholds and alignment, MixUp.
+        seed: A whole number of at least 0. Together with the step it determines every random
+            number of the step.
+        first_step: Number of steps that count as done before the first one, at least 0; later
+            generations of self-training use it.
+        microbatches: Number of equal parts, at least 1, in which a batch is computed, one after
+            another, to save memory (gradient accumulation). Views, optimizer, moving average, step
+            and memories see the whole batch. Whatever looks at a batch as a whole sees a part:
+            BatchNorm, queues, moving averages of thresholds and alignment, MixUp.
         mean: Mean of each colour channel of the training images, in [0, 1]: `data.mean` of
             `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
         std: Standard deviation of each colour channel, in (0, 1].
-        resolution: Side in pixels to which images are resized before the encoder. By default the
-            encoder's own input size.
+        resolution: Side in pixels, at least 1, to which images are resized before the encoder. By
+            default the encoder's own input size.
         class_names: K names, which the exported model returns.
         test_logit_adjustment: Strength (tau, at least 0) of logit adjustment at test time:
             evaluation, prediction and export subtract tau times the logarithm of the labeled
@@ -213,6 +214,9 @@ class Learner(Classifier):
             labeled: uint8 `(batch, height, width, 3)`.
             unlabeled: uint8 `(mu * batch, height, width, 3)`.
             seed: int32 `(2,)`, another one in every step.
+
+        Returns:
+            What `compute_losses` takes: tensors, or a structure of them such as a named tuple.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `make_views`.")
 
@@ -389,13 +393,16 @@ class Learner(Classifier):
         step: tf.Tensor,
         averaged: AveragedFeatures | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Computes the loss of the balanced head, by name; nothing where there is none.
+        """Computes the loss of the balanced head.
 
         Args:
             features: The features of the step's views, which carry the gradient.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             step: int scalar, the number of steps done before this one.
             averaged: The result of `averaged_features`.
+
+        Returns:
+            A scalar by its name; nothing where there is no balanced head.
         """
         head = self.balanced_head
         if head is None:
@@ -619,6 +626,9 @@ class Learner(Classifier):
             raise ValueError(
                 f"{type(part).__name__} is for {len(counts)} classes, not {num_classes}."
             )
+
+
+show_all_arguments(Learner, Classifier, hidden=frozenset())
 
 
 def _as_threshold(threshold: float | Threshold | None) -> Threshold | None:

@@ -10,7 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.platform import replicas
+from daso_tf.platform.checks import checked_whole_number
 from daso_tf.step.outcome import StepOutcome
+
+__all__ = ["BalancedAccuracy", "ClassStatistics", "OneHotLabels"]
 
 _COUNTS = ("true", "predicted", "correct", "assigned")
 
@@ -22,9 +25,12 @@ class ClassStatistics(keras.metrics.Metric):
     A label of -1 is unknown. Its prediction only counts in `assigned`.
 
     Args:
-        num_classes: K.
+        num_classes: K, at least 2.
         name: Prefix of the two results.
         **kwargs: As for `keras.metrics.Metric`.
+
+    Raises:
+        ValueError: If `num_classes` is below 2.
 
     Example:
 
@@ -36,9 +42,9 @@ class ClassStatistics(keras.metrics.Metric):
 
     def __init__(self, num_classes: int, name: str = "class_statistics", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.num_classes = num_classes
+        self.num_classes = checked_whole_number("num_classes", num_classes, least=2)
         self.true, self.predicted, self.correct, self.assigned = (
-            self.add_weight(name=kind, shape=(num_classes,), initializer="zeros")
+            self.add_weight(name=kind, shape=(self.num_classes,), initializer="zeros")
             for kind in _COUNTS
         )
 
@@ -103,6 +109,14 @@ class ClassStatistics(keras.metrics.Metric):
 @keras.saving.register_keras_serializable(package="daso_tf")
 class BalancedAccuracy(ClassStatistics):
     """The mean recall of the classes: every class has the same weight.
+
+    Args:
+        num_classes: K, at least 2.
+        name: Name of the metric.
+        **kwargs: As for `keras.metrics.Metric`.
+
+    Raises:
+        ValueError: If `num_classes` is below 2.
 
     Example:
 
