@@ -95,7 +95,11 @@ def test_command_names_a_folder_that_it_cannot_write_to(tmp_path, capsys):
         ({"balanced_head": "abc", "test_logit_adjustment": 1}, "does not go with --balanced_head"),
         ({"supervised_loss": "ldam", "logit_adjustment": 1}, "--supervised_loss=ldam: each"),
         (
-            {"learner": "remixmatch", "pseudo_labeler": "distribution_alignment"},
+            {
+                "learner": "remixmatch",
+                "pseudo_labeler": "distribution_alignment",
+                "distribution_alignment": True,
+            },
             "aligned twice; --nodistribution_alignment (distribution_alignment=None)",
         ),
         ({"learner": "crt"}, "retrains the classifier of a finished run: say which"),

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import parsed
+from command import completed, parsed
 
 from daso_tf.data.long_tail import LongTail, split
+from daso_tf.settings.methods import LEARNERS, published_schedule
 
 FLAG_FILES = Path(__file__).parents[1] / "flags"
 
@@ -149,41 +150,98 @@ def test_stl10_lt(setting):
     assert values["distribution_temperature"] == 0.3
 
 
-def test_semi_aves_is_used_as_it_is():
+def test_semi_aves_has_the_papers_own_settings():
+    """Table 10 of the paper; an epoch is 23 steps of 256 of the 5,959 labeled images."""
     values = flags_of("semi_aves")
     assert values["dataset"] == "semi_aves"
     sizes = {field.name: values[field.name] for field in dataclasses.fields(LongTail)}
     assert LongTail(**sizes) == LongTail()
-    assert (values["encoder"], values["resolution"]) == ("resnet_34", 224)
+    paper = {
+        "encoder": "resnet_34",
+        "resolution": 224,
+        "labeled": "l_train_val",
+        "batch_size": 256,
+        "unlabeled_ratio": 5,
+        "learning_rate": 0.04,
+        "weight_decay": 3e-4,
+        "ema_decay": 0.9,
+        "distribution_temperature": 0.5,
+        "steps": 90 * 23,
+        "pretrain_steps": 20 * 23,
+    }
+    assert {name: values[name] for name in paper} == paper
 
 
 BENCHMARK_FILES = sorted({file for file, _ in CIFAR10 | CIFAR100 | STL10})
 
 
+# Settings of the published comparison: of all learners, and of each. The others have their defaults.
+SHARED = {
+    "encoder": "wrn_28_2",
+    "resolution": 32,
+    "crop_padding": 4,
+    "cutout_size": 16,
+    "batch_size": 64,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "steps": 250_000,
+    "evaluate_every": 500,
+    "queue_size": 256,
+    "prototype_temperature": 0.05,
+}
+FIXMATCH_LIKE = {
+    "unlabeled_ratio": 2,
+    "learning_rate": 0.03,
+    "ema_decay": 0.999,
+    "ramp_fraction": 0,
+}
+OTHERS = FIXMATCH_LIKE | {"unlabeled_ratio": 1}
+LEARNER_SETTINGS = {
+    "supervised": {"learning_rate": 0.1, "ema_decay": 0, "warmup_steps": None},
+    "pseudo_label": OTHERS | {"unlabeled_weight": 1, "ramp_fraction": 0.4},
+    "mean_teacher": OTHERS | {"unlabeled_weight": 50, "ramp_fraction": 0.4, "alignment_weight": 0},
+    "mixmatch": OTHERS
+    | {"unlabeled_weight": 100, "ramp_fraction": 0.016, "mixup_beta": 0.5, "alignment_weight": 0},
+    "remixmatch": OTHERS
+    | {"unlabeled_weight": 1.5, "ramp_fraction": 0.016, "mixup_beta": 0.75, "alignment_weight": 1},
+    "fixmatch": FIXMATCH_LIKE
+    | {"unlabeled_weight": 1, "confidence_threshold": 0.95, "pretrain_steps": 5000},
+    "usadtm": FIXMATCH_LIKE | {"confidence_threshold": 0.85, "pretrain_steps": 500},
+    "crt": FIXMATCH_LIKE,
+}
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("name", BENCHMARK_FILES)
-def test_what_all_settings_share(name):
-    paper = {
-        "encoder": "wrn_28_2",
-        "resolution": 32,
-        "batch_size": 64,
-        "unlabeled_ratio": 2,
-        "learning_rate": 0.03,
-        "steps": 250_000,
-        "pretrain_steps": 5000,
-        "evaluate_every": 500,
-        "queue_size": 256,
-        "prototype_temperature": 0.05,
-        "alignment_weight": 1,
-    }
-    values = flags_of(name)
-    assert {key: values[key] for key in paper} == paper
+def test_every_learner_has_the_published_settings_with_every_benchmark_file(name, learner):
+    values = completed(f"--flagfile={FLAG_FILES / name}.cfg", f"--learner={learner}")
+    published = SHARED | LEARNER_SETTINGS[learner]
+    assert {key: values[key] for key in published} == published
+    if learner == "supervised":
+        schedule = published_schedule(learner, values["steps"])
+        assert schedule == (6250, (199_999, 225_000))
+    else:
+        assert (values["warmup_steps"], values["learning_rate_drops"]) == (0, ())
+
+
+@pytest.mark.parametrize("pseudo_labeler", ["linear", "daso", "crest_plus"])
+@pytest.mark.parametrize("name", BENCHMARK_FILES)
+def test_remixmatch_aligns_where_both_imbalances_are_equal(name, pseudo_labeler):
+    flags = (f"--flagfile={FLAG_FILES / name}.cfg", "--learner=remixmatch")
+    values = completed(*flags, f"--pseudo_labeler={pseudo_labeler}")
+    # CReST+ aligns by itself.
+    expected = {"linear": "cifar" in name, "daso": "cifar100" in name, "crest_plus": False}
+    assert values["distribution_alignment"] == expected[pseudo_labeler]
+    for differing in ("--unlabeled_imbalance=1", "--reverse_unlabeled"):
+        values = completed(*flags, f"--pseudo_labeler={pseudo_labeler}", differing)
+        assert not values["distribution_alignment"]
 
 
 def test_every_flag_file_is_compared_with_the_paper_or_run_by_the_demo():
     files = {path.stem for path in FLAG_FILES.glob("*.cfg")}
     assert files == {*BENCHMARK_FILES, "semi_aves", "digits_lt"}
     for name in files:
-        assert f"--flagfile=flags/{name}.cfg" in (FLAG_FILES / f"{name}.cfg").read_text()
+        assert f"daso-tf train --flagfile={name}.cfg" in (FLAG_FILES / f"{name}.cfg").read_text()
         assert flags_of(name)["model_dir"] == f"runs/{name}"
 
 

@@ -100,14 +100,27 @@ def test_defaults_are_those_of_the_paper():
     assert {name: values[name] for name in paper} == paper
 
 
+# Flags whose default has changed to that of the published runs: the default, and those of learners.
+RATIO_1 = dict.fromkeys(("pseudo_label", "mean_teacher", "mixmatch", "remixmatch"), 1)
+PUBLISHED = {
+    "distribution_alignment": (None, {}),
+    "ema_decay": (0.999, {"supervised": 0.0}),
+    "learning_rate": (0.03, {"supervised": 0.1}),
+    "learning_rate_drops": (None, {}),
+    "unlabeled_ratio": (2, RATIO_1),
+    "warmup_steps": (None, {}),
+}
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_flag_of_version_0_1_accepts_the_same_values(name):
     """Flag files and scripts of that version still mean the same."""
     flag, old = TRAIN[name], OLD[name]
-    assert flag.default == old["default"] and type(flag.default) is type(old["default"])
+    default, others = PUBLISHED.get(name, (old["default"], old.get("other_defaults", {})))
+    assert flag.default == default and type(flag.default) is type(default)
     assert list(flag.choices) == old.get("choices", [])
     assert flag.interval == old.get("interval", "")
-    assert other_defaults(name) == old.get("other_defaults", {})
+    assert other_defaults(name) == others
 
 
 def test_runs_may_continue_with_other_values_of_the_same_flags():
@@ -120,7 +133,9 @@ def written(path, **settings):
 
 
 def changes(path, **settings):
-    return changes_since(path, completed(*arguments(**settings)))
+    found = changes_since(path, completed(*arguments(**settings)))
+    assert not found.defaults and not found.rules
+    return found.settings
 
 
 def test_written_flags_file_is_read_back(tmp_path):
@@ -129,7 +144,7 @@ def test_written_flags_file_is_read_back(tmp_path):
     settings["learning_rate_drops"] = "100,200"
     written(path, **settings)
     lines = path.read_text().splitlines()
-    assert lines == sorted(lines)
+    assert lines == ["# Rules 2", *sorted(lines[1:])]
     again = parsed(f"--flagfile={path}")
     assert again == completed(*arguments(**settings))
     assert again.learning_rate_drops == ("100", "200")
@@ -162,6 +177,37 @@ def test_flag_that_an_older_file_lacks_had_the_default_of_its_learner(tmp_path):
     assert changes(path, learner="mixmatch", unlabeled_weight=1) == [
         "--unlabeled_weight: 100.0 there, 1.0 now"
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "rules"),
+    [
+        ({"learner": "supervised"}, ["ema_decay", "learning_rate", "learning_rate_drops",
+                                     "warmup_steps"], []),
+        ({"learner": "mixmatch"}, [], []),
+        ({"learner": "remixmatch", "pseudo_labeler": "linear"}, [], ["separate batches"]),
+        ({"learner": "usadtm", "pseudo_labeler": "linear"}, [], ["5 times the labeled images"]),
+        ({"warmup_steps": 2}, [], ["warm-up starts at learning rate 0"]),
+        ({"learning_rate_drops": 3}, [], ["outside the velocity"]),
+        ({"learning_rate_drops": 3, "optimizer": "adam"}, [], []),
+        ({"threshold": "softmatch"}, [], ["SoftMatch aligns"]),
+        ({"balanced_head": "cossl", "pseudo_labeler": "linear"}, [], ["averaged features"]),
+    ],
+)  # fmt: skip
+def test_what_version_0_1_computed_differently_is_listed(given, defaults, rules, tmp_path):
+    path = tmp_path / "flags.cfg"
+    old = {"warmup_steps": 0, "learning_rate_drops": "", "ema_decay": 0.999, "learning_rate": 0.03}
+    old |= {"distribution_alignment": str(given.get("learner") == "remixmatch").lower()}
+    path.write_text("".join(f"--{k}={v}\n" for k, v in (SMALL | old | given).items()).lower())
+    found = changes_since(path, completed(*arguments(**given)))
+    assert found.settings == []
+    assert [line.split(":")[0] for line in found.defaults] == [f"--{name}" for name in defaults]
+    assert len(found.rules) == len(rules)
+    for line, text in zip(found.rules, rules, strict=True):
+        assert text in line
+    # The file that this version writes has nothing to list.
+    write_flags_file(path, completed(*arguments(**given)))
+    assert changes(path, **given) == []
 
 
 def test_settings_cannot_be_changed():
@@ -251,7 +297,7 @@ def test_an_argument_is_filled_by_its_own_flag_only():
         return alpha, beta
 
     settings = Settings({"alpha": 9.0, "beta": 9.0, "method_alpha": 3.0})
-    context = Context(settings, three_images(), [1, 1], 1.0)
+    context = Context(settings, three_images(), [1, 1], 1.0, 5)
     flag = number("method_alpha", 1.0, "[0, inf)", "Alpha of the method.")
     assert Entry(method, alpha=flag).build(context) == (3.0, 2.0)
     assert Entry(method).build(context) == (1.0, 2.0)

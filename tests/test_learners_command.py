@@ -80,7 +80,7 @@ def test_supervised_run_reports_no_pseudo_labels(tmp_path, capsys):
 def test_learning_rate_of_every_step():
     schedule = learning_rate(0.1, warmup_steps=4, drops=[6, 8], drop=0.01)
     rates = [float(schedule(np.int64(step))) for step in range(10)]
-    expected = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5]
+    expected = [0, 0.025, 0.05, 0.075, 0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
     assert learning_rate(0.1) == 0.1
     with pytest.raises(ValueError, match="must ascend"):

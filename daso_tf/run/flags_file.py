@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.flag import as_text
-from daso_tf.settings.flags import TRAIN, default_of
+from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
 
@@ -61,18 +61,15 @@ def changes_since(path: Path, settings: Settings) -> Changes:
         for line in text.splitlines()
         if line.startswith("--") and "=" in line
     )
+    values = {name: flag.default for name, flag in TRAIN.items()}
+    values |= {name: TRAIN[name].parse(value) for name, value in there.items() if name in TRAIN}
+    then = complete(Settings(values, there))
     changes = Changes([], [], [])
     for name in sorted(there.keys() | TRAIN.keys()):
-        flag = TRAIN.get(name)
-        if flag is not None and flag.free:
+        if name in TRAIN and TRAIN[name].free:
             continue
-        before, now = there.get(name, "unset"), "unset"
-        if flag is not None:
-            default = default_of(name, settings.learner)
-            before = as_text(flag.parse(before)) if name in there else as_text(default)
-            now = as_text(settings[name])
-            if name not in there and default is None:
-                before = now  # unset in the file
+        before = as_text(then[name]) if name in TRAIN else there[name]
+        now = as_text(settings[name]) if name in TRAIN else "unset"
         if before != now:
             kind = changes.settings if name in settings.given else changes.defaults
             kind.append(f"--{name}: {before} there, {now} now")

@@ -218,9 +218,9 @@ def rate_of_version_1(optimizer: SGD, step: int) -> float:
         optimizer: The optimizer of the run.
         step: The number of the step, from 0.
     """
-    schedule = getattr(optimizer, "_learning_rate", optimizer.learning_rate)
+    schedule: Any = getattr(optimizer, "_learning_rate", optimizer.learning_rate)
     if isinstance(schedule, WarmUp):
-        rate = schedule.rate(step) if callable(schedule.rate) else schedule.rate
+        rate: Any = schedule.rate(step) if callable(schedule.rate) else schedule.rate
         return float(rate) * min((step + 1) / schedule.steps, 1.0)
     return float(schedule(step) if callable(schedule) else schedule)
 
