@@ -34,7 +34,16 @@ ONLY_KERAS_2 = {
     "supervised_lookahead": "Could not locate class 'Lookahead'",  # of TensorFlow Addons
 }
 # Their steps compute something else since then, on purpose.
-CHANGED = {"fixmatch_adsh_float16", "fixmatch_cossl_softmatch", "fixmatch_saw_microbatches"}
+CHANGED = {
+    "daso_batch_norm",  # its warm-up
+    "fixmatch_adsh_float16",
+    "fixmatch_cossl_softmatch",
+    "fixmatch_saw_microbatches",
+    "mixmatch",  # its warm-up
+    "supervised",  # its warm-up
+}
+# What is computed differently in a run of version 0.1.
+DIFFERS = {"daso": "the warm-up starts at learning rate 0"}
 
 
 def refusal(name):
@@ -205,9 +214,15 @@ def test_run_is_continued(run, tmp_path, monkeypatch, capsys):
     flag_file = f"--flagfile={model_dir / 'flags.cfg'}"
 
     evaluations = json.loads((model_dir / "results.json").read_text())["evaluations"]
-    assert run_train(flag_file, "--steps=4") == 0
+    differs = DIFFERS.get(run.name)
+    if differs:  # it is not continued silently, and nothing is lost
+        assert run_train(flag_file, "--steps=4") == 2
+        message = capsys.readouterr().err
+        assert differs in message and "--adopt_changes" in message and "--steps=3" in message
+    assert run_train(flag_file, "--steps=4", *(["--adopt_changes"] if differs else [])) == 0
     assert "Epoch 1/" not in capsys.readouterr().out
-    np.testing.assert_allclose(served(model_dir, before["images"]), before["at_step_4"], atol=1e-3)
+    atol = 1e-2 if differs else 1e-3
+    np.testing.assert_allclose(served(model_dir, before["images"]), before["at_step_4"], atol=atol)
     later = json.loads((model_dir / "results.json").read_text())["evaluations"]
     assert [evaluation["step"] for evaluation in later] == [2, 3, 4]
     assert later[:2] == evaluations
