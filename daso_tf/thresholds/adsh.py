@@ -36,6 +36,7 @@ class ADSHThreshold(EpochThreshold):
         num_images: Number of unlabeled images, at least 1.
         confidence: The threshold of the head class, in [0, 1].
         epoch_steps: Steps of an epoch, at least 1.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

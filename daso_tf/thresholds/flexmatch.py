@@ -21,6 +21,7 @@ class FlexMatchThreshold(RememberingThreshold):
     Args:
         num_images: Number of unlabeled images, at least 1.
         confidence: The highest threshold of a class, in [0, 1].
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

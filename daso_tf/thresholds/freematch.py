@@ -31,6 +31,7 @@ class FreeMatchThreshold(Threshold):
         momentum: Momentum of the moving averages, in [0, 1).
         fairness_weight: Weight of the fairness loss, at least 0. The paper uses 0.01 if very few
             images are labeled, else 0.05.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -20,6 +20,7 @@ class RememberingThreshold(Threshold):
         num_images: Number of unlabeled images, at least 1.
         confidence: The least confidence of a pseudo-label that is taught, in [0, 1]. Subclasses
             may lower it for some classes.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -51,8 +52,9 @@ class RememberingThreshold(Threshold):
         Returns:
             int32 `(K + 1,)`: the images of each class, then the images without a pseudo-label.
         """
-        bins = self.num_classes + 1
-        return tf.math.bincount(tf.convert_to_tensor(self.labels), minlength=bins, maxlength=bins)
+        labels = tf.convert_to_tensor(self.labels)
+        # Not tf.math.bincount: its size depends on the labels, and XLA would compile every step.
+        return tf.math.unsorted_segment_sum(tf.ones_like(labels), labels, self.num_classes + 1)
 
     def remember(
         self,
@@ -106,6 +108,7 @@ class EpochThreshold(RememberingThreshold):
         num_images: Number of unlabeled images, at least 1.
         confidence: The least confidence of a pseudo-label that is taught, in [0, 1].
         epoch_steps: Steps of an epoch, at least 1.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Attributes:
         first_epoch: The epoch, counted from 0, at whose start the values are computed for the first
@@ -172,7 +175,7 @@ class EpochThreshold(RememberingThreshold):
             )
         epoch = tf.cast(step, tf.int64) // self.epoch_steps
         last_epoch = tf.convert_to_tensor(self.epoch)
-        counts = self.counts()[:-1]  # XLA cannot count within a condition
+        counts = self.counts()[:-1]
         values = tf.cond(
             (epoch > last_epoch) & (epoch >= self.first_epoch),
             lambda: self.new_values(counts),

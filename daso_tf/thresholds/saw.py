@@ -34,6 +34,7 @@ class SAWWeight(EpochThreshold):
         labeled_counts: Labeled images of each class, K numbers, each at least 1; None weights the
             labeled images by 1.
         epoch_steps: Steps of an epoch, at least 1.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -32,6 +32,7 @@ class SoftMatchWeight(Threshold):
         deviations: The Gaussian's standard deviation is that of the confidences divided by this
             number, above 0.
         alignment: Whether the weights come from uniformly aligned predictions, as in the paper.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

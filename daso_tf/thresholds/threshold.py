@@ -36,6 +36,10 @@ class Threshold(keras.layers.Layer):
     a variable of this layer, created in `build` from the shape of the targets `(batch, K)`. Every
     way of saving the model saves it.
 
+    Args:
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
+
     Attributes:
         asks_for: What the learner must provide, by name: "positions" and "step", the arguments of
             `call`.
@@ -93,6 +97,7 @@ class FixedThreshold(Threshold):
 
     Args:
         confidence: The least confidence of a pseudo-label that is taught, in [0, 1].
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If `confidence` is outside its range.
