@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 from step_time import BATCH, RATIO, ROOT, configured, step_operations
 
-from daso_tf.commands.replay import TOLERANCES, replay
+from daso_tf.commands.replay import replay_file
+from daso_tf.commands.replay.comparison import worst
 
 PAPER_STEPS = 250_000
 # Whether TF32 is on, and the flag, by precision.
@@ -77,19 +78,14 @@ def replays(traces: list[Path]) -> bool:
     print("| trace | XLA | worst quantity | deviation | tolerance | |\n|---|---|---|---|---|---|")
     all_within = True
     for path in traces:
-        with np.load(path, allow_pickle=False) as archive:
-            trace = dict(archive)
         for xla in (False, True):
-            deviations = replay(trace, jit_compile=xla)
-            shares = {
-                name: value / (TOLERANCES[name] or 1e-9) for name, value in deviations.items()
-            }
-            worst = max(shares, key=shares.get)
-            within = all(value <= TOLERANCES[name] for name, value in deviations.items())
+            result = replay_file(path, jit_compile=xla)
+            quantity, within = worst(result.quantities), not result.exceeded
             all_within &= within
             print(
-                f"| {path.stem} | {('no', 'yes')[xla]} | {worst} | {deviations[worst]:.1e} | "
-                f"{TOLERANCES[worst]:.0e} | {'ok' if within else 'EXCEEDED'} |",
+                f"| {path.stem} | {('no', 'yes')[xla]} | {quantity.name} | "
+                f"{quantity.deviation:.1e} | {quantity.tolerance:.0e} | "
+                f"{'ok' if within else 'EXCEEDED'} |",
                 flush=True,
             )
     return all_within

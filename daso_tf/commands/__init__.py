@@ -8,7 +8,7 @@ SUMMARIES = {
     "predict": "Classify image files with an exported model.",
     "describe": "Show what a training run would learn from: a table and a picture.",
     "preview": "Show what the augmentations do to your images.",
-    "replay": "Compare the library with a recorded run of the authors' implementation.",
+    "replay": "Compare the library with recorded runs of the published implementations.",
     "convert": "Convert trained networks between Keras versions, and from PyTorch.",
     "workers": "Train with several worker processes on this machine.",
     "estimate-distribution": "Estimate the class distribution of the unlabeled images.",

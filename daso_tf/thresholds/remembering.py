@@ -108,6 +108,7 @@ class EpochThreshold(RememberingThreshold):
         num_images: Number of unlabeled images, at least 1.
         confidence: The least confidence of a pseudo-label that is taught, in [0, 1].
         epoch_steps: Steps of an epoch, at least 1.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Attributes:
         first_epoch: The epoch, counted from 0, at whose start the values are computed for the first
@@ -174,7 +175,7 @@ class EpochThreshold(RememberingThreshold):
             )
         epoch = tf.cast(step, tf.int64) // self.epoch_steps
         last_epoch = tf.convert_to_tensor(self.epoch)
-        counts = self.counts()[:-1]  # XLA cannot count within a condition
+        counts = self.counts()[:-1]
         values = tf.cond(
             (epoch > last_epoch) & (epoch >= self.first_epoch),
             lambda: self.new_values(counts),

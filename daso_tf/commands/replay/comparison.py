@@ -15,6 +15,7 @@ SOFT = 1e-3  # soft targets, confidences, prototypes and logits of a network
 FINAL = 1e-2  # weights after the last step, relative to the distance that they moved
 REFINED = 3e-4  # DARP's; the authors stop its iterations elsewhere
 REFINED_ONE_HOT = 1e-2  # the same for nearly one-hot predictions
+_ONE_HOT = 0.9  # mean confidence from which predictions count as nearly one-hot
 FLOAT = 2e-5  # numbers that are computed without a network
 EXACTLY = 0.0  # classes, masks, counts
 NOT_JUDGED = None  # of another implementation: shown, without consequence
@@ -101,6 +102,15 @@ def worst(quantities: Iterable[Quantity]) -> Quantity:
     """Returns the judged quantity with the largest deviation relative to its tolerance."""
     judged = [quantity for quantity in quantities if quantity.tolerance is not None]
     return max(judged, key=lambda quantity: quantity.share)
+
+
+def refined_tolerance(predictions: np.ndarray) -> float:
+    """Returns the tolerance of DARP's refinement, which is larger for nearly one-hot predictions.
+
+    Args:
+        predictions: float `(N, K)`, what was refined.
+    """
+    return REFINED_ONE_HOT if predictions.max(axis=1).mean() > _ONE_HOT else REFINED
 
 
 class Comparison:

@@ -15,11 +15,10 @@ from daso_tf.commands.replay.comparison import (
     EXACTLY,
     FLOAT,
     NOT_JUDGED,
-    REFINED,
-    REFINED_ONE_HOT,
     Comparison,
     Result,
     UnknownRecordingError,
+    refined_tolerance,
 )
 from daso_tf.learners import mixing
 from daso_tf.pseudo_labels import (
@@ -35,8 +34,6 @@ Trace = Mapping[str, np.ndarray]
 
 _MARGIN, _SCALE, _BETA = 0.5, 30, 0.999  # of the recorded LDAM
 _ALPHA, _ROUNDS = 2.0, 10  # of the recorded DARP
-# Predictions are nearly one-hot where their mean confidence is above this.
-_ONE_HOT = 0.9
 
 
 def replay(trace: Trace) -> Result:
@@ -101,10 +98,9 @@ def _darp(group: _Group) -> None:
     """DARP's removal of noise, and its refinement."""
     for case in group.cases("predictions"):
         predictions, counts = group[f"{case}/predictions"], group[f"{case}/counts"]
-        one_hot = predictions.max(axis=1).mean() > _ONE_HOT
         group.compare(f"{case}/cleaned", without_noise(predictions, counts, _ALPHA))
         refined = refine(predictions, counts.tolist(), _ALPHA, _ROUNDS)
-        group.compare(f"{case}/refined", refined, REFINED_ONE_HOT if one_hot else REFINED)
+        group.compare(f"{case}/refined", refined, refined_tolerance(predictions))
 
 
 def _estimate(group: _Group) -> None:

@@ -157,7 +157,7 @@ def _parts(of: Trace) -> tuple[str, PseudoLabeler, Threshold]:
     if "strength" in setting:
         labeler = DebiasedPseudoLabeler(setting["strength"], setting["momentum"])
         return "debiaspl", labeler, FixedThreshold(setting["threshold"])
-    if "num_images" in setting:
+    if "status_after" in of:
         threshold = FlexMatchThreshold(setting["num_images"], setting["threshold"])
         return "flexmatch", linear, threshold
     return "fixmatch", linear, FixedThreshold(setting["threshold"])

@@ -105,9 +105,7 @@ def method_of(config: Config) -> Method:
         )
     learner = config.get("learner", "fixmatch")
     if learner not in VIEWS:
-        raise UnknownRecordingError(
-            f"it is of the learner {learner!r}; known are {', '.join(VIEWS)}"
-        )
+        raise UnknownRecordingError(f"the learner {learner!r} is none of {', '.join(VIEWS)}")
     if VIEWS[learner] is None or learner == "usadtm":
         return Method(learner)
     labeler = config.get("pseudo_labeler", "daso")
@@ -126,7 +124,7 @@ def name_of(config: Config) -> str:
         parts.append(str(method.pseudo_labeler))
     if method.abc:
         parts.append("abc")
-    if config["la_tau"]:
+    if config.get("la_tau"):
         parts.append("logit_adjustment")
     if (loss := config.get("supervised_loss", "cross_entropy")) != "cross_entropy":
         parts.append(loss)
@@ -237,12 +235,12 @@ def _learner(
     if method.learner == "remixmatch":
         names = (*mixed, "premixup_weight", "rotation_weight")
         arguments = {name: config[name] for name in names}
-        if config["distribution_alignment"]:
+        if config.get("distribution_alignment"):
             arguments["distribution_alignment"] = DistributionAlignment(config["labeled_counts"])
         return learners.ReMixMatch, arguments
     if method.learner == "usadtm":
         return OpenUSADTM, {
-            "queue_size": config["queue_sizes"],
+            "queue_size": config.get("queue_sizes", [5 * n for n in config["labeled_counts"]]),
             "pretrain_steps": config["pretrain"],
             "confidence_threshold": config["conf"],
             "mutual_information_weight": config["mi_weight"],
@@ -261,7 +259,7 @@ def _switch(config: Config) -> int:
 
 def _supervised_loss(config: Config, as_recorded: bool) -> SupervisedLoss | None:
     counts, name = config["labeled_counts"], config.get("supervised_loss", "cross_entropy")
-    if config["la_tau"]:
+    if config.get("la_tau"):
         return LogitAdjustedLoss(counts, config["la_tau"])
     if name == "cross_entropy":
         return None

@@ -7,7 +7,7 @@ training uses, gets the recorded views and random draws.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -182,8 +182,9 @@ class _Run:
         compared = [name for name in _TOLERANCES if name in recorded and name in values]
         for name in compared:
             tolerance = _TOLERANCES[name]
-            if name == "target" and isinstance(self.model.pseudo_labeler, DARPPseudoLabeler):
-                tolerance = comparison.REFINED
+            if name == "refined" or (name == "target" and self.method.pseudo_labeler == "darp"):
+                predictions = recorded.get("predictions", self.trace["init_predictions"])
+                tolerance = comparison.refined_tolerance(predictions)
             self.found.add(self.prefix + name, values[name], recorded[name], tolerance)
         structure = methods.VIEWS[self.method.learner]
         return recorded.keys() - compared - _INPUTS - {*getattr(structure, "_fields", ["labeled"])}
@@ -296,17 +297,32 @@ class _Run:
             values["alignment_mean"] = _mean_prediction(self.model.distribution_alignment)
         return values
 
-    def _compare_weights(self, name: str, key: str, of: Any) -> None:
-        trainable = {id(variable) for variable in self.model.trainable_variables}
-        self_weights = [
-            (to_pytorch(np.asarray(of(variable))), self.trace[key + name_of], self.trace[init])
-            for name_of, variable in self.weights.items()
-            if id(variable) in trainable
-            and key + name_of in self.trace
-            and (init := f"init/{name_of}")
+    def _compare_weights(self, name: str, key: str, of: Callable[[tf.Variable], Any]) -> None:
+        """Compares all trained weights, where the recording has them.
+
+        Args:
+            name: Name of the quantity.
+            key: What precedes the names of the recorded weights.
+            of: Returns what is compared for a variable of the trained network.
+        """
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        names = [
+            weight
+            for weight, variable in self.weights.items()
+            if id(variable) in trained and key + weight in self.trace
         ]
-        if self_weights:
-            self.found.add_weights(name, self_weights)
+        if names:
+            self.found.add_weights(
+                name,
+                (
+                    (
+                        to_pytorch(np.asarray(of(self.weights[weight]))),
+                        self.trace[key + weight],
+                        self.trace[f"init/{weight}"],
+                    )
+                    for weight in names
+                ),
+            )
 
 
 def _weights(model: Learner) -> dict[str, tf.Variable]:
@@ -338,7 +354,7 @@ def _load_initial(
         average.assign(variable)
 
 
-def _averages(model: Learner) -> Any:
+def _averages(model: Learner) -> Callable[[tf.Variable], tf.Variable]:
     """Returns a function from the variables of the trained network to their averages."""
     pairs = zip(model.network.weights, model.network.ema_weights, strict=True)
     averages = {id(variable): average for variable, average in pairs}
