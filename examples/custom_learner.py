@@ -53,7 +53,7 @@ batches = daso_tf.data.training_batches(data, batch_size=32, unlabeled_ratio=2, 
 keras.utils.set_random_seed(0)  # of the initial weights
 settings = {"mean": data.mean, "std": data.std, "weak": daso_tf.augment.Weak(horizontal_flip=False)}
 learner = UDA(daso_tf.encoders.wide_resnet(10, 1, (16, 16, 3)), 10, ema_decay=0.99, **settings)
-learner.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True), jit_compile=False)
+learner.compile(daso_tf.optimizers.SGD(0.03, momentum=0.9, nesterov=True), jit_compile=False)
 learner.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=2)
 scores = learner.evaluate(daso_tf.data.evaluation_batches(data.test, 120), return_dict=True)
 print(f"balanced accuracy {scores['balanced_accuracy']:.3f}")

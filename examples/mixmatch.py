@@ -32,7 +32,7 @@ learner = daso_tf.MixMatch(
     std=data.std,
     ema_decay=0.99,
 )
-learner.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True), jit_compile=False)
+learner.compile(daso_tf.optimizers.SGD(0.03, momentum=0.9, nesterov=True), jit_compile=False)
 learner.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=2)
 scores = learner.evaluate(daso_tf.data.evaluation_batches(data.test, 120), return_dict=True)
 print(f"balanced accuracy {scores['balanced_accuracy']:.3f}")

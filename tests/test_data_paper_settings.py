@@ -175,7 +175,7 @@ def test_semi_aves_has_the_papers_own_settings():
 BENCHMARK_FILES = sorted({file for file, _ in CIFAR10 | CIFAR100 | STL10})
 
 
-# Settings of the published comparison: of all learners, and of each. The others have their defaults.
+# Settings of the published comparison, of all learners and of each.
 SHARED = {
     "encoder": "wrn_28_2",
     "resolution": 32,
