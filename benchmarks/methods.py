@@ -8,7 +8,8 @@ A method is a name and its flags, which come after those of the flag file and of
 Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, and each run into a
 folder in it. The same command again continues the runs that are not finished. `--jobs` trains
 several runs at the same time, each on its share of the processor's cores: small networks leave most
-of a second core idle.
+of a second core idle. `--compare=paper` adds a column with the figures of DASO's paper (medians of the
+last 20 evaluations) for runs that have the settings of one of its cells.
 """
 
 import csv
@@ -25,9 +26,10 @@ import tqdm
 from absl import flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from paper import published
 
-from daso_tf.settings.flag import Flag, as_text, integer, string
-from daso_tf.settings.flags import TRAIN
+from daso_tf.settings.flag import Flag, as_text, choice, integer, string
+from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse
 
 METHODS = [
@@ -74,6 +76,9 @@ OWN_FLAGS = (
     ),
     integer("seeds", 3, "[1, inf)", "Runs of each method, with --seed=0, 1, ..."),
     integer("jobs", 1, "[1, inf)", "Runs at the same time; 2 or more need Linux."),
+    choice(
+        "compare", "none", ["none", "paper"], "Published figures to print next to the measured."
+    ),
 )
 
 
@@ -90,6 +95,9 @@ def main(arguments: list[str]) -> int:
     methods = dict(text.split(": ", 1) for text in settings.method)
     reached = {name: [] for name in methods}
     runs = [(name, seed) for seed in range(settings.seeds) for name in methods]
+    figures = None
+    if settings.compare == "paper":
+        figures = {name: figure(settings, more.split()) for name, more in methods.items()}
 
     def train_one(run: tuple[str, int]) -> Path:
         name, seed = run
@@ -102,12 +110,19 @@ def main(arguments: list[str]) -> int:
             trained = pool.map(train_one, runs)
             for (name, _), model_dir in zip(tqdm.tqdm(runs, desc="runs"), trained, strict=True):
                 reached[name].append(scores(json.loads((model_dir / "results.json").read_text())))
-                write(output, {name: of for name, of in reached.items() if of})
+                write(output, {name: of for name, of in reached.items() if of}, figures)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     print((output / "methods.md").read_text())
     return 0
+
+
+def figure(settings: Settings, more: list[str]) -> str:
+    """Returns the figure of the paper that belongs to a method, or "-"."""
+    of_method, _ = parse([*_common_flags(settings), *more], TRAIN.values())
+    cell = published(complete(of_method))
+    return f"{cell.value} ({cell.table})" if cell else "-"
 
 
 def parsed(arguments: list[str]) -> Settings:
@@ -167,18 +182,30 @@ def scores(results: dict) -> dict[str, float]:
     return {name: 100 * float(value) for name, value in zip(COLUMNS, values, strict=True)}
 
 
-def write(output: Path, reached: dict[str, list[dict[str, float]]]) -> None:
-    """Writes the tables and the picture of the runs so far."""
+def write(
+    output: Path,
+    reached: dict[str, list[dict[str, float]]],
+    figures: dict[str, str] | None = None,
+) -> None:
+    """Writes the tables and the picture of the runs so far.
+
+    Args:
+        output: The folder.
+        reached: The scores of each run, by method.
+        figures: The paper's figure by method; None leaves their column out.
+    """
     with (output / "methods.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["method", "seed", *COLUMNS])
         for name, runs in reached.items():
             for seed, run in enumerate(runs):
                 table.writerow([name, seed, *(f"{run[column]:.2f}" for column in COLUMNS)])
-    lines = [f"| method | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    columns = (*COLUMNS, *(["paper, median"] if figures else []))
+    lines = [f"| method | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for name, runs in reached.items():
         cells = " | ".join(_mean_and_deviation([run[column] for run in runs]) for column in COLUMNS)
-        lines.append(f"| {name} | {len(runs)} | {cells} |")
+        paper = f" {figures[name]} |" if figures else ""
+        lines.append(f"| {name} | {len(runs)} | {cells} |{paper}")
     (output / "methods.md").write_text("\n".join(lines) + "\n")
     draw(reached, output / "methods.png")
 
