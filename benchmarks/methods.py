@@ -8,8 +8,8 @@ A method is a name and its flags, which come after those of the flag file and of
 Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, and each run into a
 folder in it. The same command again continues the runs that are not finished. `--jobs` trains
 several runs at the same time, each on its share of the processor's cores: small networks leave most
-of a second core idle. `--compare=paper` adds a column with the figures of DASO's paper (medians of the
-last 20 evaluations) for runs that have the settings of one of its cells.
+of a second core idle. `--compare=paper` adds a column with the figures of DASO's paper, medians of
+the last 20 evaluations, for runs that have the settings of one of its cells.
 """
 
 import csv
