@@ -195,12 +195,7 @@ def build(config: Config, trace: Trace, generation: int, as_recorded: bool) -> l
         arguments |= {k: config[k] for k in ("unlabeled_weight", "ramp_steps") if k in config}
     make_learner, more = _learner(method, config, as_recorded)
     model = make_learner(encoder, config["num_classes"], **arguments, **more)
-    rate = optimizers.learning_rate(
-        config["lr"],
-        config.get("warmup_steps", config.get("warmup_iters", 0)),
-        config.get("lr_drops", config.get("lr_steps", ())),
-        config.get("lr_drop", config.get("lr_gamma", 1.0)),
-    )
+    rate = learning_rate(config)
     model.compile(
         optimizers.SGD(rate, momentum=config["momentum"], nesterov=config["nesterov"]),
         jit_compile=False,
@@ -209,6 +204,16 @@ def build(config: Config, trace: Trace, generation: int, as_recorded: bool) -> l
     model.step.assign(start + model.first_step)
     model.optimizer.iterations.assign(start)
     return model
+
+
+def learning_rate(config: Config) -> Any:
+    """Returns the learning rate of a recording, a number or a schedule."""
+    return optimizers.learning_rate(
+        config["lr"],
+        config.get("warmup_steps", config.get("warmup_iters", 0)),
+        config.get("lr_drops", config.get("lr_steps", ())),
+        config.get("lr_drop", config.get("lr_gamma", 1.0)),
+    )
 
 
 def _learner(

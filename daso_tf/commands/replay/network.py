@@ -257,8 +257,10 @@ class _Run:
     def _before_step(self) -> dict[str, Any]:
         """Returns what is in force during a step."""
         model, labeler = self.model, self.model.pseudo_labeler
+        # Keras 2.15 updates the optimizer's own rate only within a step.
+        rate = methods.learning_rate(self.config)
         values: dict[str, Any] = {
-            "lr": np.asarray(model.optimizer.learning_rate),
+            "lr": rate(model.optimizer.iterations) if callable(rate) else rate,
             "ramp": model.ramp_at(tf.convert_to_tensor(model.step)),
         }
         if isinstance(labeler, DASOPseudoLabeler):
