@@ -237,8 +237,9 @@ class Classifier(keras.Model):
             self.optimizer = scaling(self.optimizer)
         # Creates everything that training remembers, so that it can be restored.
         build_optimizer(self.optimizer, self.trainable_variables)
-        uniform = tf.fill([1, self.num_classes], 1.0 / self.num_classes)
-        self.compute_metrics(None, tf.zeros([1], tf.int32), uniform, None)
+        if KERAS_3 or not several:  # Keras 2 updates metrics of several replicas only in a step
+            uniform = tf.fill([1, self.num_classes], 1.0 / self.num_classes)
+            self.compute_metrics(None, tf.zeros([1], tf.int32), uniform, None)
         self.reset_metrics()
 
     def get_compile_config(self) -> dict[str, Any] | None:

@@ -247,6 +247,9 @@ class Learner(Classifier):
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             positions: int64 `(mu * batch,)`, positions of the unlabeled images among all of them;
                 None where the batch does not have them.
+
+        Returns:
+            The `StepOutcome`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `compute_losses`.")
 

@@ -174,6 +174,15 @@ class OneHotLabels(keras.metrics.Metric):
         """Returns the metric's result."""
         return self.metric.result()
 
+    # The metric inside saves its own variables. Keras 2 would save them here, too, several times,
+    # and could not load them.
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads nothing."""
+
     def get_config(self):
         """Returns the constructor arguments of this metric."""
         return {**super().get_config(), "metric": keras.saving.serialize_keras_object(self.metric)}

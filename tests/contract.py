@@ -1,0 +1,358 @@
+"""What `test_contract.py` runs over: every registered class, and learners in which all take part.
+
+Run as a program, it trains each case on two replicas: `contract.py FOLDER`. The replicas are
+logical devices of one CPU, which must be configured before TensorFlow starts.
+
+A new class needs no entry here if its arguments have names that others use, too. If not, add an
+example of each new argument to `EXAMPLES`.
+"""
+
+import functools
+import inspect
+import json
+import pkgutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from channels import STATISTICS
+
+import daso_tf
+from daso_tf import augment, balance, pseudo_labels, thresholds
+from daso_tf.encoders.applications import ApplicationsInput
+from daso_tf.encoders.precision import dtype_policy
+from daso_tf.platform import strategies
+from daso_tf.platform.keras_versions import model_variables, optimizer_variables
+from daso_tf.settings.optimizers import WarmUp
+from daso_tf.step import compatibility
+from daso_tf.step.metrics import OneHotLabels
+
+K, SIZE, D = 3, 8, 5
+COUNTS, UNLABELED = [8, 4, 2], 20
+STEPS, BATCH, RATIO = 4, 4, 2
+
+
+def registered():
+    """Returns every class that the package has registered with Keras, by its name."""
+    objects = keras.saving.get_custom_objects()
+    classes = {name.removeprefix("daso_tf>"): objects[name] for name in sorted(objects)}
+    return {n: c for n, c in classes.items() if c.__module__.startswith("daso_tf.")}
+
+
+def registered_after_importing_all_modules():
+    """Returns the same, once all modules are imported."""
+    for module in pkgutil.walk_packages(daso_tf.__path__, "daso_tf."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    return registered()
+
+
+def encoder():
+    """Makes a small encoder with the package's own layers."""
+    image = keras.Input((SIZE, SIZE, 3))
+    x = ApplicationsInput("MobileNetV2", STATISTICS["mean"], STATISTICS["std"])(image)
+    x = keras.layers.Dense(D, use_bias=False)(keras.layers.Flatten()(x))
+    return keras.Model(image, daso_tf.encoders.BatchNormalization(negative_slope=0.1)(x))
+
+
+# An example of each argument, by its name or by class and name: in its range, not the default.
+# Functions make a new object for every use. Steps are so few that four steps see each phase.
+EXAMPLES = {
+    "alignment_weight": 0.5,
+    "alpha": 1.5,
+    "application": "MobileNetV2",
+    "axis": 1,
+    "balanced_head": lambda: balance.CoSSL(COUNTS, teach_after=2),
+    "beta": 0.9,
+    "beta_constraint": "NonNeg",
+    "beta_initializer": "ones",
+    "beta_regularizer": "L2",
+    "blend_weight": 0.25,
+    "center": False,
+    "class_distribution": [3.0, 2.0, 1.0],
+    "class_names": ("ant", "bee", "cicada"),
+    "confidence": 0.4,
+    "confidence_threshold": 0.4,
+    "cutout": 2,
+    "deviations": 1.5,
+    "distribution_alignment": lambda: pseudo_labels.DistributionAlignment(COUNTS, window=2),
+    "distribution_aware": False,
+    "distribution_period": 2,
+    "distribution_temperature": 1.25,
+    "ema_decay": 0.5,
+    "encoder": encoder,
+    "epsilon": 1e-3,
+    "fairness_weight": 0.5,
+    "first_step": 1,
+    "gamma_constraint": "NonNeg",
+    "gamma_initializer": "zeros",
+    "gamma_regularizer": "L2",
+    "horizontal_flip": False,
+    "iterations": 3,
+    "labeled_counts": COUNTS,
+    "least_share": 0.25,
+    "max_margin": 0.25,
+    "mean": (0.25, 0.5, 0.75),
+    "metric": lambda: keras.metrics.CategoricalAccuracy("one_hot_accuracy"),
+    "microbatches": 2,
+    "mixup_beta": 0.25,
+    "momentum": 0.5,
+    "moving_mean_initializer": "ones",
+    "moving_variance_initializer": "zeros",
+    "mutual_information_weight": 0.25,
+    "name": "another_name",
+    "negative_slope": 0.25,
+    "num_classes": K,
+    "num_images": UNLABELED,
+    "num_ops": 0,
+    "padding": 0.25,
+    "period": 2,
+    "premixup_weight": 0.25,
+    "pretrain_steps": 1,
+    "prototype_temperature": 0.5,
+    "pseudo_labeler": lambda: pseudo_labels.DASOPseudoLabeler(4, pretrain_steps=2),
+    "queue_size": 3,
+    "ramp_steps": 2,
+    "rate": lambda: keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.05, 0.01]),
+    "ratio": (0.5, 2.0),
+    "resolution": SIZE,
+    "reweight_after": 2,
+    "rotation_weight": 0.25,
+    "RandomResizedCrop.scale": (0.25, 0.75),
+    "BatchNormalization.scale": False,
+    "scale": 2.0,
+    "seed": 1,
+    "sharpening_temperature": 0.25,
+    "size": SIZE,
+    "start_step": 1,
+    "std": (0.5, 0.25, 0.125),
+    "steps": 2,
+    "strength": 0.25,
+    "strong": lambda: augment.RandAugment(num_ops=0, cutout=2),
+    "supervised_loss": lambda: balance.LDAMLoss(COUNTS, reweight_after=2),
+    "synchronized": False,
+    "target_distribution": [3.0, 2.0, 1.0],
+    "tau": 0.5,
+    "teach_after": 2,
+    "temperature": 0.5,
+    "test_logit_adjustment": 0.5,
+    "threshold": lambda: thresholds.FreeMatchThreshold(momentum=0.5),
+    "total_steps": 4,
+    "unlabeled_weight": 2.0,
+    "update_every": 2,
+    "weak": lambda: augment.Weak(padding=0.25),
+    "weight_decay": 1e-3,
+    "window": 2,
+}
+OF_KERAS = {"dtype"}  # is of Keras in every layer
+
+
+def constructor_arguments(cls):
+    """Returns the arguments that a class shows, by name."""
+    found = inspect.signature(cls).parameters.values()
+    return {p.name: p for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
+
+def examples(cls, names=None):
+    """Returns an example of each argument of a class, or of some of them.
+
+    Raises:
+        AssertionError: If there is none of an argument.
+    """
+    found = {}
+    for name in sorted(set(constructor_arguments(cls) if names is None else names) - OF_KERAS):
+        keys = [key for key in (f"{cls.__name__}.{name}", name) if key in EXAMPLES]
+        assert keys, (
+            f"{cls.__name__} has an argument {name} of which the contract test has no example: add "
+            f"one to EXAMPLES in tests/contract.py, in its range and not the default."
+        )
+        value = EXAMPLES[keys[0]]
+        found[name] = value() if inspect.isfunction(value) else value
+    if issubclass(cls, daso_tf.DASO):  # it takes a pseudo-labeler or the arguments of one
+        found.pop("pseudo_labeler", None)
+    return found
+
+
+class Case(NamedTuple):
+    """A learner to train.
+
+    Attributes:
+        learner: Its class.
+        parts: Pairs of an argument of the learner and the class of the part that it gets.
+    """
+
+    learner: type
+    parts: tuple[tuple[str, type], ...]
+
+    def __str__(self) -> str:
+        return "+".join([self.learner.__name__, *(part.__name__ for _, part in self.parts)])
+
+    @property
+    def reason_against_xla(self) -> str | None:
+        """Why XLA cannot compile its step; None if it can."""
+        labeler = dict(self.parts).get("pseudo_labeler")
+        return labeler and labeler.refuses.get("xla")
+
+
+def _argument_for(part):
+    """Returns the argument of a learner that takes a part; None if learners do not take it."""
+    for base, argument in (
+        (pseudo_labels.PseudoLabeler, "pseudo_labeler"),
+        (thresholds.Threshold, "threshold"),
+        (balance.BalancedHead, "balanced_head"),
+        (balance.SupervisedLoss, "supervised_loss"),
+        (pseudo_labels.DistributionAlignment, "distribution_alignment"),
+    ):
+        if issubclass(part, base):
+            return argument
+    return "weak" if part.__module__.startswith("daso_tf.augment.") else None
+
+
+def _takes(learner, part):
+    """Returns whether a learner can get a part."""
+    argument = _argument_for(part)
+    if issubclass(learner, daso_tf.DASO) and argument == "pseudo_labeler":
+        return False  # it makes its own, of its arguments
+    return argument in constructor_arguments(learner)
+
+
+@functools.cache
+def cases():
+    """Returns cases in which every learner and every part occurs."""
+    classes = list(registered().values())
+    waiting = [part for part in classes if _argument_for(part)]
+    # What XLA cannot compile has a case of its own, without other parts.
+    alone = [part for part in waiting if "xla" in getattr(part, "refuses", ())]
+    found = [Case(daso_tf.PseudoLabel, ((_argument_for(part), part),)) for part in alone]
+    waiting = [part for part in waiting if part not in alone]
+    learners = [cls for cls in classes if issubclass(cls, daso_tf.Learner)]
+    while learners or waiting:
+        if learners:
+            learner = learners.pop(0)
+        else:  # PseudoLabel has the cheapest step, FixMatch takes every part
+            cheap = any(_takes(daso_tf.PseudoLabel, part) for part in waiting)
+            learner = daso_tf.PseudoLabel if cheap else daso_tf.FixMatch
+            assert any(_takes(learner, part) for part in waiting), f"no learner takes {waiting}"
+        parts = {}
+        for part in list(waiting):
+            argument = _argument_for(part)
+            together = {**parts, argument: part}
+            free = argument not in parts and _takes(learner, part)
+            if free and not any(compatibility.conflicts(learner, together)):
+                parts = together
+                waiting.remove(part)
+        found.append(Case(learner, tuple(parts.items())))
+    return found
+
+
+def learner_of(case, policy=None, **compile_arguments):
+    """Makes the compiled learner of a case, with the same initial weights every time."""
+    keras.utils.set_random_seed(0)
+    not_given = {"microbatches", *map(_argument_for, registered().values())} - {"weak"}
+    with dtype_policy(policy):
+        arguments = examples(case.learner, constructor_arguments(case.learner).keys() - not_given)
+    for name, part in case.parts:
+        arguments[name] = part(**examples(part))
+    learner = case.learner(**arguments)
+    learner.compile(
+        keras.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True),
+        metrics=[OneHotLabels(**examples(OneHotLabels, {"metric"}))],
+        **{"jit_compile": False, **compile_arguments},
+    )
+    return learner
+
+
+def batch(step):
+    """Makes a batch of raw images, with positions and the true classes of unlabeled images."""
+    rng = np.random.default_rng(step)
+    images = rng.integers(0, 256, (BATCH * (1 + RATIO), SIZE, SIZE, 3), np.uint8)
+    labels = rng.integers(0, K, BATCH * (1 + RATIO)).astype(np.int32)
+    positions = rng.permutation(UNLABELED)[: BATCH * RATIO]
+    inputs = images[:BATCH], images[BATCH:], positions
+    return tf.nest.map_structure(tf.constant, (inputs, (labels[:BATCH], labels[BATCH:])))
+
+
+def batches():
+    """Makes a data set of `STEPS` batches."""
+    made = [batch(step) for step in range(STEPS)]
+    shapes = tf.nest.map_structure(tf.TensorSpec.from_tensor, made[0])
+    return tf.data.Dataset.from_generator(lambda: iter(made), output_signature=shapes)
+
+
+def config_of(thing):
+    """Returns the config of a learner or a part, as JSON has it.
+
+    It lacks the shapes with which layers were built, which Keras 2 notes until they are loaded.
+    """
+
+    def cleaned(value):
+        if isinstance(value, dict):
+            return {k: cleaned(v) for k, v in value.items() if k != "build_config"}
+        return [cleaned(part) for part in value] if isinstance(value, list) else value
+
+    return cleaned(json.loads(json.dumps(thing.get_config())))
+
+
+def train(learner, steps):
+    """Trains steps, not compiled."""
+    for step in steps:
+        learner.train_step(batch(step))
+
+
+def state(learner):
+    """Returns the value of every variable of a learner and its optimizer."""
+    return [
+        np.array(v) for v in (*model_variables(learner), *optimizer_variables(learner.optimizer))
+    ]
+
+
+def difference(ours, theirs):
+    """Returns the largest difference of two states, relative to the largest value of a variable."""
+    worst = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        one, other = (np.asarray(value, np.float64) for value in (one, other))
+        assert one.shape == other.shape
+        if one.size:
+            worst = max(worst, np.abs(one - other).max() / (np.abs(one).max() or 1.0))
+    return worst
+
+
+def main(folder):
+    """Trains each case on two replicas. Writes `NUMBER.npz` or `NUMBER.txt`, an error.
+
+    Writes which classes `import daso_tf` has registered, too.
+    """
+    (folder / "registered.json").write_text(json.dumps(list(registered())))
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    device = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [device, device])
+    strategy = strategies.make("mirrored")
+    assert strategy.num_replicas_in_sync == 2
+
+    def distributed(rows):
+        half = len(rows) // 2
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: rows[half * context.replica_id_in_sync_group :][:half]
+        )
+
+    for number, case in enumerate(cases()):
+        try:
+            with strategy.scope():
+                learner = learner_of(case)
+            step = tf.function(
+                lambda data, learner=learner: strategy.run(learner.train_step, args=(data,)),
+                autograph=False,
+            )
+            for i in range(STEPS):
+                step(tf.nest.map_structure(distributed, batch(i)))
+            np.savez(folder / f"{number}.npz", *state(learner))
+        except Exception as error:  # reported for this case; the others must run
+            (folder / f"{number}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
