@@ -62,6 +62,7 @@ def encoder():
 # An example of each argument, by its name or by class and name: in its range, not the default.
 # Functions make a new object for every use. Steps are so few that four steps see each phase.
 EXAMPLES = {
+    "alignment": False,
     "alignment_weight": 0.5,
     "alpha": 1.5,
     "application": "MobileNetV2",
@@ -85,6 +86,7 @@ EXAMPLES = {
     "distribution_temperature": 1.25,
     "ema_decay": 0.5,
     "encoder": encoder,
+    "epoch_steps": 2,
     "epsilon": 1e-3,
     "fairness_weight": 0.5,
     "first_step": 1,
@@ -94,6 +96,7 @@ EXAMPLES = {
     "horizontal_flip": False,
     "iterations": 3,
     "labeled_counts": COUNTS,
+    "learning_rate": 0.5,
     "least_share": 0.25,
     "max_margin": 0.25,
     "mean": (0.25, 0.5, 0.75),
@@ -106,6 +109,7 @@ EXAMPLES = {
     "mutual_information_weight": 0.25,
     "name": "another_name",
     "negative_slope": 0.25,
+    "nesterov": True,
     "num_classes": K,
     "num_images": UNLABELED,
     "num_ops": 0,
@@ -144,6 +148,7 @@ EXAMPLES = {
     "total_steps": 4,
     "unlabeled_weight": 2.0,
     "update_every": 2,
+    "warmup_steps": 1,
     "weak": lambda: augment.Weak(padding=0.25),
     "weight_decay": 1e-3,
     "window": 2,

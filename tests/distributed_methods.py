@@ -39,7 +39,7 @@ METHODS = {
     "freematch": (daso_tf.FixMatch, {"threshold": thresholds.FreeMatchThreshold()}),
     "adsh": (
         daso_tf.FixMatch,
-        {"threshold": thresholds.ADSHThreshold(COUNTS, UNLABELED, 0.4)},
+        {"threshold": thresholds.ADSHThreshold(COUNTS, UNLABELED, 0.4, epoch_steps=1)},
     ),
 }
 

@@ -190,7 +190,7 @@ def test_flag_that_an_older_file_lacks_had_the_default_of_its_learner(tmp_path):
         ({"warmup_steps": 2}, [], ["warm-up starts at learning rate 0"]),
         ({"learning_rate_drops": 3}, [], ["outside the velocity"]),
         ({"learning_rate_drops": 3, "optimizer": "adam"}, [], []),
-        ({"threshold": "softmatch"}, [], ["SoftMatch aligns"]),
+        ({"threshold": "softmatch"}, ["softmatch_alignment"], []),
         ({"balanced_head": "cossl", "pseudo_labeler": "linear"}, [], ["averaged features"]),
     ],
 )  # fmt: skip

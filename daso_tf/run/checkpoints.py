@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -32,8 +32,8 @@ UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.
 
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
-# The version of the file. Version 0.1 of the library wrote none; its files count as 1.
-VERSION = "version"
+# The version of the files. Version 0.1 of the library wrote none; its files count as 1.
+VERSION, VERSION_NAME = 2, "version"
 
 
 class CheckpointError(ValueError):
@@ -91,7 +91,7 @@ class Checkpoints:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
-        arrays[VERSION] = np.array(2)
+        arrays[VERSION_NAME] = np.array(VERSION)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
@@ -116,7 +116,7 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are checkpoints but none can be read.
         """
-        version = self._restore(dict(_named_variables(model)), whole=True)
+        version = self._restore(lambda version: dict(_named_variables(model, version)), whole=True)
         if version and version < 2:
             _convert_velocity(model)
         return bool(version)
@@ -135,13 +135,13 @@ class Checkpoints:
         """
         weights = enumerate(encoder.weights)
         variables = {f"average/{i:04d}": weight for i, weight in weights}
-        return bool(self._restore(variables, whole=False))
+        return bool(self._restore(lambda _: variables, whole=False))
 
-    def _restore(self, variables: dict[str, tf.Variable], whole: bool) -> int:
+    def _restore(self, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool) -> int:
         """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
         for path in self.paths():
             try:
-                version, arrays = _read(path, variables, whole)
+                version, variables, arrays = _read(path, variables_of, whole)
             except UNREADABLE as error:
                 logging.warning("%s cannot be read (%s); trying the previous one", path, error)
                 continue
@@ -156,7 +156,9 @@ class Checkpoints:
         return 0
 
 
-def _named_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable]]:
+def _named_variables(
+    model: keras.Model, version: int = VERSION
+) -> Iterator[tuple[str, tf.Variable]]:
     """Yields pairs of a name, which is the same in every process, and a variable.
 
     A name consists of a part of the run and a position: Keras numbers layers per process
@@ -167,6 +169,9 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable]]:
     networks = {"network": model.network_weights, "average": model.ema_network_weights}
     in_networks = {id(variable) for part in networks.values() for variable in part}
     memory = [v for v in model_variables(model) if id(v) not in in_networks]
+    if version < 2:
+        new = _new_in_version_2(model)
+        memory = [variable for variable in memory if id(variable) not in new]
     parts = networks | {
         "memory": sorted(memory, key=own_name),
         "optimizer": optimizer_variables(optimizer),
@@ -177,6 +182,14 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable]]:
             yield f"{part}/{position:04d}", variable
     if hasattr(optimizer.learning_rate, "assign"):  # a number that callbacks may change
         yield "optimizer/learning_rate", optimizer.learning_rate
+
+
+def _new_in_version_2(model: keras.Model) -> set[int]:
+    """Returns the variables of memories that version 1 did not have; they keep initial values."""
+    new = [] if model.threshold is None else model.threshold.weights
+    new = [v for v in new if own_name(v) in ("class_values", "epoch", "mean_prediction")]
+    memory = getattr(model, "balanced_memory", None)
+    return {id(variable) for variable in (*new, *(memory.weights if memory is not None else ()))}
 
 
 def _convert_velocity(model: keras.Model) -> None:
@@ -200,13 +213,14 @@ def _convert_velocity(model: keras.Model) -> None:
 
 
 def _read(
-    path: Path, variables: dict[str, tf.Variable], whole: bool
-) -> tuple[int, dict[str, np.ndarray]]:
-    """Returns version and arrays of a checkpoint, or of a part of it, checked by the variables."""
+    path: Path, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool
+) -> tuple[int, dict[str, tf.Variable], dict[str, np.ndarray]]:
+    """Returns a checkpoint's version, the variables for it, and its arrays, checked by these."""
     with np.load(path, allow_pickle=False) as file:
+        version = int(file[VERSION_NAME]) if VERSION_NAME in file.files else 1
+        variables = variables_of(version)
         arrays = {name: file[name] for name in file.files if whole or name in variables}
-        version = int(file[VERSION]) if VERSION in file.files else 1
-    arrays.pop(VERSION, None)
+    arrays.pop(VERSION_NAME, None)
     differing = arrays.keys() ^ variables.keys()
     for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
         arrays.pop(name, None)
@@ -214,9 +228,13 @@ def _read(
     if differing:
         named = ", ".join(sorted(differing)[:4])
         raise ValueError(f"it contains other variables than this model: {named}")
-    for name, array in arrays.items():
+    for name, array in list(arrays.items()):
         if array.shape != tuple(variables[name].shape):
+            if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
+                logging.warning("a memory of another size starts empty")
+                del arrays[name]
+                continue
             raise ValueError(
                 f"{name} has shape {array.shape}, the model's {tuple(variables[name].shape)}"
             )
-    return version, arrays
+    return version, variables, arrays

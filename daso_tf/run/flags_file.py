@@ -62,6 +62,10 @@ def changes_since(path: Path, settings: Settings) -> Changes:
         if line.startswith("--") and "=" in line
     )
     values = {name: flag.default for name, flag in TRAIN.items()}
+    found = _RULES_LINE.search(text)
+    rules = int(found[1]) if found else 1
+    if rules < 2 and settings.threshold == "softmatch":
+        there.setdefault("softmatch_alignment", "false")  # version 0.1 had no alignment
     values |= {name: TRAIN[name].parse(value) for name, value in there.items() if name in TRAIN}
     then = complete(Settings(values, there))
     changes = Changes([], [], [])
@@ -73,8 +77,7 @@ def changes_since(path: Path, settings: Settings) -> Changes:
         if before != now:
             kind = changes.settings if name in settings.given else changes.defaults
             kind.append(f"--{name}: {before} there, {now} now")
-    found = _RULES_LINE.search(text)
-    if int(found[1]) < 2 if found else True:
+    if rules < 2:
         changes.rules.extend(_changed_in_rules_2(settings))
     return changes
 
@@ -98,7 +101,6 @@ def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
         yield "USADTM keeps 5 times the labeled images of each class in its queues"
     changed = {
         "flexmatch": "FlexMatch writes only confident images of a batch into its memory",
-        "softmatch": "SoftMatch aligns the confidence in its weights",
         "adsh": "ADSH sets its thresholds once per epoch, with the authors' cap and labels",
         "saw": "SAW sets its weights once per epoch and weights the labeled loss, too",
         "cossl": "CoSSL learns from averaged features and class-balanced draws",

@@ -83,7 +83,7 @@ class SGD(keras.optimizers.SGD):
             `name`.
 
     Raises:
-        ValueError: If `momentum` is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
 
@@ -101,7 +101,10 @@ class SGD(keras.optimizers.SGD):
         nesterov: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(learning_rate, momentum=float(momentum), nesterov=nesterov, **kwargs)
+        if isinstance(learning_rate, (int, float)):
+            checked_number("learning_rate", learning_rate, above=0)
+        momentum = checked_number("momentum", momentum, least=0, most=1)
+        super().__init__(learning_rate, momentum=momentum, nesterov=nesterov, **kwargs)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:
         """Updates a variable; Keras calls it.
