@@ -219,6 +219,7 @@ def test_two_replicas_compute_the_same_steps(case, on_two_replicas):
 
 # Values outside the range of arguments that are not one number.
 OUT_OF_RANGE = {
+    "padding": [-0.5, 1.0, -1, math.nan],
     "application": ["NoSuchNetwork"],
     "class_distribution": [[-1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0], [1.0, math.nan, 1.0]],
     "class_names": [["ant", "bee"]],

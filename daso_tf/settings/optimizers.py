@@ -15,6 +15,9 @@ from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_versions import velocity_of
 
 
+__all__ = ["OPTIMIZERS", "SGD", "WarmUp", "build", "learning_rate"]
+
+
 class Choice(NamedTuple):
     """An optimizer as the command knows it.
 
@@ -220,6 +223,11 @@ def rate_of_version_1(optimizer: SGD, step: int) -> float:
     Args:
         optimizer: The optimizer of the run.
         step: The number of the step, from 0.
+
+    Example:
+
+    >>> rate_of_version_1(SGD(WarmUp(0.1, steps=4)), step=0)
+    0.025
     """
     schedule: Any = getattr(optimizer, "_learning_rate", optimizer.learning_rate)
     if isinstance(schedule, WarmUp):
