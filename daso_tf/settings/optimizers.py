@@ -14,7 +14,6 @@ from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_versions import velocity_of
 
-
 __all__ = ["OPTIMIZERS", "SGD", "WarmUp", "build", "learning_rate"]
 
 
