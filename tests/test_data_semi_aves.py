@@ -112,8 +112,9 @@ def test_which_lists_are_taken(tree, labeled, unlabeled):
 def test_the_comment_of_the_flag_file_lists_the_options(tree):
     comment = (Path(__file__).parents[1] / "flags" / "semi_aves.cfg").read_text()
     choices = dict(re.findall(r"^#   \S.*  --(labeled|unlabeled)=(\S+)$", comment, re.MULTILINE))
-    assert choices == {"labeled": "l_train_val", "unlabeled": "in+out"}
-    source = open_source("semi_aves", tree, **choices)
+    assert choices == {"labeled": "l_train", "unlabeled": "in+out"}
+    assert "\n--labeled=l_train_val\n" in comment  # what the file sets
+    source = open_source("semi_aves", tree, **choices | {"labeled": "l_train_val"})
     assert files(source.train, tree) == listed("l_train", "val")
     assert files(source.unlabeled, tree) == listed("u_train_in", "u_train_out")
 
