@@ -3,14 +3,16 @@
 Run as a program, it trains each case on two replicas: `contract.py FOLDER`. The replicas are
 logical devices of one CPU, which must be configured before TensorFlow starts.
 
-A new class needs no entry here if its arguments have names that others use, too. If not, add an
-example of each new argument to `EXAMPLES`.
+A new class needs no entry here if its arguments are numbers, whose ranges are in its docstring, or
+have names that others use, too. If not, add an example of each new argument to `EXAMPLES`.
 """
 
 import functools
 import inspect
 import json
+import math
 import pkgutil
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -60,98 +62,47 @@ def encoder():
 
 
 # An example of each argument, by its name or by class and name: in its range, not the default.
-# Functions make a new object for every use. Steps are so few that four steps see each phase.
+# Functions make a new object for every use. Other numbers are taken from the documented range.
 EXAMPLES = {
-    "alignment": False,
-    "alignment_weight": 0.5,
-    "alpha": 1.5,
     "application": "MobileNetV2",
     "axis": 1,
     "balanced_head": lambda: balance.CoSSL(COUNTS, teach_after=2),
-    "beta": 0.9,
     "beta_constraint": "NonNeg",
     "beta_initializer": "ones",
     "beta_regularizer": "L2",
-    "blend_weight": 0.25,
-    "center": False,
     "class_distribution": [3.0, 2.0, 1.0],
     "class_names": ("ant", "bee", "cicada"),
     "confidence": 0.4,
     "confidence_threshold": 0.4,
-    "cutout": 2,
-    "deviations": 1.5,
     "distribution_alignment": lambda: pseudo_labels.DistributionAlignment(COUNTS, window=2),
-    "distribution_aware": False,
-    "distribution_period": 2,
-    "distribution_temperature": 1.25,
-    "ema_decay": 0.5,
     "encoder": encoder,
-    "epoch_steps": 2,
-    "epsilon": 1e-3,
-    "fairness_weight": 0.5,
-    "first_step": 1,
     "gamma_constraint": "NonNeg",
     "gamma_initializer": "zeros",
     "gamma_regularizer": "L2",
-    "horizontal_flip": False,
-    "iterations": 3,
     "labeled_counts": COUNTS,
     "learning_rate": 0.5,
-    "least_share": 0.25,
-    "max_margin": 0.25,
     "mean": (0.25, 0.5, 0.75),
     "metric": lambda: keras.metrics.CategoricalAccuracy("one_hot_accuracy"),
-    "microbatches": 2,
-    "mixup_beta": 0.25,
-    "momentum": 0.5,
     "moving_mean_initializer": "ones",
     "moving_variance_initializer": "zeros",
-    "mutual_information_weight": 0.25,
     "name": "another_name",
-    "negative_slope": 0.25,
-    "nesterov": True,
     "num_classes": K,
     "num_images": UNLABELED,
     "num_ops": 0,
     "padding": 0.25,
-    "period": 2,
-    "premixup_weight": 0.25,
-    "pretrain_steps": 1,
-    "prototype_temperature": 0.5,
     "pseudo_labeler": lambda: pseudo_labels.DASOPseudoLabeler(4, pretrain_steps=2),
-    "queue_size": 3,
-    "ramp_steps": 2,
     "rate": lambda: keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.05, 0.01]),
     "ratio": (0.5, 2.0),
     "resolution": SIZE,
-    "reweight_after": 2,
-    "rotation_weight": 0.25,
     "RandomResizedCrop.scale": (0.25, 0.75),
-    "BatchNormalization.scale": False,
-    "scale": 2.0,
-    "seed": 1,
-    "sharpening_temperature": 0.25,
     "size": SIZE,
-    "start_step": 1,
     "std": (0.5, 0.25, 0.125),
-    "steps": 2,
-    "strength": 0.25,
     "strong": lambda: augment.RandAugment(num_ops=0, cutout=2),
     "supervised_loss": lambda: balance.LDAMLoss(COUNTS, reweight_after=2),
-    "synchronized": False,
     "target_distribution": [3.0, 2.0, 1.0],
-    "tau": 0.5,
-    "teach_after": 2,
-    "temperature": 0.5,
-    "test_logit_adjustment": 0.5,
     "threshold": lambda: thresholds.FreeMatchThreshold(momentum=0.5),
-    "total_steps": 4,
-    "unlabeled_weight": 2.0,
-    "update_every": 2,
-    "warmup_steps": 1,
     "weak": lambda: augment.Weak(padding=0.25),
     "weight_decay": 1e-3,
-    "window": 2,
 }
 OF_KERAS = {"dtype"}  # is of Keras in every layer
 
@@ -162,6 +113,59 @@ def constructor_arguments(cls):
     return {p.name: p for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
+def documented_arguments(docstring):
+    """Returns what a docstring says of each argument, by name."""
+    section = re.search(
+        r"^Args:\n((?:    .*\n?|\n)+)", inspect.cleandoc(docstring or ""), re.MULTILINE
+    )
+    if not section:
+        return {}
+    entries = re.split(r"^    (?=\S)", section[1], flags=re.MULTILINE)[1:]
+    pairs = (entry.partition(":")[::2] for entry in entries)
+    return {name: " ".join(text.split()) for name, text in pairs}
+
+
+_INTERVAL = re.compile(r"\b[Ii]n\s+([\[(])([\d.]+),\s+([\d.]+)([\])])")
+_LEAST = re.compile(r"\b([Aa]t least|[Aa]bove)\s+([\d.]*\d)")
+
+
+def documented_range(cls, name):
+    """Returns `(lower, lower is allowed, upper, upper is allowed)` as the docstring has it."""
+    text = documented_arguments(cls.__doc__)[name]
+    if found := _INTERVAL.search(text):
+        return float(found[2]), found[1] == "[", float(found[3]), found[4] == "]"
+    found = _LEAST.search(text)
+    assert found, (
+        f"the docstring of {cls.__name__} does not say the range of {name}: write 'at least 1', "
+        "'above 0' or 'in [0, 1)'"
+    )
+    return float(found[2]), found[1].lower() == "at least", math.inf, False
+
+
+def is_number(parameter):
+    """Returns whether an argument takes a number, perhaps beside other types."""
+    return bool({"int", "float"} & set(re.split(r"\W+\|\W+", str(parameter.annotation))))
+
+
+def is_whole(parameter):
+    return "int" in str(parameter.annotation)
+
+
+def number_in_range(cls, name):
+    """Returns a number in the documented range that is not the default, near its lower end.
+
+    Numbers of steps are then so few that four steps see what comes before and after them.
+    """
+    parameter = constructor_arguments(cls)[name]
+    low, _, high, _ = documented_range(cls, name)
+    if is_whole(parameter):
+        candidates = int(low) + 1, int(low) + 2
+    else:
+        width = min(high - low, 1.0)
+        candidates = low + width / 2, low + width / 4
+    return next(value for value in candidates if value != parameter.default)
+
+
 def examples(cls, names=None):
     """Returns an example of each argument of a class, or of some of them.
 
@@ -169,14 +173,20 @@ def examples(cls, names=None):
         AssertionError: If there is none of an argument.
     """
     found = {}
-    for name in sorted(set(constructor_arguments(cls) if names is None else names) - OF_KERAS):
+    parameters = constructor_arguments(cls)
+    for name in sorted(set(parameters if names is None else names) - OF_KERAS):
         keys = [key for key in (f"{cls.__name__}.{name}", name) if key in EXAMPLES]
-        assert keys, (
-            f"{cls.__name__} has an argument {name} of which the contract test has no example: add "
-            f"one to EXAMPLES in tests/contract.py, in its range and not the default."
-        )
-        value = EXAMPLES[keys[0]]
-        found[name] = value() if inspect.isfunction(value) else value
+        if keys:
+            value = EXAMPLES[keys[0]]
+            found[name] = value() if inspect.isfunction(value) else value
+        elif is_number(parameters[name]):
+            found[name] = number_in_range(cls, name)
+        else:
+            assert isinstance(parameters[name].default, bool), (
+                f"{cls.__name__} has an argument {name} of which the contract test has no example: "
+                "add one to EXAMPLES in tests/contract.py, in its range and not the default."
+            )
+            found[name] = not parameters[name].default
     if issubclass(cls, daso_tf.DASO):  # it takes a pseudo-labeler or the arguments of one
         found.pop("pseudo_labeler", None)
     return found
@@ -235,6 +245,8 @@ def cases():
     found = [Case(daso_tf.PseudoLabel, ((_argument_for(part), part),)) for part in alone]
     waiting = [part for part in waiting if part not in alone]
     learners = [cls for cls in classes if issubclass(cls, daso_tf.Learner)]
+    # The simplest learners come first and get the parts that make views, the slowest to compile.
+    learners.sort(key=lambda cls: len(constructor_arguments(cls)))
     while learners or waiting:
         if learners:
             learner = learners.pop(0)

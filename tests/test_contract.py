@@ -148,11 +148,6 @@ def test_saved_learner_continues_identically(case, tmp_path):
     np.testing.assert_array_equal(learner(images), predictions)
 
 
-def test_import_registers_every_class(on_two_replicas):
-    registered = json.loads((on_two_replicas() / "registered.json").read_text())
-    assert set(contract.registered_after_importing_all_modules()) == set(registered)
-
-
 # How a step is computed --------------------------------------------------------------------------
 
 
@@ -200,21 +195,6 @@ def test_mixed_precision_is_finite_and_keeps_float32(case, policy):
     assert learner(contract.batch(9)[0][1]).dtype == tf.float32
 
 
-@every_case
-def test_two_replicas_compute_the_same_steps(case, on_two_replicas):
-    file = on_two_replicas() / f"{CASES.index(case)}.npz"
-    error = file.with_suffix(".txt")
-    assert not error.exists(), error.read_text()
-    with np.load(file) as saved:
-        replicas = list(saved.values())
-    alone = state(trained(case)[0])
-    if case.learner in DEPENDS_ON_REPLICAS:
-        assert [value.shape for value in replicas] == [value.shape for value in alone]
-        assert all(np.isfinite(value).all() for value in replicas)
-    else:
-        assert contract.difference(alone, replicas) < 1e-5
-
-
 # Arguments --------------------------------------------------------------------------------------
 
 # Values outside the range of arguments that are not one number.
@@ -234,41 +214,17 @@ NOT_CHECKED = {
     "axis": "it must be the last axis of the inputs, which are not known yet",
     "encoder": "its features are checked",
 }
-_INTERVAL = re.compile(r"\b[Ii]n\s+([\[(])([\d.]+),\s+([\d.]+)([\])])")
-_LEAST = re.compile(r"\b([Aa]t least|[Aa]bove)\s+([\d.]*\d)")
-
-
-def documented_range(cls, name):
-    """Returns `(lower, lower is allowed, upper, upper is allowed)` as the docstring has it."""
-    text = documented_arguments(cls.__doc__)[name]
-    if found := _INTERVAL.search(text):
-        return float(found[2]), found[1] == "[", float(found[3]), found[4] == "]"
-    found = _LEAST.search(text)
-    assert found, (
-        f"the docstring of {cls.__name__} does not say the range of {name}: write 'at least 1', "
-        "'above 0' or 'in [0, 1)'"
-    )
-    return float(found[2]), found[1].lower() == "at least", math.inf, False
-
-
-def is_number(parameter):
-    """Returns whether an argument takes a number, perhaps beside other types."""
-    return bool({"int", "float"} & set(re.split(r"\W+\|\W+", str(parameter.annotation))))
-
-
-def is_whole(parameter):
-    return "int" in str(parameter.annotation)
 
 
 def numbers_outside(cls, name):
     parameter = constructor_arguments(cls)[name]
-    low, low_allowed, high, high_allowed = documented_range(cls, name)
-    step = 1 if is_whole(parameter) else 0.5
-    kind = int if is_whole(parameter) else float
+    low, low_allowed, high, high_allowed = contract.documented_range(cls, name)
+    step = 1 if contract.is_whole(parameter) else 0.5
+    kind = int if contract.is_whole(parameter) else float
     values = [kind(low - step), *([] if low_allowed else [kind(low)]), math.nan, math.inf]
     if high < math.inf:
         values += [high + step, *([] if high_allowed else [high])]
-    return [*values, low + 0.5] if is_whole(parameter) else values
+    return [*values, low + 0.5] if contract.is_whole(parameter) else values
 
 
 @functools.cache
@@ -296,7 +252,7 @@ def checked_arguments():
     for cls in CLASSES.values():
         for name, parameter in constructor_arguments(cls).items():
             sequence = str(parameter.annotation).startswith("Sequence")
-            if (is_number(parameter) or sequence or name in OUT_OF_RANGE) and (
+            if (contract.is_number(parameter) or sequence or name in OUT_OF_RANGE) and (
                 name not in NOT_CHECKED
             ):
                 yield pytest.param(cls, name, id=f"{cls.__name__}-{name}")
@@ -305,7 +261,7 @@ def checked_arguments():
 @pytest.mark.parametrize(("cls", "name"), checked_arguments())
 def test_an_argument_outside_its_range_is_named_with_its_value(cls, name):
     keys = [key for key in (f"{cls.__name__}.{name}", name) if key in OUT_OF_RANGE]
-    assert keys or is_number(constructor_arguments(cls)[name]), (
+    assert keys or contract.is_number(constructor_arguments(cls)[name]), (
         f"add values outside the range of {name} to OUT_OF_RANGE in tests/test_contract.py"
     )
     for value in OUT_OF_RANGE[keys[0]] if keys else numbers_outside(cls, name):
@@ -326,10 +282,10 @@ def test_the_ends_of_the_ranges_are_allowed(cls):
     parameters = constructor_arguments(cls)
     ends = [{}, {}]
     for name, parameter in parameters.items():
-        if is_number(parameter) and name not in NOT_CHECKED and name not in OUT_OF_RANGE:
-            low, low_allowed, high, high_allowed = documented_range(cls, name)
+        if contract.is_number(parameter) and name not in NOT_CHECKED and name not in OUT_OF_RANGE:
+            low, low_allowed, high, high_allowed = contract.documented_range(cls, name)
             if low_allowed:
-                ends[0][name] = int(low) if is_whole(parameter) else low
+                ends[0][name] = int(low) if contract.is_whole(parameter) else low
             if high_allowed:
                 ends[1][name] = high
     for arguments in ends:
@@ -386,18 +342,6 @@ def public_names():
 _NAME_OF = {value: name for name, value in [*public_names(), *CLASSES.items()]}
 PUBLIC = {name: value for value, name in _NAME_OF.items()}
 every_public_name = pytest.mark.parametrize("value", PUBLIC.values(), ids=list(PUBLIC))
-
-
-def documented_arguments(docstring):
-    """Returns what a docstring says of each argument, by name."""
-    section = re.search(
-        r"^Args:\n((?:    .*\n?|\n)+)", inspect.cleandoc(docstring or ""), re.MULTILINE
-    )
-    if not section:
-        return {}
-    entries = re.split(r"^    (?=\S)", section[1], flags=re.MULTILINE)[1:]
-    pairs = (entry.partition(":")[::2] for entry in entries)
-    return {name: " ".join(text.split()) for name, text in pairs}
 
 
 def sections(docstring):
@@ -461,7 +405,7 @@ def test_docstring_is_complete(value):
         fields = getattr(value, "_fields", ())
         assert not fields or {"Attributes", "Args"} & found
     else:
-        documented = set(documented_arguments(docstring))
+        documented = set(contract.documented_arguments(docstring))
         missing = shown(inspect.signature(value)) - documented
         assert not missing, f"Args lacks {sorted(missing)}"
         if raises(constructor):
@@ -490,7 +434,7 @@ def public_methods():
 
 @pytest.mark.parametrize("method", public_methods())
 def test_docstring_of_a_new_method_is_complete(method):
-    missing = shown(inspect.signature(method)) - set(documented_arguments(method.__doc__))
+    missing = shown(inspect.signature(method)) - set(contract.documented_arguments(method.__doc__))
     assert not missing, f"Args lacks {sorted(missing)}"
     if returns(method):
         assert {"Returns"} & sections(method.__doc__) or method.__doc__.startswith("Returns")
@@ -521,7 +465,32 @@ def test_command_has_the_defaults_of_the_constructor(learner, entry):
         assert name in parameters, f"{entry.make.__name__} does not show {name}"
         if isinstance(argument, Flag) and (entry.make.__name__, name) not in OTHER_DEFAULT:
             assert parameters[name].default == defaults[argument.name], name
+    if "threshold" in entry.arguments:  # a number there is a fixed threshold
+        assert parameters["threshold"].default == defaults[methods.CONFIDENCE.name]
     if learner:  # what build_learner passes to every learner
         for name in parameters.keys() & defaults.keys() - entry.arguments.keys():
             if parameters[name].annotation in ("int", "float"):
                 assert parameters[name].default == defaults[name], name
+
+
+# Several replicas: these tests wait for the other process and come last --------------------------
+
+
+def test_import_registers_every_class(on_two_replicas):
+    registered = json.loads((on_two_replicas() / "registered.json").read_text())
+    assert set(contract.registered_after_importing_all_modules()) == set(registered)
+
+
+@every_case
+def test_two_replicas_compute_the_same_steps(case, on_two_replicas):
+    file = on_two_replicas() / f"{CASES.index(case)}.npz"
+    error = file.with_suffix(".txt")
+    assert not error.exists(), error.read_text()
+    with np.load(file) as saved:
+        replicas = list(saved.values())
+    alone = state(trained(case)[0])
+    if case.learner in DEPENDS_ON_REPLICAS:
+        assert [value.shape for value in replicas] == [value.shape for value in alone]
+        assert all(np.isfinite(value).all() for value in replicas)
+    else:
+        assert contract.difference(alone, replicas) < 1e-5

@@ -1,6 +1,5 @@
 """The learners on the command line: their papers' settings, refusals, the learning rate."""
 
-import inspect
 import json
 
 import keras
@@ -9,8 +8,6 @@ import pytest
 from absl.flags import IllegalFlagValueError
 from command import arguments, completed, run_train
 
-from daso_tf.settings.flag import Flag
-from daso_tf.settings.methods import LEARNERS
 from daso_tf.settings.optimizers import WarmUp, learning_rate
 
 
@@ -36,22 +33,6 @@ def test_a_given_flag_keeps_its_value():
     values = completed("--learner=mixmatch", "--unlabeled_weight=7", "--alignment_weight=1")
     assert (values["unlabeled_weight"], values["alignment_weight"]) == (7.0, 1.0)
     assert values["ramp_fraction"] == 0.016
-
-
-def default_in_python(learner, name):
-    for base in learner.__mro__:
-        if name in (parameters := inspect.signature(base.__init__).parameters):
-            return parameters[name].default
-
-
-@pytest.mark.parametrize("name", LEARNERS)
-def test_python_and_command_have_the_same_defaults(name):
-    settings, entry = completed(f"--learner={name}"), LEARNERS[name]
-    for argument, flag in entry.arguments.items():
-        if isinstance(flag, Flag):
-            assert default_in_python(entry.make, argument) == settings[flag.name], argument
-    if "threshold" in entry.arguments:
-        assert default_in_python(entry.make, "threshold") == settings.confidence_threshold
 
 
 @pytest.mark.parametrize("learner", ["supervised", "usadtm"])
