@@ -276,7 +276,7 @@ def learner_of(case, policy=None, **compile_arguments):
         arguments[name] = part(**examples(part))
     learner = case.learner(**arguments)
     learner.compile(
-        keras.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True),
+        daso_tf.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True),
         metrics=[OneHotLabels(**examples(OneHotLabels, {"metric"}))],
         **{"jit_compile": False, **compile_arguments},
     )
@@ -311,7 +311,12 @@ def config_of(thing):
             return {k: cleaned(v) for k, v in value.items() if k != "build_config"}
         return [cleaned(part) for part in value] if isinstance(value, list) else value
 
-    return cleaned(json.loads(json.dumps(thing.get_config())))
+    return cleaned(as_json(thing.get_config()))
+
+
+def as_json(value):
+    """Returns a value as JSON has it. Optimizers of Keras 2 have NumPy's numbers in their config."""
+    return json.loads(json.dumps(value, default=lambda number: number.item()))
 
 
 def train(learner, steps):

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import STEPS, constructor_arguments, examples, learner_of, state, train
+from contract import STEPS, as_json, constructor_arguments, examples, learner_of, state, train
 
 import daso_tf
 from daso_tf.settings import flags, methods
@@ -68,10 +68,6 @@ def trained(case):
     learner = learner_of(case)
     train(learner, range(STEPS))
     return learner, np.array(learner(contract.batch(9)[0][1]))
-
-
-def as_json(value):
-    return json.loads(json.dumps(value))
 
 
 # What is saved ----------------------------------------------------------------------------------
