@@ -315,7 +315,7 @@ def config_of(thing):
 
 
 def as_json(value):
-    """Returns a value as JSON has it. Optimizers of Keras 2 have NumPy's numbers in their config."""
+    """Returns a value as JSON has it; configs of Keras 2 optimizers contain NumPy numbers."""
     return json.loads(json.dumps(value, default=lambda number: number.item()))
 
 
