@@ -11,7 +11,7 @@ from command import arguments, run_train
 from PIL import Image
 
 from daso_tf import data
-from daso_tf.commands import train
+from daso_tf.run import run
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 CLASSES = ("cat", "dog", "elk")
@@ -155,23 +155,23 @@ def test_only_unreadable_images_are_an_error(folder):
 def test_files_that_break_during_training_stop_the_run_with_a_message(
     folder, tmp_path, monkeypatch, capsys
 ):
-    def damage_then_build(*arguments):
+    def damage_then_build(*arguments, **more):
         for name in ("02.jpg", "06.jpg"):
             truncate(folder / "unlabeled" / name)
-        return build_learner(*arguments)
+        return build_learner(*arguments, **more)
 
-    build_learner = train.build_learner
-    monkeypatch.setattr(train, "build_learner", damage_then_build)
+    build_learner = run.build_learner
+    monkeypatch.setattr(run, "build_learner", damage_then_build)
     settings = {"labeled_head": 0, "labeled_imbalance": 1, "unlabeled_head": 0}
     settings |= {"unlabeled_imbalance": 1, "validation_size": 0, "resolution": 16, "batch_size": 4}
     settings |= {"stream": "true", "max_bad_files": 1, "steps": 8, "evaluate_every": 8}
     model_dir = tmp_path / "run"
-    run = arguments(dataset="image_folder", data_dir=folder, model_dir=model_dir, **settings)
-    assert run_train(*run) == 1
+    command = arguments(dataset="image_folder", data_dir=folder, model_dir=model_dir, **settings)
+    assert run_train(*command) == 1
     said = capsys.readouterr().err
     assert "2 image files cannot be read, and max_bad_files allows 1" in said
     assert "06.jpg" in said
-    assert "goes on from the newest checkpoint" in said
+    assert "continues from the newest checkpoint" in said
     assert "Traceback" not in said
 
 
