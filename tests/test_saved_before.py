@@ -43,7 +43,10 @@ CHANGED = {
     "supervised",  # its warm-up
 }
 # What is computed differently in a run of version 0.1.
-DIFFERS = {"daso": "the warm-up starts at learning rate 0"}
+DIFFERS = {
+    "daso": "the warm-up starts at learning rate 0",
+    "remixmatch_darp": "ReMixMatch maps weak and strong views in separate batches",
+}
 
 
 def refusal(name):
