@@ -169,3 +169,12 @@ def test_docstring_examples(module):
     outcome = doctest.testmod(module, extraglobs={"tf": tf, "np": np})
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("of_every_class", "class_losses"), ("weight_of_every_class", "class_weights")],
+)
+def test_a_loss_with_a_method_of_version_0_1_is_refused(before, now):
+    with pytest.raises(TypeError, match=f"Mine.{before} must be named {now}"):
+        type("Mine", (balance.SupervisedLoss,), {before: lambda self, *_: None})

@@ -37,6 +37,13 @@ class SupervisedLoss:
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
     loss_names: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        renamed = {"of_every_class": "class_losses", "weight_of_every_class": "class_weights"}
+        for before, now in renamed.items():
+            if before in vars(cls):  # it would never be called
+                raise TypeError(f"{cls.__name__}.{before} must be named {now} since version 0.2.")
+
     def class_losses(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Computes the loss of each image for each class that its label could be.
 

@@ -80,17 +80,6 @@ class Learner(Classifier):
             another, to save memory (gradient accumulation). Views, optimizer, moving average, step
             and memories see the whole batch. Whatever looks at a batch as a whole sees a part:
             BatchNorm, queues, moving averages of thresholds and alignment, MixUp.
-        mean: Mean of each colour channel of the training images, in [0, 1]: `data.mean` of
-            `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
-        std: Standard deviation of each colour channel, in (0, 1].
-        resolution: Side in pixels, at least 1, to which images are resized before the encoder. By
-            default the encoder's own input size.
-        class_names: K names, which the exported model returns.
-        test_logit_adjustment: Strength (tau, at least 0) of logit adjustment at test time:
-            evaluation, prediction and export subtract tau times the logarithm of the labeled
-            class distribution from the logits. It does not change training.
-        labeled_counts: Labeled images of each class, needed for `test_logit_adjustment`.
-        name: Name of the model.
 
     Attributes:
         asks_for: What the learner needs from its batches: "class_balanced_batches", batches with
