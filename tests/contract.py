@@ -143,7 +143,7 @@ def documented_range(cls, name):
 
 
 def is_number(parameter):
-    """Returns whether an argument takes a number, perhaps beside other types."""
+    """Returns whether an argument accepts a number, alone or among other types."""
     return bool({"int", "float"} & set(re.split(r"\W+\|\W+", str(parameter.annotation))))
 
 
