@@ -1,16 +1,16 @@
-"""FixMatch + DASO written plainly in PyTorch, to hold the library against.
+"""FixMatch + DASO, written plainly in PyTorch, as an independent check of the library.
 
-Three commands; all need PyTorch, NumPy and Pillow, and nothing of the library:
+It has three commands. They need PyTorch, NumPy and Pillow, and use nothing of the library:
 
     python benchmarks/pytorch_reference.py record OUT.npz --classes 7 --width 1
     python benchmarks/pytorch_reference.py verify TRACE.npz
     python benchmarks/pytorch_reference.py train ARRAYS.npz --depth 28 --steps 3000
 
-`record` trains a network for some steps, then writes the trace of the steps that follow, which
+`record` trains a network for some steps. Then it writes a trace of the next steps, which
 `python -m daso_tf.replay OUT.npz` repeats. `verify` repeats a trace in this program. `train` trains
-on the arrays `labeled_images`, `labeled_labels`, `unlabeled_images`, `unlabeled_labels`,
-`test_images` and `test_labels` (uint8 images, N x H x W x 3) of a file, and `record` does too where
-it is given one with --arrays; otherwise it draws smooth random pictures.
+on the arrays of a file: `labeled_images`, `labeled_labels`, `unlabeled_images`, `unlabeled_labels`,
+`test_images` and `test_labels` (uint8 images, N x H x W x 3). `record` uses such a file if --arrays
+names one; otherwise it draws smooth random pictures.
 
 Source: Oh, Kim, Kweon, "DASO: Distribution-Aware Semantics-Oriented Pseudo-label for Imbalanced
 Semi-Supervised Learning", CVPR 2022.
@@ -33,7 +33,7 @@ from torch import nn
 
 @dataclasses.dataclass
 class Settings:
-    """What a trace's `config` holds, under the trace's own names."""
+    """The values in the `config` of a trace, with the names that they have there."""
 
     num_classes: int = 10
     batch: int = 8
@@ -64,7 +64,7 @@ class Settings:
 
 
 class Block(nn.Module):
-    """A pre-activation residual block; the first of all activates its shortcut too."""
+    """A pre-activation residual block; in the first block, the shortcut is activated, too."""
 
     def __init__(self, inputs, outputs, stride, first):
         super().__init__()
@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 
 def wide_resnet(depth, width, num_classes):
-    """WRN-depth-width and a classifier, with a trace's parameter names."""
+    """Returns WRN-depth-width with a classifier; the parameters are named as in a trace."""
     widths = [16, 16 * width, 32 * width, 64 * width]
     parts = OrderedDict(init_conv=nn.Conv2d(3, 16, 3, 1, 1, bias=False))
     for unit in (1, 2, 3):
@@ -108,7 +108,7 @@ def wide_resnet(depth, width, num_classes):
 
 
 def weights_of(network):
-    """Every parameter and BatchNorm statistic by name."""
+    """Returns all parameters and BatchNorm statistics by name."""
     state = network.state_dict().items()
     return {name: value for name, value in state if "num_batches_tracked" not in name}
 
@@ -136,7 +136,7 @@ class DASO:
         self.in_force = torch.zeros(settings.num_classes, dtype=dtype)
 
     def view(self, images):
-        """Normalised channels-first tensor of uint8 images."""
+        """Returns uint8 images as a normalized channels-first tensor."""
         mean, std = (
             torch.tensor(v, dtype=self.dtype) for v in (self.settings.mean, self.settings.std)
         )
@@ -145,7 +145,7 @@ class DASO:
 
     @torch.no_grad()
     def update_prototypes(self, labeled, labels):
-        """Queues the moving average's features; a prototype is its queue's mean (section 3.2)."""
+        """Queues averaged-network features; prototypes are the queues' means (section 3.2)."""
         self.ema.train()  # batch statistics
         for feature, label in zip(self.ema.encoder(labeled), labels.tolist(), strict=True):
             queue = torch.cat([self.queues[label], feature[None]])
@@ -155,11 +155,11 @@ class DASO:
         )
 
     def similarity(self, features, prototypes):
-        """Logits of the semantic pseudo-label (section 3.2); an absent class has cosine 0."""
+        """Returns the logits of semantic pseudo-labels (section 3.2); 0 for an absent class."""
         return F.normalize(features) @ F.normalize(prototypes).T / self.settings.proto_temp
 
     def blend(self, linear, semantic):
-        """The final target (section 3.3): the more a class is predicted, the more semantic."""
+        """Returns the target (section 3.3): more semantic for classes predicted more often."""
         settings = self.settings
         if not settings.dist_aware:
             return (1 - settings.alpha) * linear + settings.alpha * semantic
@@ -170,7 +170,7 @@ class DASO:
         return (1 - weight) * linear + weight * semantic
 
     def step(self, labeled, labels, weak, strong):
-        """Trains one step on ready uint8 views; returns what a trace records of it."""
+        """Trains one step on uint8 views; returns what a trace records."""
         settings, semantic_on = self.settings, self.step_number >= self.settings.pretrain
         labels = torch.from_numpy(labels).long()
         labeled, weak, strong = map(self.view, (labeled, weak, strong))
@@ -214,7 +214,7 @@ class DASO:
             "pl_counts": self.in_force,
         }
         self.count(final_label)
-        # How near the step came to another decision: rounding must not be able to change one.
+        # How close the step came to another decision. Rounding must not be able to change one.
         gaps = [t.topk(2).values for t in (linear, final, semantic) if t is not None]
         margins = [(g[:, 0] - g[:, 1]).min() for g in gaps]
         margins.append((confidence - settings.conf).abs().min())
@@ -222,14 +222,14 @@ class DASO:
 
     @torch.no_grad()
     def update_ema(self):
-        """Follows the student, BatchNorm statistics included, closely at first."""
+        """Updates the average of weights and BatchNorm statistics; the decay is small at first."""
         decay = min(1 - 1 / (self.step_number + 1), self.settings.ema_decay)
         student = weights_of(self.student)
         for name, value in weights_of(self.ema).items():
             value.mul_(decay).add_(student[name], alpha=1 - decay)
 
     def count(self, labels):
-        """Counts final pseudo-labels, masked ones too; a period's histogram then takes force."""
+        """Counts all final pseudo-labels, masked or not; the counts are used in the next period."""
         self.counted += torch.bincount(labels, minlength=self.settings.num_classes)
         self.step_number += 1
         if self.step_number % self.settings.period == 0:
@@ -237,7 +237,7 @@ class DASO:
 
     @torch.no_grad()
     def ema_logits(self, images):
-        """Logits of the moving average in inference mode, for uint8 images."""
+        """Returns the logits of the averaged network in inference mode, for uint8 images."""
         self.ema.eval()
         parts = np.array_split(images, -(-len(images) // 500))
         return torch.cat([self.ema(self.view(part)) for part in parts]).numpy()
@@ -247,12 +247,12 @@ class DASO:
 
 
 def enhance(kind):
-    """One of Pillow's enhancements, by the factor of a level."""
+    """Returns one of Pillow's enhancements as a function of an image and a level."""
     return lambda image, level: kind(image).enhance(level / 10 * 0.9 + 0.05)
 
 
 def affine(coefficients, unit):
-    """A shear or a translation, by `unit(level, image size)` in a random direction."""
+    """Returns a shear or a translation by `unit(level, image size)` in a random direction."""
 
     def operation(image, level):
         amount = random.choice((-1, 1)) * unit(level, image.width)
@@ -280,7 +280,7 @@ OPERATIONS = (
 
 
 def weak_view(image):
-    """Reflect padding of an eighth, random crop back, random horizontal flip."""
+    """Makes a weak view: reflect padding by an eighth, random crop, random horizontal flip."""
     height, width = image.shape[:2]
     pad = [int(height / 8), int(width / 8)]
     top, left = (random.randint(0, 2 * p) for p in pad)
@@ -290,7 +290,7 @@ def weak_view(image):
 
 
 def strong_view(image):
-    """A weak view, RandAugment, cutout."""
+    """Makes a strong view: a weak view, RandAugment, cutout."""
     image = Image.fromarray(np.ascontiguousarray(weak_view(image)))
     for operation in random.choices(OPERATIONS, k=2):
         if random.random() < 0.5:
@@ -302,7 +302,7 @@ def strong_view(image):
 
 
 def resized(images, size):
-    """The views at the size trained on: after augmentation, bilinear, antialiased."""
+    """Resizes views to the size that the network sees, bilinear with antialiasing."""
     if images[0].shape[:2] == (size, size):
         return np.stack(images)
     shape = (size, size)
@@ -311,7 +311,7 @@ def resized(images, size):
 
 
 def batches(arrays, settings, resolution):
-    """Endless (labeled, labels, weak, strong, unlabeled labels); a new order every pass."""
+    """Yields (labeled, labels, weak, strong, unlabeled labels) forever, shuffled in each pass."""
 
     def endless(count):
         while True:
@@ -319,18 +319,23 @@ def batches(arrays, settings, resolution):
 
     streams = {part: endless(len(arrays[part + "_images"])) for part in ("labeled", "unlabeled")}
     while True:
-        ours = [next(streams["labeled"]) for _ in range(settings.batch)]
-        theirs = [next(streams["unlabeled"]) for _ in range(settings.batch * settings.mu)]
-        labeled = resized([weak_view(i) for i in arrays["labeled_images"][ours]], resolution)
-        unlabeled = arrays["unlabeled_images"][theirs]
+        chosen_labeled = [next(streams["labeled"]) for _ in range(settings.batch)]
+        chosen_unlabeled = [next(streams["unlabeled"]) for _ in range(settings.batch * settings.mu)]
+        labeled = resized(
+            [weak_view(i) for i in arrays["labeled_images"][chosen_labeled]], resolution
+        )
+        unlabeled = arrays["unlabeled_images"][chosen_unlabeled]
         weak = resized([weak_view(i) for i in unlabeled], resolution)
         strong = resized([strong_view(i) for i in unlabeled], resolution)
-        labels = [arrays["labeled_labels"][ours], arrays["unlabeled_labels"][theirs]]
+        labels = [
+            arrays["labeled_labels"][chosen_labeled],
+            arrays["unlabeled_labels"][chosen_unlabeled],
+        ]
         yield labeled, labels[0].astype(np.int32), weak, strong, labels[1].astype(np.int32)
 
 
 def smooth_pictures(num_classes, size, head=20, imbalance=10.0):
-    """Long-tailed arrays of random smooth pictures: a class's own blobs, half hidden by others."""
+    """Returns long-tailed arrays of smooth random pictures: blobs of the class and random blobs."""
     decay = imbalance ** (-np.arange(num_classes) / (num_classes - 1))
     blobs = np.random.uniform(0, 255, (num_classes, 4, 4, 3))
     arrays = {}
@@ -353,14 +358,14 @@ def smooth_pictures(num_classes, size, head=20, imbalance=10.0):
 
 
 def stored(value):
-    """A recorded quantity as the trace keeps it."""
+    """Returns a quantity in the type that a trace has."""
     if isinstance(value, float):
         return np.float64(value)
     return value.numpy().astype(np.float32 if value.is_floating_point() else np.int32)
 
 
 def record(args, settings):
-    """Trains a network on other batches first, so that it has opinions; then writes a trace."""
+    """Writes a trace of a network that was trained on other batches before."""
     batch_stream, arrays = open_arrays(args, settings)
     network = wide_resnet(args.depth, settings.width, settings.num_classes)
     warm = DASO(network, dataclasses.replace(settings, lr=0.03, pretrain=args.warmup))
@@ -397,7 +402,7 @@ def record(args, settings):
 
 
 def verify(args):
-    """Repeats a trace and prints each quantity's deviation; True if all are within 1e-4."""
+    """Repeats a trace and prints the deviation of each quantity; True if all are below 1e-4."""
     trace = np.load(args.path, allow_pickle=False)
     config = json.loads(str(trace["config"]))
     fields = [field.name for field in dataclasses.fields(Settings)]
@@ -434,7 +439,7 @@ def verify(args):
 
 
 def train(args, settings):
-    """Trains from random weights and prints the moving average's test accuracies."""
+    """Trains from random weights and prints the test accuracies of the averaged network."""
     batch_stream, arrays = open_arrays(args, settings)
     network = wide_resnet(args.depth, settings.width, settings.num_classes)
     learner = DASO(network, settings, torch.float32)
@@ -460,7 +465,7 @@ def train(args, settings):
 
 
 def open_arrays(args, settings):
-    """The batches of --arrays, or of pictures made up; seeds every generator."""
+    """Seeds all generators and returns the batches and the arrays."""
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -484,17 +489,22 @@ def main():
         if command == "verify":
             continue
         options.add_argument("--depth", type=int, default=10 if command == "record" else 28)
-        options.add_argument("--resolution", type=int, default=16, help="of what is trained on")
+        options.add_argument(
+            "--resolution", type=int, default=16, help="size that the network sees"
+        )
         options.add_argument("--seed", type=int, default=0)
         if command == "record":
-            options.add_argument(
-                "--arrays", help="a file as for train, instead of made-up pictures"
-            )
+            options.add_argument("--arrays", help="a file as for train; by default random pictures")
             options.add_argument("--warmup", type=int, default=60, help="steps before the trace")
-            options.add_argument("--margin", type=float, default=1e-3, help="to ties and threshold")
+            options.add_argument(
+                "--margin",
+                type=float,
+                default=1e-3,
+                help="least distance to ties and to the threshold",
+            )
         else:
             options.add_argument("--evaluate_every", type=int, default=500)
-        for field in dataclasses.fields(Settings)[:-1]:  # counts follow from the labels
+        for field in dataclasses.fields(Settings)[:-1]:  # the counts come from the labels
             kind = {"default": field.default, "type": field.type}
             if field.type is bool:
                 kind = {"default": field.default, "action": argparse.BooleanOptionalAction}

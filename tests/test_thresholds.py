@@ -472,6 +472,8 @@ def test_the_old_name_of_the_argument_still_works(learner, old):
     assert model.threshold.confidence == 0.6 if old == 0.6 else model.threshold is old
     again = learner.from_config({**config, "confidence_threshold": expected})
     assert again.get_config()["threshold"] == expected
+    with pytest.raises(ValueError, match="confidence_threshold is the old name of threshold"):
+        dense_learner(learner, threshold=0.7, confidence_threshold=old)
 
 
 class Chooses(thresholds.Threshold):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
@@ -132,6 +133,11 @@ class Learner(Classifier):
         **kwargs: Any,
     ):
         if "confidence_threshold" in kwargs:  # its name until version 0.1
+            if threshold != inspect.signature(type(self)).parameters["threshold"].default:
+                raise ValueError(
+                    "confidence_threshold is the old name of threshold: leave it out, since "
+                    f"threshold={threshold!r} is given."
+                )
             threshold = kwargs.pop("confidence_threshold")
         threshold = _as_threshold(threshold)
         compatibility.check(

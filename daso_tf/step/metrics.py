@@ -40,7 +40,7 @@ class ClassStatistics(keras.metrics.Metric):
     ([0.5, 1.0], [1.0, 0.5])
     """
 
-    def __init__(self, num_classes: int, name: str = "class_statistics", **kwargs):
+    def __init__(self, num_classes: int, name: str = "class_statistics", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.num_classes = checked_whole_number("num_classes", num_classes, least=2)
         self.true, self.predicted, self.correct, self.assigned = (
@@ -48,7 +48,9 @@ class ClassStatistics(keras.metrics.Metric):
             for kind in _COUNTS
         )
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> None:
         """Counts a batch.
 
         Args:
@@ -65,7 +67,7 @@ class ClassStatistics(keras.metrics.Metric):
         self.correct.assign_add(tf.reduce_sum(true * predicted, axis=0))
         self.assigned.assign_add(tf.reduce_sum(assigned, axis=0))
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Sets all counts to 0."""
         for kind in _COUNTS:
             getattr(self, kind).assign(tf.zeros([self.num_classes]))
@@ -93,11 +95,11 @@ class ClassStatistics(keras.metrics.Metric):
                 **counts,
             }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this metric."""
         return {**super().get_config(), "num_classes": self.num_classes}
 
-    def _mean_ratio(self, denominators) -> tf.Tensor:
+    def _mean_ratio(self, denominators: tf.Variable) -> tf.Tensor:
         # Each replica of a distributed step has counted its own rows.
         counts = [tf.convert_to_tensor(count) for count in (self.correct, denominators)]
         correct, denominators = replicas.total(counts)
@@ -126,7 +128,7 @@ class BalancedAccuracy(ClassStatistics):
     0.5
     """
 
-    def __init__(self, num_classes: int, name: str = "balanced_accuracy", **kwargs):
+    def __init__(self, num_classes: int, name: str = "balanced_accuracy", **kwargs: Any):
         super().__init__(num_classes, name=name, **kwargs)
 
     def result(self) -> tf.Tensor:
@@ -151,11 +153,13 @@ class OneHotLabels(keras.metrics.Metric):
     1.0
     """
 
-    def __init__(self, metric: keras.metrics.Metric, name: str | None = None, **kwargs):
+    def __init__(self, metric: keras.metrics.Metric, name: str | None = None, **kwargs: Any):
         super().__init__(name=name or metric.name, **kwargs)
         self.metric = metric
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> None:
         """Updates the metric.
 
         Args:
@@ -166,7 +170,7 @@ class OneHotLabels(keras.metrics.Metric):
         labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
         self.metric.update_state(tf.one_hot(labels, y_pred.shape[-1]), y_pred, sample_weight)
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Resets the metric."""
         self.metric.reset_state()
 
@@ -183,12 +187,12 @@ class OneHotLabels(keras.metrics.Metric):
     def load_own_variables(self, store: Any) -> None:
         """Loads nothing."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this metric."""
         return {**super().get_config(), "metric": keras.saving.serialize_keras_object(self.metric)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> OneHotLabels:
         """Creates the metric from the result of `get_config`."""
         config = dict(config, metric=keras.saving.deserialize_keras_object(config["metric"]))
         return cls(**config)
