@@ -1,13 +1,12 @@
 """The states from which a run can continue: all variables of model and optimizer, in one file.
 
 A file is written under another name and then renamed, so it is complete or absent. The checksums of
-the ZIP format show later damage.
+the ZIP format show later damage. A file that only has such a name is neither restored nor deleted.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,12 +23,12 @@ from daso_tf.platform.keras_versions import (
     own_name,
     scales_losses,
 )
+from daso_tf.platform.npz import ArrayFile
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
-
-
+# `save` writes at least eight digits, and more only where the number has more.
+_NAME = re.compile(r"step_(\d{8}|[1-9]\d{8,})\.npz")
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
 # The version of the files. Version 0.1 of the library wrote none; its files count as 1.
@@ -71,12 +70,14 @@ class Checkpoints:
         self.keep = keep
 
     def paths(self) -> list[Path]:
-        """The checkpoint files, newest first."""
-        return sorted(self.directory.glob("step_*.npz"), reverse=True)
+        """The files that are named like checkpoints, newest first."""
+        files = self.directory.glob("step_*.npz")
+        named = [path for path in files if _NAME.fullmatch(path.name) and path.is_file()]
+        return sorted(named, key=_step_of, reverse=True)
 
     def newest_step(self) -> int:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
-        return max((int(path.stem.removeprefix("step_")) for path in self.paths()), default=0)
+        return max(map(_step_of, self.paths()), default=0)
 
     def save(self, model: keras.Model) -> Path:
         """Writes the variables of the model and of its optimizer.
@@ -89,6 +90,7 @@ class Checkpoints:
 
         Raises:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
+            OSError: If it cannot be written; the checkpoints before it are then still there.
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
         arrays[VERSION_NAME] = np.array(VERSION)
@@ -100,8 +102,9 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
         write_atomically(path, lambda file: np.savez(file, **arrays))
-        for old in self.paths()[self.keep :]:
-            old.unlink()
+        own = [file for file in self.paths() if _step_of(file) <= _step_of(path)]
+        for old in filter(_is_checkpoint, own[self.keep :]):
+            old.unlink(missing_ok=True)
         return path
 
     def restore(self, model: keras.Model) -> bool:
@@ -116,7 +119,9 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are checkpoints but none can be read.
         """
-        version = self._restore(lambda version: dict(_named_variables(model, version)), whole=True)
+        version = self._restore(
+            lambda version: dict(_named_variables(model, version)), whole=True, step=model.step
+        )
         if version and version < 2:
             _convert_velocity(model)
         return bool(version)
@@ -137,13 +142,20 @@ class Checkpoints:
         variables = {f"average/{i:04d}": weight for i, weight in weights}
         return bool(self._restore(lambda _: variables, whole=False))
 
-    def _restore(self, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool) -> int:
+    def _restore(
+        self,
+        variables_of: Callable[[int], dict[str, tf.Variable]],
+        whole: bool,
+        step: tf.Variable | None = None,
+    ) -> int:
         """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
         for path in self.paths():
             try:
                 version, variables, arrays = _read(path, variables_of, whole)
-            except UNREADABLE as error:
-                logging.warning("%s cannot be read (%s); trying the previous one", path, error)
+                _check_step(path, step, variables, arrays)
+            except Exception as error:  # a damaged or foreign file fails in many ways
+                reason = str(error) or type(error).__name__
+                logging.warning("%s cannot be read (%s); trying the previous one", path, reason)
                 continue
             for name, array in arrays.items():
                 variables[name].assign(array)
@@ -154,6 +166,31 @@ class Checkpoints:
                 " remove that folder to train from the beginning"
             )
         return 0
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _check_step(
+    path: Path,
+    step: tf.Variable | None,
+    variables: dict[str, tf.Variable],
+    arrays: dict[str, np.ndarray],
+) -> None:
+    """Refuses a renamed copy, which would be restored again and again."""
+    saved = [int(arrays[name]) for name, variable in variables.items() if variable is step]
+    if saved and saved[0] != _step_of(path):
+        raise ValueError(f"it was saved after step {saved[0]}")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file has the arrays of a checkpoint, and not only the name of one."""
+    try:
+        with ArrayFile(path) as file:
+            return any(name.startswith("network/") for name in file.headers)
+    except Exception:  # a damaged or foreign file fails in many ways
+        return False
 
 
 def _named_variables(
@@ -216,25 +253,28 @@ def _read(
     path: Path, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool
 ) -> tuple[int, dict[str, tf.Variable], dict[str, np.ndarray]]:
     """Returns a checkpoint's version, the variables for it, and its arrays, checked by these."""
-    with np.load(path, allow_pickle=False) as file:
-        version = int(file[VERSION_NAME]) if VERSION_NAME in file.files else 1
+    with ArrayFile(path) as file:
+        version = int(file[VERSION_NAME]) if VERSION_NAME in file.headers else 1
         variables = variables_of(version)
-        arrays = {name: file[name] for name in file.files if whole or name in variables}
-    arrays.pop(VERSION_NAME, None)
-    differing = arrays.keys() ^ variables.keys()
-    for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
-        arrays.pop(name, None)
-        differing.remove(name)
-    if differing:
-        named = ", ".join(sorted(differing)[:4])
-        raise ValueError(f"it contains other variables than this model: {named}")
-    for name, array in list(arrays.items()):
-        if array.shape != tuple(variables[name].shape):
-            if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
-                logging.warning("a memory of another size starts empty")
-                del arrays[name]
-                continue
-            raise ValueError(
-                f"{name} has shape {array.shape}, the model's {tuple(variables[name].shape)}"
-            )
+        names = {name for name in file.headers if whole or name in variables} - {VERSION_NAME}
+        differing = names ^ variables.keys()
+        optional = {name for name in differing if name.startswith(LOSS_SCALE)}
+        if differing - optional:
+            named = ", ".join(sorted(differing - optional)[:4])
+            raise ValueError(f"it contains other variables than this model: {named}")
+        for name in sorted(names - optional):
+            found, variable = file.headers[name], variables[name]
+            if found.shape != tuple(variable.shape):
+                if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
+                    logging.warning("a memory of another size starts empty")
+                    optional.add(name)
+                    continue
+                raise ValueError(
+                    f"{name} has shape {found.shape}, the model's {tuple(variable.shape)}"
+                )
+            if found.dtype != tf.as_dtype(variable.dtype).as_numpy_dtype:
+                raise ValueError(
+                    f"{name} has type {found.dtype}, the model's {tf.as_dtype(variable.dtype).name}"
+                )
+        arrays = {name: file[name] for name in names - optional}
     return version, variables, arrays

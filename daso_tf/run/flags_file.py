@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from daso_tf.platform.disk import open_file
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
@@ -15,7 +16,8 @@ from daso_tf.settings.settings import Settings
 
 # How the methods compute, apart from what flags say. Version 0.1 had no number; it counts as 1.
 RULES = 2
-_RULES_LINE = re.compile(r"^# Rules (\d+)\b", re.MULTILINE)
+_FLAG_LINE = re.compile(r"--(\w+)=(.*)")
+_RULES_LINE = re.compile(r"^# Rules (\d{1,9})\b", re.MULTILINE)
 
 
 class Changes(NamedTuple):
@@ -54,19 +56,20 @@ def changes_since(path: Path, settings: Settings) -> Changes:
     Args:
         path: A file that `write_flags_file` wrote.
         settings: The present settings, completed.
+
+    Raises:
+        ValueError: If the file is damaged.
+        OSError: If it cannot be read.
     """
-    text = path.read_text(encoding="utf-8")
-    there = dict(
-        line.removeprefix("--").split("=", 1)
-        for line in text.splitlines()
-        if line.startswith("--") and "=" in line
-    )
+    there, rules = _read(path)
     values = {name: flag.default for name, flag in TRAIN.items()}
-    found = _RULES_LINE.search(text)
-    rules = int(found[1]) if found else 1
     if rules < 2 and settings.threshold == "softmatch":
         there.setdefault("softmatch_alignment", "false")  # version 0.1 had no alignment
-    values |= {name: TRAIN[name].parse(value) for name, value in there.items() if name in TRAIN}
+    for name in there.keys() & TRAIN.keys():
+        try:
+            values[name] = TRAIN[name].parse(there[name])
+        except ValueError as error:
+            raise _damaged(path, f"--{name}={there[name][:40]}: {error}") from error
     then = complete(Settings(values, there))
     changes = Changes([], [], [])
     for name in sorted(there.keys() | TRAIN.keys()):
@@ -80,6 +83,33 @@ def changes_since(path: Path, settings: Settings) -> Changes:
     if rules < 2:
         changes.rules.extend(_changed_in_rules_2(settings))
     return changes
+
+
+def _read(path: Path) -> tuple[dict[str, str], int]:
+    """Returns the flags of a file as texts by name, and the number of the rules."""
+    with open_file(path) as file:
+        content = file.read()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, str(error)) from error
+    there = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if match := _FLAG_LINE.fullmatch(line):
+            there[match[1]] = match[2]
+        elif line.strip() and not line.startswith(("#", "//")):
+            raise _damaged(path, f"line {number} is {line[:40]!r}, not --name=value")
+    if not there.get("dataset"):
+        raise _damaged(path, "it has no --dataset")
+    found = _RULES_LINE.search(text)
+    return there, int(found[1]) if found else 1
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({what}). Restore it, or remove it to continue the run with the flags "
+        "of this command, which are then not compared"
+    )
 
 
 def _changed_in_rules_2(settings: Settings) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
+from daso_tf.platform.npz import ArrayFile
 from daso_tf.run.files import write_atomically
 
 
@@ -185,8 +186,10 @@ class PseudoLabeledImages:
             return data
         path = self._path(generation)
         try:
-            with np.load(path, allow_pickle=False) as chosen:
-                return with_pseudo_labeled(data, chosen["positions"], chosen["labels"])
+            with ArrayFile(path) as chosen:
+                positions, labels = chosen["positions"], chosen["labels"]
+            _check_chosen(positions, labels, data)
+            return with_pseudo_labeled(data, positions, labels)
         except Exception as error:  # a damaged archive fails in many ways
             raise ValueError(
                 f"{path}, the images of generation {generation.number}, cannot be read: "
@@ -196,3 +199,11 @@ class PseudoLabeledImages:
 
     def _path(self, generation: Generation) -> Path:
         return self.folder / f"generation_{generation.number}.npz"
+
+
+def _check_chosen(positions: np.ndarray, labels: np.ndarray, data: SemiSupervisedData) -> None:
+    limits = {"positions": (positions, len(data.unlabeled)), "labels": (labels, data.num_classes)}
+    for name, (numbers, limit) in limits.items():
+        whole = numbers.dtype.kind in "iu" and numbers.shape == positions.shape == labels.shape
+        if not whole or numbers.ndim != 1 or (numbers < 0).any() or (numbers >= limit).any():
+            raise ValueError(f"{name} are not whole numbers from 0 to {limit - 1}, one per image")

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from daso_tf.balance.logit_adjustment import adjusted
+from daso_tf.platform.disk import open_file
 from daso_tf.run.files import write_atomically
 
 MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
@@ -104,7 +105,7 @@ class Results:
         )
         self.evaluations: list[dict[str, Any]] = []
         if self.path.exists():
-            self.evaluations = _read_evaluations(self.path)
+            self.evaluations = _read_evaluations(self.path, len(self.class_names))
 
     def add(self, evaluation: dict[str, Any]) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
@@ -141,13 +142,47 @@ class Results:
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
 
-def _read_evaluations(path: Path) -> list[dict[str, Any]]:
+def _read_evaluations(path: Path, num_classes: int) -> list[dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["evaluations"]
-    except (ValueError, KeyError, TypeError) as error:
+        with open_file(path) as file:
+            evaluations = json.loads(file.read())["evaluations"]
+        if not isinstance(evaluations, list):
+            raise TypeError("evaluations is not a list")
+        for evaluation in evaluations:
+            _check_evaluation(evaluation, num_classes)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path} is damaged ({error}); remove it to continue without it"
+            f"{path} is damaged ({reason}); remove it to continue without it"
         ) from error
+    return evaluations
+
+
+def _check_evaluation(evaluation: Any, num_classes: int) -> None:
+    """Refuses what table and picture could not show."""
+    step = evaluation["step"]
+    if type(step) is not int or step < 0:
+        raise TypeError(f"{step!r} is not a step")
+    lists = []
+    for part in ("test", "validation"):
+        if part in evaluation:
+            for scores in (evaluation[part], evaluation[part]["logit_adjusted"]):
+                for name in ("accuracy", "balanced_accuracy"):
+                    _check_number(scores[name])
+                lists.append(scores["recall"])
+    for shares in evaluation["pseudo_labels"].values():
+        lists += [shares["recall"], shares["precision"]]
+    for shares in lists:
+        if not isinstance(shares, list) or len(shares) != num_classes:
+            raise TypeError(f"{str(shares)[:40]} is not a list of {num_classes} numbers")
+        for share in shares:
+            if share is not None:  # as for a class without images
+                _check_number(share)
+
+
+def _check_number(share: Any) -> None:
+    if not isinstance(share, (int, float)) or not math.isfinite(share):
+        raise TypeError(f"{str(share)[:40]!r} is not a number")
 
 
 def _median_scores(entries: list[dict[str, Any]]) -> dict[str, Any]:
