@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -30,6 +30,8 @@ from daso_tf.settings.optimizers import SGD, rate_of_version_1
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
+# What the metrics have counted; only checkpoints within an epoch have this part.
+COUNTED = "epoch"
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
 # The version of the files. Version 0.1 of the library wrote none; its files count as 1.
@@ -52,6 +54,10 @@ class Checkpoints:
         keep: Number of checkpoints to keep, at least 2, so that one remains if the newest is
             damaged.
 
+    Attributes:
+        counted: What the metrics had counted when the restored checkpoint was saved, if that was
+            within an epoch; otherwise empty.
+
     Raises:
         ValueError: If `keep` is below 2.
 
@@ -69,6 +75,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 2, not {keep}.")
         self.directory = Path(directory)
         self.keep = keep
+        self.counted: list[np.ndarray] = []
 
     def paths(self) -> list[Path]:
         """The checkpoint files, newest first."""
@@ -78,11 +85,12 @@ class Checkpoints:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
         return max((int(path.stem.removeprefix("step_")) for path in self.paths()), default=0)
 
-    def save(self, model: keras.Model) -> Path:
+    def save(self, model: keras.Model, counted: Sequence[np.ndarray] = ()) -> Path:
         """Writes the variables of the model and of its optimizer.
 
         Args:
             model: A compiled learner, after `model.step` steps.
+            counted: What its metrics have counted, within an epoch; they are 0 when one starts.
 
         Returns:
             The file that was written.
@@ -91,6 +99,7 @@ class Checkpoints:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
+        arrays |= {f"{COUNTED}/{position:04d}": array for position, array in enumerate(counted)}
         arrays[VERSION_NAME] = np.array(VERSION)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
@@ -145,6 +154,7 @@ class Checkpoints:
             except UNREADABLE as error:
                 logging.warning("%s cannot be read (%s); trying the previous one", path, error)
                 continue
+            self.counted = [arrays.pop(name) for name in sorted(arrays) if _is_counted(name)]
             for name, array in arrays.items():
                 variables[name].assign(array)
             return version
@@ -222,6 +232,7 @@ def _read(
         arrays = {name: file[name] for name in file.files if whole or name in variables}
     arrays.pop(VERSION_NAME, None)
     differing = arrays.keys() ^ variables.keys()
+    differing = {name for name in differing if not _is_counted(name)}
     for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
         arrays.pop(name, None)
         differing.remove(name)
@@ -229,6 +240,8 @@ def _read(
         named = ", ".join(sorted(differing)[:4])
         raise ValueError(f"it contains other variables than this model: {named}")
     for name, array in list(arrays.items()):
+        if _is_counted(name):
+            continue
         if array.shape != tuple(variables[name].shape):
             if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
                 logging.warning("a memory of another size starts empty")
@@ -238,3 +251,7 @@ def _read(
                 f"{name} has shape {array.shape}, the model's {tuple(variables[name].shape)}"
             )
     return version, variables, arrays
+
+
+def _is_counted(name: str) -> bool:
+    return name.startswith(f"{COUNTED}/")
