@@ -12,7 +12,6 @@ from PIL import Image
 
 import daso_tf
 from daso_tf.commands import SUMMARIES, cli, terminal
-from daso_tf.platform import quiet
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import PRESETS, parse
@@ -116,17 +115,6 @@ def test_no_traceback(error, code, message, capsys):
 
     assert terminal.call(terminal.Command("predict", main), []) == code
     assert one_line(capsys.readouterr()) == message
-
-
-def test_no_traceback_during_the_imports(monkeypatch, capfd):
-    monkeypatch.setattr(sys, "argv", ["daso-tf", "presets"])
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    with pytest.raises(KeyboardInterrupt) as interrupted, quiet.start():
-        raise KeyboardInterrupt
-    sys.excepthook(interrupted.type, interrupted.value, interrupted.tb)
-    assert one_line(capfd.readouterr()) == "daso-tf: interrupted"
-    sys.excepthook(ValueError, ValueError("a bug"), None)
-    assert "ValueError: a bug" in capfd.readouterr().err
 
 
 def test_an_error_of_the_program_keeps_its_traceback():

@@ -12,6 +12,7 @@ from dense_learner import SIZE, K, dense_learner
 
 import daso_tf
 from daso_tf.platform.keras_versions import KERAS_3
+from daso_tf.platform.last_step import LastStep
 from daso_tf.pseudo_labels import DASOPseudoLabeler
 from daso_tf.run.callbacks import PacedCallbacks
 from daso_tf.run.run import prepare
@@ -154,7 +155,9 @@ def test_callbacks_are_called_once_per_interval_and_after_every_epoch(interval, 
         def on_epoch_end(self, epoch, logs=None):
             epochs.append(logs)
 
-    callbacks = PacedCallbacks([Record()], model, steps=3, epochs=2, verbose=0, interval=interval)
+    callbacks = PacedCallbacks(
+        [Record()], model, 3, 2, verbose=0, last_step=LastStep(), save=bool, interval=interval
+    )
     batches = daso_tf.data.training_batches(data(), batch_size=B, unlabeled_ratio=MU, seed=0)
     history = model.fit(batches, steps_per_epoch=3, epochs=2, callbacks=callbacks, verbose=0)
     assert steps == heard

@@ -57,6 +57,6 @@ def help_of_all() -> str:
             "",
             "`daso-tf COMMAND --help` lists the flags of a command. `daso-tf --version` prints the "
             "version.",
-            "Exit code: 0 done, 1 could not finish, 2 nothing was started, 130 interrupted.",
+            "Exit code: 0 done, 1 could not finish, 2 not started, 130 interrupted, 143 SIGTERM.",
         ]
     )

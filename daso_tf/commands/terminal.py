@@ -20,6 +20,7 @@ from daso_tf.settings.settings import Settings, parse
 UNUSABLE = 2  # exit code: a setting, a file or the data cannot be used; nothing was started
 FAILED = 1  # exit code: it was started and could not finish
 INTERRUPTED = 130  # exit code: Ctrl-C
+TERMINATED = 143  # exit code: SIGTERM
 
 _WIDTH = 100
 

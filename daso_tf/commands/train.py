@@ -2,18 +2,24 @@
 
 The same command again continues the run in `--model_dir`. Exit code: 0 finished, 1 stopped by a
 loss that is not finite or by image files that cannot be read, 2 a setting or the data cannot be
-used, 130 interrupted.
+used, 130 interrupted, 143 stopped by SIGTERM, after the present step and a checkpoint.
 """
 
 from __future__ import annotations
 
+import signal
+
 from daso_tf.commands import terminal
 from daso_tf.data import DataError
-from daso_tf.platform import strategies
+from daso_tf.platform import signals, strategies
+from daso_tf.platform.last_step import LastStep
+from daso_tf.run.callbacks import Stopped
 from daso_tf.run.checkpoints import NonFiniteError
 from daso_tf.run.run import finish, prepare, train
 from daso_tf.settings.flags import SECTIONS
 from daso_tf.settings.settings import Settings
+
+_CONTINUES = "the same command continues from the newest checkpoint"
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -26,12 +32,32 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    run = prepare(settings)
+    last_step = LastStep()
+    with signals.taken_by(
+        lambda number: number == signal.SIGTERM and last_step.request(), _CONTINUES
+    ):
+        code = _run(settings, last_step)
+    return code
+
+
+def _run(settings: Settings, last_step: LastStep) -> int:
+    run = prepare(settings, last_step)
     try:
         run = train(run)
+        last_step.unsaved = True  # the export
         if strategies.is_chief(run.strategy):
             finish(run)
         strategies.wait_for_chief(run.strategy)
+        if last_step.requested:
+            return terminal.fail(
+                signals.line_of(signal.SIGTERM, "the run is finished"), terminal.TERMINATED
+            )
+    except Stopped as stopped:
+        strategies.wait_for_chief(run.strategy)
+        return terminal.fail(
+            f"{signals.line_of(signal.SIGTERM)} after step {stopped.step}; {_CONTINUES}",
+            terminal.TERMINATED,
+        )
     except NonFiniteError as error:
         message = f"stopped, {error}. The checkpoints in {run.model_dir} are from before."
         return terminal.fail(message, terminal.FAILED)
@@ -50,10 +76,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
             terminal.FAILED,
         )
     except KeyboardInterrupt:
-        return terminal.fail(
-            "interrupted; the same command continues from the newest checkpoint",
-            terminal.INTERRUPTED,
-        )
+        return terminal.fail(signals.line_of(signal.SIGINT, _CONTINUES), terminal.INTERRUPTED)
     return 0
 
 

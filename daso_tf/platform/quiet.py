@@ -13,7 +13,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+
+from daso_tf.platform import signals
 
 VERBOSE = ("debug", "info")
 
@@ -40,12 +41,12 @@ def is_verbose() -> bool:
 def start() -> Iterator[None]:
     """Hides what TensorFlow's libraries write to the standard error stream in this context.
 
-    From here on, Ctrl-C ends a command with one line, even while it is still being imported. In
+    From here on, signals end a command with one line, even while it is still being imported. In
     programs that import the package, nothing changes. In a notebook that has imported TensorFlow
     before, the messages are already there.
     """
     if is_command():
-        sys.excepthook = _interrupted_in_one_line
+        signals.watch()
     if not (is_command() or is_notebook()) or is_verbose():
         yield
         return
@@ -56,7 +57,8 @@ def start() -> Iterator[None]:
         stream = os.dup(2)
         os.dup2(written.fileno(), 2)
         try:
-            yield
+            with signals.written_to(stream):
+                yield
         except BaseException:
             written.seek(0)
             os.write(stream, written.read())
@@ -64,13 +66,3 @@ def start() -> Iterator[None]:
         finally:
             os.dup2(stream, 2)
             os.close(stream)
-
-
-def _interrupted_in_one_line(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """Prints an exception that ends the program; Ctrl-C without a traceback."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("daso-tf: interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)

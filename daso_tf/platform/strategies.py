@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from daso_tf.platform import signals
 from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.platform.rendezvous import Worker, meet
 
@@ -125,6 +125,61 @@ def wait_for_chief(strategy: tf.distribute.Strategy) -> None:
     check_same(strategy, "end", 0)
 
 
+def replica_values(
+    strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
+) -> list[np.ndarray]:
+    """Reads variables of which every replica has its own value. All workers must call this.
+
+    Args:
+        strategy: The strategy of the variables.
+        variables: Variables that their replicas sum only when they are read, as metrics have.
+
+    Returns:
+        One array `(replicas, ...)` per variable.
+
+    Example:
+
+    >>> counted = tf.Variable([2.0, 3.0])
+    >>> replica_values(tf.distribute.get_strategy(), [counted])[0].tolist()
+    [[2.0, 3.0]]
+    """
+    read = tf.function(
+        lambda: strategy.run(lambda: [tf.convert_to_tensor(v)[None] for v in variables]),
+        autograph=False,
+    )
+    return [strategy.gather(values, axis=0).numpy() for values in read()]
+
+
+def set_replica_values(
+    strategy: tf.distribute.Strategy,
+    variables: Sequence[tf.Variable],
+    values: Sequence[np.ndarray],
+) -> None:
+    """Sets variables to what `replica_values` has returned. All workers must call this.
+
+    With another number of replicas than there were, the first one gets the sum.
+
+    Args:
+        strategy: The strategy of the variables.
+        variables: The variables.
+        values: One array `(replicas, ...)` per variable.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if any(len(value) != replicas for value in values):
+        rest = replicas - 1
+        values = [
+            np.pad(value.sum(axis=0, keepdims=True), [(0, rest)] + [(0, 0)] * (value.ndim - 1))
+            for value in values
+        ]
+
+    def assign() -> None:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(tf.constant(value)[replica])
+
+    tf.function(lambda: strategy.run(assign), autograph=False)()
+
+
 def _one_device(_: float) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
@@ -149,8 +204,7 @@ def _multi_worker(wait_seconds: float) -> tf.distribute.Strategy:
         )
     meet(worker, wait_seconds)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    # TensorFlow would only record the signal and keep running.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signals.reinstall()
     return strategy
 
 

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from daso_tf.data import ImageFiles, Images
+from daso_tf.platform import strategies
+from daso_tf.platform.last_step import LastStep
 from daso_tf.run.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import accuracy_line, draw
 from daso_tf.run.results import Results, evaluate
+
+
+class Stopped(Exception):  # noqa: N818  # it is not an error
+    """The run was told to stop and has done so, after saving a checkpoint.
+
+    Args:
+        step: The number of steps done.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
 
 
 class PacedCallbacks(keras.callbacks.CallbackList):
@@ -31,8 +46,13 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         steps: Steps per epoch.
         epochs: Number of the last epoch.
         verbose: As for `fit`.
+        last_step: When to stop early.
+        save: Saves a checkpoint within an epoch.
         interval: Least number of seconds between two steps after which callbacks are called; 0 for
             every step.
+
+    Raises:
+        Stopped: From `fit`, after the last step. At the end of an epoch the callbacks come first.
     """
 
     def __init__(
@@ -42,6 +62,8 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         steps: int,
         epochs: int,
         verbose: int,
+        last_step: LastStep,
+        save: Callable[[], object],
         interval: float = 0.5,
     ):
         super().__init__(
@@ -53,15 +75,78 @@ class PacedCallbacks(keras.callbacks.CallbackList):
             epochs=epochs,
             verbose=verbose,
         )
+        self._steps = steps
+        self._last_step = last_step
+        self._save = save
         self._interval = interval
         self._last_call = time.monotonic()
 
+    def on_train_batch_begin(self, batch, logs=None):
+        """Calls the callbacks."""
+        self._last_step.begin()
+        super().on_train_batch_begin(batch, logs)
+
     def on_train_batch_end(self, batch, logs=None):
-        """Calls the callbacks if the last call is long enough ago."""
+        """Calls the callbacks if the last call is long enough ago; stops after the last step."""
+        if self._last_step.reached() and batch + 1 < self._steps:
+            self._save()
+            raise Stopped(int(self.model.step.numpy()))
         now = time.monotonic()
         if now - self._last_call >= self._interval:
             self._last_call = now
             super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Calls the callbacks, which save; stops if the last step was that of the epoch."""
+        super().on_epoch_end(epoch, logs)
+        if self._last_step.reached():
+            raise Stopped(int(self.model.step.numpy()))
+        self._last_step.unsaved = False
+
+
+class ContinuedEpoch(keras.callbacks.Callback):
+    """Lets the first epoch continue with what the metrics had counted when its run was stopped.
+
+    Args:
+        counted: `Checkpoints.counted`; empty if the run continues at the start of an epoch.
+    """
+
+    def __init__(self, counted: Sequence[np.ndarray]):
+        super().__init__()
+        self._counted = counted
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the metrics, which `fit` has just reset."""
+        if self._counted:
+            set_counted(self.model, self._counted)
+        self._counted = ()
+
+
+def counted_so_far(model: keras.Model) -> list[np.ndarray]:
+    """Returns what the metrics of a model have counted in this epoch. All workers must call this.
+
+    Args:
+        model: A compiled learner.
+    """
+    return strategies.replica_values(model.distribute_strategy, _metric_variables(model))
+
+
+def set_counted(model: keras.Model, counted: Sequence[np.ndarray]) -> None:
+    """Sets the metrics of a model to what `counted_so_far` has returned.
+
+    Args:
+        model: A compiled learner, of the same method.
+        counted: The arrays. Those of a version with other metrics are left out.
+    """
+    variables = _metric_variables(model)
+    if [array.shape[1:] for array in counted] != [tuple(v.shape) for v in variables]:
+        logging.warning("the metrics of this epoch only count the steps from here on")
+        return
+    strategies.set_replica_values(model.distribute_strategy, variables, counted)
+
+
+def _metric_variables(model):
+    return [variable for metric in model.metrics for variable in metric.variables]
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):

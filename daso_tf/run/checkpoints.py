@@ -7,7 +7,7 @@ the ZIP format show later damage. A file that only has such a name is neither re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -29,6 +29,8 @@ from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
 # `save` writes at least eight digits, and more only where the number has more.
 _NAME = re.compile(r"step_(\d{8}|[1-9]\d{8,})\.npz")
+# What the metrics have counted; only checkpoints within an epoch have this part.
+COUNTED = "epoch"
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
 # The version of the files. Version 0.1 of the library wrote none; its files count as 1.
@@ -51,6 +53,10 @@ class Checkpoints:
         keep: Number of checkpoints to keep, at least 2, so that one remains if the newest is
             damaged.
 
+    Attributes:
+        counted: What the metrics had counted when the restored checkpoint was saved, if that was
+            within an epoch; otherwise empty.
+
     Raises:
         ValueError: If `keep` is below 2.
 
@@ -68,6 +74,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 2, not {keep}.")
         self.directory = Path(directory)
         self.keep = keep
+        self.counted: list[np.ndarray] = []
 
     def paths(self) -> list[Path]:
         """The files that are named like checkpoints, newest first."""
@@ -79,11 +86,12 @@ class Checkpoints:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
         return max(map(_step_of, self.paths()), default=0)
 
-    def save(self, model: keras.Model) -> Path:
+    def save(self, model: keras.Model, counted: Sequence[np.ndarray] = ()) -> Path:
         """Writes the variables of the model and of its optimizer.
 
         Args:
             model: A compiled learner, after `model.step` steps.
+            counted: What its metrics have counted, within an epoch; they are 0 when one starts.
 
         Returns:
             The file that was written.
@@ -93,6 +101,7 @@ class Checkpoints:
             OSError: If it cannot be written; the checkpoints before it are then still there.
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
+        arrays |= {f"{COUNTED}/{position:04d}": array for position, array in enumerate(counted)}
         arrays[VERSION_NAME] = np.array(VERSION)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
@@ -157,6 +166,7 @@ class Checkpoints:
                 reason = str(error) or type(error).__name__
                 logging.warning("%s cannot be read (%s); trying the previous one", path, reason)
                 continue
+            self.counted = [arrays.pop(name) for name in sorted(arrays) if _is_counted(name)]
             for name, array in arrays.items():
                 variables[name].assign(array)
             return version
@@ -257,6 +267,8 @@ def _read(
         version = int(file[VERSION_NAME]) if VERSION_NAME in file.headers else 1
         variables = variables_of(version)
         names = {name for name in file.headers if whole or name in variables} - {VERSION_NAME}
+        counted = {name for name in file.headers if whole and _is_counted(name)}
+        names -= counted
         differing = names ^ variables.keys()
         optional = {name for name in differing if name.startswith(LOSS_SCALE)}
         if differing - optional:
@@ -276,5 +288,9 @@ def _read(
                 raise ValueError(
                     f"{name} has type {found.dtype}, the model's {tf.as_dtype(variable.dtype).name}"
                 )
-        arrays = {name: file[name] for name in names - optional}
+        arrays = {name: file[name] for name in (names - optional) | counted}
     return version, variables, arrays
+
+
+def _is_counted(name: str) -> bool:
+    return name.startswith(f"{COUNTED}/")

@@ -15,13 +15,16 @@ from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, lo
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
+from daso_tf.platform.last_step import LastStep
 from daso_tf.run import epochs
 from daso_tf.run.callbacks import (
+    ContinuedEpoch,
     Evaluation,
     PacedCallbacks,
     SaveCheckpoint,
     ShortProgress,
     StopAtNonFiniteLoss,
+    counted_so_far,
 )
 from daso_tf.run.checkpoints import CheckpointError, Checkpoints
 from daso_tf.run.flags_file import changes_since, write_flags_file
@@ -49,6 +52,7 @@ class Run(NamedTuple):
         checkpoints: Those of the run.
         results: Its evaluations so far.
         stages: What is left to train in this generation.
+        last_step: When to stop early.
     """
 
     settings: Settings
@@ -60,13 +64,15 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
     results: Results
     stages: list[epochs.Stage]
+    last_step: LastStep
 
 
-def prepare(settings: Settings) -> Run:
+def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     """Makes everything that training needs; wrong settings and wrong data are found here.
 
     Args:
         settings: Those of the train command.
+        last_step: When to stop early; by default never.
 
     Raises:
         ValueError: If a setting, the data or the checkpoints cannot be used.
@@ -95,7 +101,7 @@ def prepare(settings: Settings) -> Run:
     )
     strategy = strategies.make(settings.strategy, settings.wait_for_workers)
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    run = begin(settings, data, checkpoints, strategy)
+    run = begin(settings, data, checkpoints, strategy, last_step or LastStep())
     if strategies.is_chief(strategy):
         model_dir.mkdir(parents=True, exist_ok=True)
         write_flags_file(model_dir / "flags.cfg", settings)
@@ -110,6 +116,7 @@ def begin(
     data: SemiSupervisedData,
     checkpoints: Checkpoints,
     strategy: tf.distribute.Strategy,
+    last_step: LastStep,
 ) -> Run:
     """Makes the learner of the newest checkpoint, or of the generation that follows it.
 
@@ -118,6 +125,7 @@ def begin(
         data: The data of the run.
         checkpoints: Those of the run so far.
         strategy: The devices that it trains on.
+        last_step: When to stop early.
     """
     model_dir = Path(settings.model_dir)
     whole_run = Generation.at(0, settings.steps, settings.steps)
@@ -153,7 +161,16 @@ def begin(
     )
     results.forget_after(step)
     return Run(
-        settings, strategy, model_dir, data, generation, learner, checkpoints, results, stages
+        settings,
+        strategy,
+        model_dir,
+        data,
+        generation,
+        learner,
+        checkpoints,
+        results,
+        stages,
+        last_step,
     )
 
 
@@ -164,12 +181,13 @@ def train(run: Run) -> Run:
         The run in its last generation.
 
     Raises:
+        Stopped: If it was told to stop; a checkpoint has been saved.
         NonFiniteError: If a loss or a variable becomes nan or infinite.
         DataError: If more image files turn out to be unreadable than may be left out.
     """
     _train_generation(run)
     while run.generation.last_step < run.settings.steps:
-        run = begin(run.settings, run.data, run.checkpoints, run.strategy)
+        run = begin(run.settings, run.data, run.checkpoints, run.strategy, run.last_step)
         _train_generation(run)
     return run
 
@@ -193,7 +211,10 @@ def _train_generation(run: Run) -> None:
     parts = {"test": run.data.test, "validation": run.data.validation}
     evaluated = {name: images for name, images in parts.items() if images is not None}
     predict = Prediction(run.learner, run.settings.evaluation_batch_size)
-    callbacks: list[keras.callbacks.Callback] = [StopAtNonFiniteLoss()]
+    callbacks: list[keras.callbacks.Callback] = [
+        ContinuedEpoch(run.checkpoints.counted),
+        StopAtNonFiniteLoss(),
+    ]
     verbose = 0
     if strategies.is_chief(run.strategy):
         callbacks += [
@@ -212,11 +233,24 @@ def _train_generation(run: Run) -> None:
                 initial_epoch=stage.initial_epoch,
                 epochs=stage.epochs,
                 callbacks=PacedCallbacks(
-                    callbacks, run.learner, stage.steps_per_epoch, stage.epochs, verbose
+                    callbacks,
+                    run.learner,
+                    stage.steps_per_epoch,
+                    stage.epochs,
+                    verbose,
+                    run.last_step,
+                    save=lambda: _save_within_epoch(run),
                 ),
                 shuffle=False,  # the batches are shuffled already
                 verbose=verbose,
             )
+
+
+def _save_within_epoch(run: Run) -> None:
+    """Saves a checkpoint between two evaluations. All workers take part."""
+    counted = counted_so_far(run.learner)
+    if strategies.is_chief(run.strategy):
+        run.checkpoints.save(run.learner, counted)
 
 
 def _learner(
