@@ -15,7 +15,7 @@ from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, lo
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.run import epochs
+from daso_tf.run import epochs, model_card
 from daso_tf.run.callbacks import (
     Evaluation,
     PacedCallbacks,
@@ -183,6 +183,7 @@ def finish(run: Run) -> None:
     export_dir = run.settings.export_dir
     if run.stages or not tf.saved_model.contains_saved_model(export_dir):
         run.learner.export(export_dir)
+        model_card.write(export_dir, run.settings, run.results, int(run.learner.step.numpy()))
     print(f"\n{run.model_dir} is finished, {run.settings.steps} steps.", end="\n\n")
     if run.results.evaluations:
         print(table(run.results), end="\n\n")
