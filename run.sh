@@ -134,7 +134,7 @@ quietly() {
 
 case "${1:-}" in
   "" | workers | *.cfg) install_newest test ;;
-  test | wheel) install_newest test ;;
+  test | wheel) install_newest litert,onnx,test ;;
   docs) install_newest docs,test ;;
   notebooks) install_newest notebooks,test ;;
   test-addons) install_addons ;;

@@ -93,7 +93,9 @@ setup(
         "bench": ["torch==2.13.0"],  # for the authors' side of benchmarks/pytorch_reference.py
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "docs": ["furo", "myst-parser", "sphinx>=9", "sphinx-copybutton"],
+        "litert": ["ai-edge-litert"],  # the interpreter; TensorFlow itself has the converter
         "notebooks": ["ipykernel", "nbclient", "nbformat"],
+        "onnx": ["onnx", "onnxruntime", "tf2onnx"],
         "safetensors": ["safetensors"],  # for `daso-tf convert` to read such files
         "test": [
             "build",

@@ -16,7 +16,7 @@ from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import epochs
+from daso_tf.run import epochs, model_card
 from daso_tf.run.callbacks import (
     ContinuedEpoch,
     Evaluation,
@@ -201,6 +201,7 @@ def finish(run: Run) -> None:
     export_dir = run.settings.export_dir
     if run.stages or not tf.saved_model.contains_saved_model(export_dir):
         run.learner.export(export_dir)
+        model_card.write(export_dir, run.settings, run.results, int(run.learner.step.numpy()))
     print(f"\n{run.model_dir} is finished, {run.settings.steps} steps.", end="\n\n")
     if run.results.evaluations:
         print(table(run.results), end="\n\n")

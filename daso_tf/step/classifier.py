@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from daso_tf.platform.checks import (
 from daso_tf.platform.keras_versions import KERAS_3, build_optimizer, scales_losses, step_logs
 from daso_tf.step import losses
 from daso_tf.step.export import write_saved_model
+from daso_tf.step.formats import write_litert, write_onnx
 from daso_tf.step.metrics import BalancedAccuracy
 from daso_tf.step.network import AveragedNetwork
 
@@ -283,22 +285,59 @@ class Classifier(keras.Model):
         finally:
             self.steps_per_execution = steps_per_execution
 
-    def export(self, filepath: Any, **kwargs: Any) -> None:
-        """Writes a SavedModel of the averaged network for inference.
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "saved_model",
+        *,
+        size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the averaged network for inference, in one of three formats.
 
-        Its signature `serving_default` takes raw `images`, uint8 `(batch, height, width, 3)` of any
-        size, and returns `probabilities`, `class_ids` and, where they are known, `class_names`.
+        All of them take raw `images`, uint8 `(batch, height, width, 3)`, and return
+        `probabilities`, `class_ids` and, where they are known, `class_names`. A SavedModel takes
+        images of any size, and has a second signature `serve_jpeg` that takes files. LiteRT and
+        ONNX take images of one size.
 
         Args:
-            filepath: The directory. A SavedModel that it contains is replaced.
-            **kwargs: None are allowed; Keras's own formats and signatures do not apply.
+            filepath: The directory of a SavedModel, or the file. What an earlier export wrote
+                there is replaced.
+            format: `"saved_model"`, `"litert"` (TensorFlow Lite), or `"onnx"`, which needs the
+                extra `onnx`.
+            size: Height and width in pixels of the images that LiteRT or ONNX take; by default the
+                resolution of the encoder. The model resizes others itself.
+            **kwargs: None are allowed; Keras's own options do not apply.
+
+        Raises:
+            ValueError: If an argument is not allowed, or a converter fails.
+
+        Example:
+
+        ```python
+        model.export("digits_export")
+        model.export("digits.onnx", format="onnx")
+        model.export("photos.tflite", format="litert", size=(256, 256))
+        ```
         """
         if kwargs:
             raise ValueError(
-                f"export writes a TensorFlow SavedModel with the signature for raw images; it "
-                f"takes no {', '.join(kwargs)}."
+                "export writes the signature for raw images; it takes format and size, but not "
+                f"{', '.join(kwargs)}."
             )
-        write_saved_model(self, filepath, self.class_names)
+        if format == "saved_model":
+            if size is not None:
+                raise ValueError(f"size={size!r}, but a SavedModel takes images of any size.")
+            return write_saved_model(self, filepath, self.network.resolution, self.class_names)
+        writers = {"litert": write_litert, "onnx": write_onnx}
+        if format not in writers:
+            raise ValueError(
+                f"format must be 'saved_model', 'litert' or 'onnx', but is {format!r}."
+            )
+        height, width = (self.network.resolution,) * 2 if size is None else size
+        for name, length in {"height": height, "width": width}.items():
+            checked_whole_number(f"the {name} in size", length, least=1)
+        writers[format](self, filepath, (height, width), self.class_names)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -5,27 +5,37 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
+from daso_tf.augment import resize
 from daso_tf.platform.keras_versions import write_archive
+
+SIGNATURE = "serving_default"
 
 
 def write_saved_model(
-    model: keras.Model, directory: str | os.PathLike, class_names: Sequence[str] | None = None
+    model: keras.Model,
+    directory: str | os.PathLike,
+    resolution: int,
+    class_names: Sequence[str] | None = None,
 ) -> None:
-    """Writes `model` as a SavedModel with one signature, `serving_default`.
+    """Writes `model` as a SavedModel with two signatures.
 
-    The signature takes `images`, uint8 `(batch, height, width, 3)` of any size. It returns
-    `probabilities`, float32 `(batch, K)`; `class_ids`, int64 `(batch,)`; and, where `class_names`
-    are given, `class_names`, string `(batch,)`.
+    `serving_default` takes `images`, uint8 `(batch, height, width, 3)` of any size. `serve_jpeg`
+    takes `image_bytes`, string `(batch,)`, JPEG or PNG files of any sizes. TensorFlow decodes
+    them, and ignores a rotation in their EXIF metadata.
+
+    Both return `probabilities`, float32 `(batch, K)`; `class_ids`, int64 `(batch,)`; and, where
+    `class_names` are given, `class_names`, string `(batch,)`.
 
     Args:
         model: Maps uint8 images to probabilities, resizing and normalising included.
         directory: The folder to write. A SavedModel that it contains is replaced once the new one
             is complete; other files are never overwritten.
+        resolution: Side in pixels to which the model resizes images.
         class_names: K names.
 
     Raises:
@@ -34,7 +44,7 @@ def write_saved_model(
     Example:
 
     ```python
-    write_saved_model(model, "runs/digits_lt/export", class_names=["cat", "dog"])
+    write_saved_model(model, "runs/digits_lt/export", 16, class_names=["cat", "dog"])
     ```
     """
     directory = os.path.abspath(os.fspath(directory))
@@ -47,21 +57,23 @@ def write_saved_model(
             f"{directory} contains files that are not a SavedModel; they would be lost. Export to "
             "another directory, or empty this one first."
         )
+    serve = answers(model, class_names)
 
-    def serve(images):
-        probabilities = model(images, training=False)
-        class_ids = tf.argmax(probabilities, axis=-1)
-        outputs = {"probabilities": probabilities, "class_ids": class_ids}
-        if class_names is not None:
-            outputs["class_names"] = tf.gather(tf.constant(list(class_names)), class_ids)
-        return outputs
+    def serve_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        def image_of(content: tf.Tensor) -> tf.Tensor:
+            # The accurate transform is that of Pillow, with which training images are decoded.
+            # In spite of its name, the operation also decodes PNG.
+            image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+            return resize(image[tf.newaxis], (resolution, resolution))[0]
+
+        of_one_size = tf.TensorSpec([resolution, resolution, 3], tf.uint8)
+        return serve(tf.map_fn(image_of, image_bytes, fn_output_signature=of_one_size))
 
     archive = keras.export.ExportArchive()
     archive.track(model)
+    archive.add_endpoint(SIGNATURE, serve, [images_of()])
     archive.add_endpoint(
-        name="serving_default",
-        fn=serve,
-        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")],
+        "serve_jpeg", serve_jpeg, [tf.TensorSpec([None], tf.string, name="image_bytes")]
     )
     os.makedirs(os.path.dirname(directory), exist_ok=True)
     unfinished = tempfile.mkdtemp(prefix=".export-", dir=os.path.dirname(directory))
@@ -73,3 +85,32 @@ def write_saved_model(
         os.replace(unfinished, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def answers(
+    model: keras.Model, class_names: Sequence[str] | None
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns the function that an exported model computes.
+
+    Args:
+        model: Maps uint8 images to probabilities.
+        class_names: K names.
+
+    Returns:
+        A function of images that returns the outputs of `write_saved_model` by name.
+    """
+
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = model(images, training=False)
+        class_ids = tf.argmax(probabilities, axis=-1)
+        outputs = {"probabilities": probabilities, "class_ids": class_ids}
+        if class_names is not None:
+            outputs["class_names"] = tf.gather(tf.constant(list(class_names)), class_ids)
+        return outputs
+
+    return serve
+
+
+def images_of(height: int | None = None, width: int | None = None) -> tf.TensorSpec:
+    """Returns the input of an exported model: any number of images, of any size or of one."""
+    return tf.TensorSpec([None, height, width, 3], tf.uint8, name="images")
