@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from daso_tf.data.text import read_text
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
@@ -55,7 +56,7 @@ def changes_since(path: Path, settings: Settings) -> Changes:
         path: A file that `write_flags_file` wrote.
         settings: The present settings, completed.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     there = dict(
         line.removeprefix("--").split("=", 1)
         for line in text.splitlines()

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from daso_tf.balance.logit_adjustment import adjusted
+from daso_tf.data.text import read_text
 from daso_tf.run.files import write_atomically
 
 MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
@@ -143,7 +144,7 @@ class Results:
 
 def _read_evaluations(path: Path) -> list[dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        return json.loads(read_text(path))["evaluations"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); remove it to continue without it"
