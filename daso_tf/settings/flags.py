@@ -30,7 +30,10 @@ DATA = (
     location("data_dir", None, "Folder of the data set, or of its downloads.", free=True),
     *(choice(name, None, list(option.choices), option.help) for name, option in OPTIONS.items()),
     integer(
-        "labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are."
+        "labeled_head",
+        0,
+        "[0, inf)",
+        "Labeled images of the head class, the largest; 0: all, as they are.",
     ),
     number(
         "labeled_imbalance",
@@ -45,6 +48,12 @@ DATA = (
     number("unlabeled_imbalance", 1.0, "[1, inf)", "Imbalance ratio of the unlabeled images."),
     switch("reverse_unlabeled", False, "Give the unlabeled images the opposite order of classes."),
     integer("validation_size", 0, "[0, inf)", "Training images set aside for validation."),
+    location(
+        "class_order",
+        None,
+        "File with one class per line, the head class first.",
+        shown_default="larger classes first; of a benchmark, the published order",
+    ),
     integer(
         "source_size",
         0,

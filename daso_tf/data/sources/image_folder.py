@@ -21,8 +21,8 @@ _LAYOUT = """Expected
 def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     """Lists the image files in a folder.
 
-    The classes are the folders in `train`, sorted by name. The first is the head class of a
-    long-tailed split. Files are sorted by name, so the order of the file system does not matter.
+    The classes are the folders in `train`, sorted by name. Files are sorted by name, so
+    the order of the file system does not matter.
     Hidden files and folders are ignored; all other files must be images.
 
     Args:

@@ -70,7 +70,7 @@ def semi_aves(
             other species.
 
     Returns:
-        A `Source`. Its classes are not sorted by size: the first is not the head class.
+        A `Source`.
 
     Raises:
         DataError: If a list or an image is missing, or a line of a list is wrong.

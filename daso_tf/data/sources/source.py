@@ -18,6 +18,8 @@ class Source:
             `train`.
         validation: Validation images of known classes; None if the data set has none.
         statistics: Published channel means and standard deviations, in 0..1; None to compute them.
+        listed: Whether the classes are listed from head to tail of a long-tailed split, as
+            published for a benchmark. If not, larger classes come first.
     """
 
     class_names: tuple[str, ...]
@@ -26,6 +28,7 @@ class Source:
     unlabeled: Pool | None = None
     validation: Pool | None = None
     statistics: Statistics | None = None
+    listed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
