@@ -163,7 +163,7 @@ class Selection:
             labeled=images["labeled"],
             unlabeled=images["unlabeled"],
             validation=images.get("validation"),
-            test=images["test"],
+            test=images.get("test"),
             class_names=self.source.class_names,
             mean=mean,
             std=std,
@@ -225,8 +225,9 @@ def select(
         "unlabeled": (source.train, chosen.unlabeled)
         if source.unlabeled is None
         else _all_of(source.unlabeled),
-        "test": _all_of(source.test),
     }
+    if source.test is not None:
+        parts["test"] = _all_of(source.test)
     if source.validation is not None:
         parts["validation"] = _all_of(source.validation)
     elif sizes.validation_size:

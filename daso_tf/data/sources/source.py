@@ -13,7 +13,7 @@ class Source:
     Args:
         class_names: K names, in the order of the labels.
         train: Training images of known classes.
-        test: Test images of known classes.
+        test: Test images of known classes; None if the data set has none.
         unlabeled: Training images of unknown classes. If None, unlabeled images are taken from
             `train`.
         validation: Validation images of known classes; None if the data set has none.
@@ -24,7 +24,7 @@ class Source:
 
     class_names: tuple[str, ...]
     train: Pool
-    test: Pool
+    test: Pool | None
     unlabeled: Pool | None = None
     validation: Pool | None = None
     statistics: Statistics | None = None
