@@ -160,7 +160,7 @@ ODD_NAMES = [
     "-rf *.jpg",
     "%s{0}.jpg",
     b"\xff\xfe.jpg",
-    "a.txt",
+    "a.dat",
 ]
 
 

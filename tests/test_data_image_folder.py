@@ -156,7 +156,7 @@ def remove(path):
 
 
 REFUSALS = {
-    "no folder": (lambda root: remove(root / "test"), r"no folder '.*test'.*Expected\n +train/"),
+    "no folder": (lambda root: remove(root / "train"), r"no folder '.*train'.*Expected\n +train/"),
     "dangling link": (
         lambda root: (root / "test" / "dog" / "x.png").symlink_to("nowhere"),
         r"x\.png' cannot be read .*No such file",

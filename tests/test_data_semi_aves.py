@@ -223,7 +223,7 @@ def test_wrong_lines_are_counted(own):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\xff\xfe\0t", "cannot be read: .*utf-8"), (b"\n", "lists no images")],
+    [(b"\xff\xfd\0t", "cannot be read: .*UTF-8"), (b"\n", "lists no images")],
 )
 def test_a_list_that_is_empty_or_no_text_is_refused(own, content, message):
     replace(own, "val", content)

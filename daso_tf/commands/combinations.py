@@ -13,7 +13,7 @@ from typing import Any
 
 from daso_tf.commands.terminal import Command
 from daso_tf.settings.combinations import BALANCES, PAPER, Refusal, refusals
-from daso_tf.settings.flag import as_text, string
+from daso_tf.settings.flag import as_text, location
 from daso_tf.settings.flags import SECTIONS, other_defaults
 from daso_tf.settings.methods import LEARNERS, PSEUDO_LABELERS
 from daso_tf.settings.settings import Settings
@@ -51,6 +51,7 @@ def pages() -> dict[str, str]:
         "flags.md": f"{_GENERATED}\n\n# Flags\n\n"
         "Flags are the only configuration. A flag file has one `--name=value` per line. Give it as "
         "`--flagfile=FILE`; flags after it override it. `daso-tf train --help` prints this list."
+        " In paths, `~` and environment variables (`$NAME`, `${NAME}`) are replaced."
         "\n\n" + "\n".join(_section(title) for title in SECTIONS),
     }
 
@@ -135,5 +136,5 @@ def _section(title: str) -> str:
 COMMAND = Command(
     "combinations",
     main,
-    (string("write", None, "Folder to write the generated pages of the documentation to."),),
+    (location("write", None, "Folder to write the generated pages of the documentation to."),),
 )

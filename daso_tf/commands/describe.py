@@ -20,7 +20,7 @@ from daso_tf.data.long_tail import LongTail
 from daso_tf.data.pools import Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
 from daso_tf.data.sources import OPTIONS
-from daso_tf.settings.flag import string
+from daso_tf.settings.flag import location
 from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
 
@@ -175,7 +175,7 @@ COMMAND = terminal.Command(
     "describe",
     main,
     flags={
-        "Picture": (string("picture", None, "PNG file.", shown_default="MODEL_DIR/data.png"),),
+        "Picture": (location("picture", None, "PNG file.", shown_default="MODEL_DIR/data.png"),),
         **SECTIONS,
     },
     details="Its other flags are those of `daso-tf train`.",

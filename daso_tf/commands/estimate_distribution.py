@@ -21,7 +21,7 @@ from daso_tf.data.images import ImageFiles, Images
 from daso_tf.run.files import write_atomically
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.run import prepare
-from daso_tf.settings.flag import string
+from daso_tf.settings.flag import location
 from daso_tf.settings.flags import SECTIONS
 from daso_tf.settings.settings import Settings
 
@@ -127,7 +127,7 @@ COMMAND = terminal.Command(
     "estimate-distribution",
     main,
     flags={
-        "Estimate": (string("output", None, "Required: JSON file to write."),),
+        "Estimate": (location("output", None, "Required: JSON file to write."),),
         **SECTIONS,
     },
     details="Its other flags are those of `daso-tf train`; give those of a finished run.\n"

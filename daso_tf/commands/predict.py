@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from daso_tf.commands import terminal
 from daso_tf.data import DataError, read_image
-from daso_tf.settings.flag import string
+from daso_tf.settings.flag import location
 from daso_tf.settings.settings import Settings
 
 BATCH_SIZE = 64
@@ -149,8 +149,8 @@ COMMAND = terminal.Command(
     "predict",
     main,
     flags=(
-        string("model", None, "Required: folder of an exported SavedModel."),
-        string("output", None, "CSV file to write.", shown_default="the terminal"),
+        location("model", None, "Required: folder of an exported SavedModel."),
+        location("output", None, "CSV file to write.", shown_default="the terminal"),
     ),
     usage="PATH...",
     details="PATH is an image file or a folder with image files. The output is CSV with one line\n"

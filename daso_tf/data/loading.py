@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from daso_tf.data import memory
+from daso_tf.data.class_order import ClassOrder
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.long_tail import LongTail, split
@@ -35,6 +36,7 @@ def load(
     unlabeled_imbalance: float = 1.0,
     reverse_unlabeled: bool = False,
     validation_size: int = 0,
+    class_order: ClassOrder | None = None,
     source_size: int = 0,
     resolution: int = 32,
     stream: bool | None = None,
@@ -55,7 +57,8 @@ def load(
         dataset: One of `daso_tf.data.DATASETS`. In the last of them, NAME stands for any name in
             tensorflow-datasets.
         data_dir: Folder of the data; None where the data set has a default.
-        labeled_head: Labeled images of the head class; 0 uses all images as they are.
+        labeled_head: Labeled images of the head class, by default the largest; 0 uses all images
+            as they are.
         labeled_imbalance: Imbalance ratio of the labeled images (head class over tail class), >= 1.
         unlabeled_head: Unlabeled images of the head class; required if they are taken from the
             training images.
@@ -63,6 +66,8 @@ def load(
         reverse_unlabeled: Whether the unlabeled images have the opposite order of classes: the
             labeled tail class is their head class.
         validation_size: Training images used for validation, the same number of each class.
+        class_order: Names of all classes, the head class first, or a file with one name per line.
+            By default larger classes come first; the benchmarks have their published order.
         source_size: Height and width in pixels at which images are kept; 0 chooses as described
             above.
         resolution: Height and width in pixels of the network's input.
@@ -107,6 +112,7 @@ def load(
         unlabeled_imbalance,
         reverse_unlabeled,
         validation_size,
+        class_order,
     )
     selection = select(dataset, data_dir, sizes, seed, **options)
     return selection.read(source_size, resolution, stream, max_bad_files)
@@ -157,7 +163,7 @@ class Selection:
             labeled=images["labeled"],
             unlabeled=images["unlabeled"],
             validation=images.get("validation"),
-            test=images["test"],
+            test=images.get("test"),
             class_names=self.source.class_names,
             mean=mean,
             std=std,
@@ -212,14 +218,16 @@ def select(
         sizes,
         unlabeled_from_train=source.unlabeled is None,
         seed=seed,
+        listed=source.listed,
     )
     parts = {
         "labeled": (source.train, chosen.labeled),
         "unlabeled": (source.train, chosen.unlabeled)
         if source.unlabeled is None
         else _all_of(source.unlabeled),
-        "test": _all_of(source.test),
     }
+    if source.test is not None:
+        parts["test"] = _all_of(source.test)
     if source.validation is not None:
         parts["validation"] = _all_of(source.validation)
     elif sizes.validation_size:

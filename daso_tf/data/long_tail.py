@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from daso_tf.data.class_order import ClassOrder, head_to_tail
 from daso_tf.data.errors import DataError
 from daso_tf.data.shuffle import Stream, random_order
 
@@ -26,6 +27,8 @@ class LongTail:
         reverse_unlabeled: Whether the unlabeled images have the opposite order of classes: the
             labeled tail class is their head class.
         validation_size: Images for validation, the same number of each class.
+        class_order: The names of all classes, the head class first, or a file with one name per
+            line. By default larger classes come first; see `daso_tf.data.class_order`.
 
     Raises:
         DataError: If a value is outside its range, or an imbalance ratio is given without its head.
@@ -42,6 +45,7 @@ class LongTail:
     unlabeled_imbalance: float = 1.0
     reverse_unlabeled: bool = False
     validation_size: int = 0
+    class_order: ClassOrder | None = None
 
     def __post_init__(self) -> None:
         for name in ("labeled_head", "unlabeled_head", "validation_size"):
@@ -61,6 +65,11 @@ class LongTail:
                 )
         if self.reverse_unlabeled and self.unlabeled_head == 0:
             raise DataError("reverse_unlabeled is set without unlabeled_head; give both.")
+        if self.class_order is not None and not (self.labeled_head or self.unlabeled_head):
+            raise DataError(
+                "class_order is given without labeled_head; with labeled_head=0 all images are "
+                "used as they are. Give labeled_head, the images of the head class."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +90,15 @@ class Split:
 def class_counts(
     head: int, imbalance: float, num_classes: int, reverse: bool = False
 ) -> np.ndarray:
-    """Returns the number of images of each class of a long-tailed set.
+    """Returns the number of images of each class of a long-tailed set, by rank.
 
-    The class of rank r out of K has `int(head * (1 / imbalance) ** (r / (K - 1)))` images. The
-    rank is the class number, or K - 1 minus the class number if `reverse` is set.
+    The class of rank r out of K has `int(head * (1 / imbalance) ** (r / (K - 1)))` images.
 
     Args:
         head: Images of the head class.
         imbalance: Imbalance ratio, >= 1.
         num_classes: K, at least 2.
-        reverse: Whether the last class is the head class.
+        reverse: Whether the class of rank K - 1 is the head class, and not that of rank 0.
 
     Returns:
         int64 array of shape (num_classes,).
@@ -114,6 +122,7 @@ def split(
     *,
     unlabeled_from_train: bool,
     seed: int,
+    listed: bool = False,
 ) -> Split:
     """Splits training images into disjoint validation, labeled and unlabeled parts.
 
@@ -128,6 +137,8 @@ def split(
         unlabeled_from_train: Whether unlabeled images are taken from these images too. If not, the
             unlabeled part is empty.
         seed: Integer >= 0 that determines the order.
+        listed: Whether the classes are numbered from head to tail. If not, larger classes come
+            first. `sizes.class_order` overrides both.
 
     Returns:
         A `Split`.
@@ -155,7 +166,8 @@ def split(
         )
     available = np.bincount(labels, minlength=num_classes)
     for_validation = _validation_per_class(sizes.validation_size, num_classes)
-    labeled, unlabeled = _requested(sizes, available - for_validation, unlabeled_from_train)
+    order = head_to_tail(class_names, available, sizes.class_order, listed)
+    labeled, unlabeled = _requested(sizes, available - for_validation, order, unlabeled_from_train)
     _check_enough(class_names, available, for_validation, labeled, unlabeled)
 
     parts: dict[str, list[np.ndarray]] = {"labeled": [], "unlabeled": [], "validation": []}
@@ -181,9 +193,13 @@ def _validation_per_class(validation_size: int, num_classes: int) -> int:
 
 
 def _requested(
-    sizes: LongTail, available: np.ndarray, unlabeled_from_train: bool
+    sizes: LongTail, available: np.ndarray, order: np.ndarray, unlabeled_from_train: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the labeled and the unlabeled images requested of each class."""
+    """Returns the labeled and the unlabeled images requested of each class.
+
+    `order` has the classes from head to tail, and `rank` the place of each class in it.
+    """
+    rank = np.argsort(order)
     num_classes = len(available)
     if unlabeled_from_train and not (sizes.labeled_head and sizes.unlabeled_head):
         raise DataError(
@@ -198,7 +214,7 @@ def _requested(
         )
     labeled = available
     if sizes.labeled_head:
-        labeled = class_counts(sizes.labeled_head, sizes.labeled_imbalance, num_classes)
+        labeled = class_counts(sizes.labeled_head, sizes.labeled_imbalance, num_classes)[rank]
         if labeled.min() == 0:
             raise DataError(
                 f"labeled_head={sizes.labeled_head} with labeled_imbalance="
@@ -208,7 +224,7 @@ def _requested(
     unlabeled = class_counts(
         sizes.unlabeled_head, sizes.unlabeled_imbalance, num_classes, sizes.reverse_unlabeled
     )
-    return labeled, unlabeled
+    return labeled, unlabeled[rank]
 
 
 def _check_enough(

@@ -11,6 +11,7 @@ from scipy.optimize import nnls
 
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.semi_supervised import SemiSupervisedData
+from daso_tf.data.text import read_text
 
 
 def unlabeled_distribution(source: str, data: SemiSupervisedData) -> list[float]:
@@ -69,7 +70,7 @@ def read(path: str | Path, class_names: Sequence[str]) -> list[float]:
         OSError: If the file cannot be read.
     """
     try:
-        counts = json.loads(Path(path).read_text(encoding="utf-8"))
+        counts = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(counts, dict) or not all(_is_count(count) for count in counts.values()):

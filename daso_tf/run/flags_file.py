@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from daso_tf.data.sources.benchmarks import BENCHMARKS
 from daso_tf.platform.disk import open_file
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.flag import as_text
@@ -90,7 +91,7 @@ def _read(path: Path) -> tuple[dict[str, str], int]:
     with open_file(path) as file:
         content = file.read()
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _damaged(path, str(error)) from error
     there = {}
@@ -129,6 +130,9 @@ def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
         yield "the weight of the unlabeled loss grows in every generation"
     if settings.learner == "usadtm":
         yield "USADTM keeps 5 times the labeled images of each class in its queues"
+    listed = settings.dataset in ("digits", *BENCHMARKS) or settings.class_order is not None
+    if settings.labeled_head and not listed:
+        yield "the tail follows the sizes of the classes, not their names"
     changed = {
         "flexmatch": "FlexMatch writes only confident images of a batch into its memory",
         "adsh": "ADSH sets its thresholds once per epoch, with the authors' cap and labels",

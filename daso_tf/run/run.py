@@ -93,6 +93,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         unlabeled_imbalance=settings.unlabeled_imbalance,
         reverse_unlabeled=settings.reverse_unlabeled,
         validation_size=settings.validation_size,
+        class_order=settings.class_order,
         source_size=settings.source_size,
         resolution=settings.resolution,
         stream={"auto": None, "true": True, "false": False}[settings.stream],

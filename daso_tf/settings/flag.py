@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -102,6 +104,11 @@ def string(name: str, default: str | None, text: str, **more) -> Flag:
     return Flag(name, default, text, flags.DEFINE_string, **more)
 
 
+def location(name: str, default: str | None, text: str, **more) -> Flag:
+    """Returns a flag that is the path of a file or folder; see `expanded`."""
+    return Flag(name, default, text, _define_path, **more)
+
+
 def steps(name: str, default: list[str] | None, text: str, **more) -> Flag:
     """Returns a flag that is a list of step numbers, separated by commas."""
     return Flag(name, default, text, flags.DEFINE_list, **more)
@@ -114,6 +121,51 @@ def as_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def expanded(path: str) -> str:
+    """Returns a path with `~` and environment variables replaced, as a shell would do.
+
+    A shell only does so where an argument starts with them, and never in a flag file. The settings
+    and the flag file of a run hold the result, so a run continues wherever the variables point.
+
+    Args:
+        path: A path. One that exists as it is written is returned unchanged.
+
+    Raises:
+        ValueError: If there is no such variable or home folder.
+
+    Example:
+
+    >>> import os
+    >>> os.environ["PICTURES"] = "/data/pictures"
+    >>> expanded("$PICTURES/birds"), expanded("${PICTURES}_2")
+    ('/data/pictures/birds', '/data/pictures_2')
+    """
+    if os.path.lexists(path):
+        return path
+    home = os.path.expanduser(path)
+    if home.startswith("~"):
+        raise ValueError(f"there is no home folder {home.split('/')[0]}")
+    for braced, plain in _VARIABLE.findall(home):
+        if (braced or plain) not in os.environ:
+            raise ValueError(f"there is no environment variable {braced or plain}")
+    return os.path.expandvars(home)
+
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def _define_path(name: str, default: str | None, text: str, flag_values: flags.FlagValues) -> None:
+    flags.DEFINE(_PathParser(), name, default, text, flag_values)
 
 
 def _inside(value: float, interval: str) -> bool:

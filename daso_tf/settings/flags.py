@@ -16,19 +16,24 @@ from daso_tf.data.sources import OPTIONS
 from daso_tf.encoders import FAMILIES
 from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
-from daso_tf.settings.flag import Flag, choice, integer, number, steps, string, switch
+from daso_tf.settings.flag import Flag, choice, integer, location, number, steps, string, switch
 from daso_tf.settings.methods import LEARNERS, Entry
 from daso_tf.settings.optimizers import OPTIMIZERS
 from daso_tf.settings.settings import Settings
 
-MODEL_DIR = string("model_dir", None, "Folder of the run.", shown_default="runs/DATASET", free=True)
+MODEL_DIR = location(
+    "model_dir", None, "Folder of the run.", shown_default="runs/DATASET", free=True
+)
 
 DATA = (
     string("dataset", "", f"Required: one of {', '.join(DATASETS)}."),
-    string("data_dir", None, "Folder of the data set, or of its downloads.", free=True),
+    location("data_dir", None, "Folder of the data set, or of its downloads.", free=True),
     *(choice(name, None, list(option.choices), option.help) for name, option in OPTIONS.items()),
     integer(
-        "labeled_head", 0, "[0, inf)", "Labeled images of the head class; 0: all, as they are."
+        "labeled_head",
+        0,
+        "[0, inf)",
+        "Labeled images of the head class, the largest; 0: all, as they are.",
     ),
     number(
         "labeled_imbalance",
@@ -43,6 +48,12 @@ DATA = (
     number("unlabeled_imbalance", 1.0, "[1, inf)", "Imbalance ratio of the unlabeled images."),
     switch("reverse_unlabeled", False, "Give the unlabeled images the opposite order of classes."),
     integer("validation_size", 0, "[0, inf)", "Training images set aside for validation."),
+    location(
+        "class_order",
+        None,
+        "File with one class per line, the head class first.",
+        shown_default="larger classes first; of a benchmark, the published order",
+    ),
     integer(
         "source_size",
         0,
@@ -127,8 +138,8 @@ RUN = (
         free=True,
         kept=False,
     ),
-    string("from_model_dir", None, "The finished run whose encoder cRT uses.", free=True),
-    string(
+    location("from_model_dir", None, "The finished run whose encoder cRT uses.", free=True),
+    location(
         "export_dir",
         None,
         "Folder of the exported SavedModel.",
@@ -193,7 +204,7 @@ DEVICES = (
 
 ENCODER = (
     string("encoder", "wrn_28_2", f"{'; '.join(family.usage for family in FAMILIES)}."),
-    string(
+    location(
         "encoder_weights",
         None,
         "File of initial weights: Keras weights, or torchvision's as .npz.",

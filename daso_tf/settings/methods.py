@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from daso_tf import augment, balance, learners, pseudo_labels, thresholds
 from daso_tf.data import SemiSupervisedData
 from daso_tf.data.unlabeled_distribution import unlabeled_distribution
-from daso_tf.settings.flag import Flag, choice, integer, number, string, switch
+from daso_tf.settings.flag import Flag, choice, integer, location, number, switch
 from daso_tf.settings.settings import Settings
 
 
@@ -107,7 +107,7 @@ def _share_of_run(flag: Flag) -> Computed:
 
 # ---- What depends on the data
 
-UNLABELED_DISTRIBUTION = string(
+UNLABELED_DISTRIBUTION = location(
     "unlabeled_distribution",
     "labeled",
     "Class distribution of the unlabeled images: labeled (that of the labeled images), known, or "

@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import flags
 
-from daso_tf.settings.flag import Flag
+from daso_tf.data.text import numbered_lines, read_text
+from daso_tf.settings.flag import Flag, expanded
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -96,7 +97,7 @@ def parse(arguments: Iterable[str], accepted: Iterable[Flag]) -> tuple[Settings,
     accepted = tuple(accepted)
     for flag in accepted:
         flag.define_in(values)
-    rest = values(["daso-tf", *_with_presets(arguments)])[1:]
+    rest = values(["daso-tf", *_with_flag_files(arguments)])[1:]
     parsed = {flag.name: values[flag.name].value for flag in accepted}
     immutable = {
         name: tuple(value) if isinstance(value, list) else value for name, value in parsed.items()
@@ -107,27 +108,47 @@ def parse(arguments: Iterable[str], accepted: Iterable[Flag]) -> tuple[Settings,
 def presets() -> dict[str, str]:
     """Returns the first comment line of every preset, by its name."""
     return {
-        path.name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        path.name: read_text(path).splitlines()[0].lstrip("# ")
         for path in sorted(PRESETS.glob("*.cfg"))
     }
 
 
-def _with_presets(arguments: Iterable[str]) -> Iterator[str]:
-    """Yields the arguments; `--flagfile=NAME` of a preset becomes that of its path."""
-    flagfile_follows = False
-    for argument in arguments:
+def _with_flag_files(arguments: Iterable[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the arguments, with the lines of a flag file in the place of `--flagfile`.
+
+    absl reads flag files as well, but takes a byte order mark for a part of the first flag.
+
+    Args:
+        arguments: A command line, or the lines of a flag file.
+        inside: The flag files that contain these lines.
+    """
+    rest = iter(arguments)
+    for argument in rest:
         option, equals, path = argument.partition("=")
-        if flagfile_follows:
-            yield _flag_file(argument)
-        elif equals and option in ("--flagfile", "-flagfile"):
-            yield f"{option}={_flag_file(path)}"
-        else:
+        if option not in ("--flagfile", "-flagfile"):
             yield argument
-        flagfile_follows = argument in ("--flagfile", "-flagfile")
+            if argument == "--":  # no flag follows
+                yield from rest
+        elif path := _flag_file(path.strip() if equals else next(rest, "")):
+            if path in inside:
+                raise flags.Error(f"the flag file {path} includes itself")
+            yield from _with_flag_files(_lines(path), (*inside, path))
 
 
 def _flag_file(path: str) -> str:
     preset = PRESETS / path
     if not Path(path).exists() and preset.parent == PRESETS and preset.exists():
         return str(preset)
-    return path
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise flags.Error(f"--flagfile={path}: {error}") from error
+
+
+def _lines(path: str) -> list[str]:
+    """Returns the lines of a flag file that are not comments."""
+    try:
+        lines = [line for _, line in numbered_lines(read_text(path))]
+    except OSError as error:
+        raise flags.CantOpenFlagFileError(f"the flag file cannot be opened: {error}") from error
+    return [line for line in lines if not line.startswith(("#", "//"))]

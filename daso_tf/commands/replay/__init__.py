@@ -22,7 +22,7 @@ import numpy as np
 from daso_tf.commands import terminal
 from daso_tf.commands.replay import function_level, logit_level, network
 from daso_tf.commands.replay.comparison import Quantity, Result, UnknownRecordingError, worst
-from daso_tf.settings.flag import string, switch
+from daso_tf.settings.flag import location, switch
 from daso_tf.settings.settings import Settings
 
 # The table of `--write` stands between these two lines of the page.
@@ -255,7 +255,7 @@ COMMAND = terminal.Command(
     main,
     flags=(
         switch("xla", False, "Compile training steps with XLA."),
-        string("write", None, "Page of the documentation whose table of recordings is replaced."),
+        location("write", None, "Page of the documentation whose table of recordings is replaced."),
     ),
     usage="RECORDING.npz|FOLDER ...",
     details="Behaviour of a recorded implementation that the library does not follow by design is\n"

@@ -49,6 +49,7 @@ def benchmark(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
         test=data.test,
         unlabeled=data.unlabeled,
         statistics=BENCHMARKS[name],
+        listed=True,
     )
 
 

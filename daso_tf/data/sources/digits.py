@@ -37,4 +37,5 @@ def digits(data_dir: str | os.PathLike[str] | None = None) -> Source:
         class_names=tuple(map(str, bundled.target_names)),
         train=ArrayPool(images[~in_test], bundled.target[~in_test]),
         test=ArrayPool(images[in_test], bundled.target[in_test]),
+        listed=True,
     )

@@ -5,15 +5,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
+from daso_tf.data.sources.clutter import Clutter
+from daso_tf.data.sources.part_names import PARTS, nearest_part, part_of
 from daso_tf.data.sources.source import Source
 
 _LAYOUT = """Expected
   train/<class>/*       training images whose class is known
-  test/<class>/*        images for the final result
+  test/<class>/*        optional: images for the final result
   unlabeled/**          optional: training images of unknown class, in folders of any depth
   validation/<class>/*  optional: images for choosing settings"""
 
@@ -21,13 +24,14 @@ _LAYOUT = """Expected
 def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     """Lists the image files in a folder.
 
-    The classes are the folders in `train`, sorted by name. The first is the head class of a
-    long-tailed split. Files are sorted by name, so the order of the file system does not matter.
-    Hidden files and folders are ignored; all other files must be images.
+    The classes are the folders in `train`, sorted by name. Files are sorted by name, so the order
+    of the file system does not matter. Hidden files and folders are ignored. What systems and
+    programs leave next to pictures is skipped with a note in the log, and so are folders that are
+    no part. All other files must be images.
 
     Args:
-        data_dir: Folder with `train/<class>/*` and `test/<class>/*`, optionally `unlabeled/**`
-            and `validation/<class>/*`.
+        data_dir: Folder with `train/<class>/*`, optionally `test/<class>/*`, `unlabeled/**` and
+            `validation/<class>/*`. Other spellings of these names are known, such as `Val`.
 
     Returns:
         A `Source`. Its `unlabeled` is None if there is no folder `unlabeled`.
@@ -38,27 +42,62 @@ def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     if data_dir is None:
         raise DataError(f"image_folder needs data_dir, the folder of the images. {_LAYOUT}")
     root = Path(data_dir)
-    for folder in (root, root / "train", root / "test"):
-        if not os.path.isdir(folder):  # unlike Path.is_dir, returns False if access is denied
-            raise DataError(
-                f"There is no folder {str(folder)!r}, or access to it is denied. {_LAYOUT}"
-            )
-    class_names = tuple(folder.name for folder in _class_folders(root / "train"))
+    if not os.path.isdir(root):  # unlike Path.is_dir, returns False if access is denied
+        raise DataError(f"There is no folder {str(root)!r}, or access to it is denied. {_LAYOUT}")
+    clutter = Clutter(root)
+    parts = _part_folders(root, clutter)
+    class_names = tuple(folder.name for folder in _class_folders(parts["train"], clutter))
     if len(class_names) < 2:
         raise DataError(
-            f"{str(root / 'train')!r} has {len(class_names)} class folders; a classifier needs at "
+            f"{str(parts['train'])!r} has {len(class_names)} class folders; a classifier needs at "
             f"least 2 classes. {_LAYOUT}"
         )
     _check_names(class_names)
+    pools = {
+        part: _unlabeled_pool(folder, clutter)
+        if part == "unlabeled"
+        else _class_pool(folder, class_names, clutter)
+        for part, folder in parts.items()
+    }
+    if note := clutter.note():
+        logging.warning("In %r these are no pictures and are skipped: %s", str(root), note)
     return Source(
         class_names=class_names,
-        train=_class_pool(root / "train", class_names),
-        test=_class_pool(root / "test", class_names),
-        unlabeled=_unlabeled_pool(root / "unlabeled") if _exists(root / "unlabeled") else None,
-        validation=_class_pool(root / "validation", class_names)
-        if _exists(root / "validation")
-        else None,
+        train=pools["train"],
+        test=pools.get("test"),
+        unlabeled=pools.get("unlabeled"),
+        validation=pools.get("validation"),
     )
+
+
+def _part_folders(root: Path, clutter: Clutter) -> dict[str, Path]:
+    """Returns the folder of each part that there is, and logs what else is there."""
+    # A broken link counts: listing it fails with an error. It must not pass for a missing folder.
+    parts: dict[str, Path] = {}
+    others = []
+    for entry in _visible(root, clutter):
+        part = part_of(entry.name)
+        if part in parts:
+            raise DataError(
+                f"{str(parts[part])!r} and {entry.path!r} are both a folder of {part} images. Keep "
+                f"one of them, or join them. {_LAYOUT}"
+            )
+        if part:
+            parts[part] = Path(entry.path)
+        elif near := nearest_part(entry.name):
+            others.append(f"{entry.name!r} (rename it to {near!r} if it is this part)")
+        else:
+            others.append(repr(entry.name))
+    unused = ", ".join(others[:10]) + f" and {len(others) - 10} more" * (len(others) > 10)
+    if "train" not in parts or not os.path.isdir(parts["train"]):
+        found = f" Not used are {unused}." if others else ""
+        raise DataError(
+            f"There is no folder {str(parts.get('train', root / 'train'))!r}, or access to it is "
+            f"denied.{found} {_LAYOUT}"
+        )
+    if others:
+        logging.warning("In %r only %s are used, and not %s", str(root), ", ".join(PARTS), unused)
+    return parts
 
 
 def _check_names(class_names: Sequence[str]) -> None:
@@ -72,22 +111,17 @@ def _check_names(class_names: Sequence[str]) -> None:
             ) from error
 
 
-def _exists(part: Path) -> bool:
-    # A broken link counts: listing it fails with an error. It must not pass for a missing folder.
-    return os.path.lexists(part)
-
-
-def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool:
+def _class_pool(part: Path, class_names: Sequence[str], clutter: Clutter) -> FilePool:
     files: list[os.DirEntry[str]] = []
     labels: list[int] = []
-    for folder in _class_folders(part):
+    for folder in _class_folders(part, clutter):
         if folder.name not in class_names:
             raise DataError(
                 f"{folder.path!r} is a class that is not in train ({len(class_names)} classes: "
                 f"{', '.join(map(repr, class_names[:10]))}{', ...' * (len(class_names) > 10)}). "
                 "Add the class to train, or remove this folder."
             )
-        members = _visible(folder)
+        members = _visible(folder, clutter)
         for entry in members:
             if _is_folder(entry):
                 raise DataError(
@@ -99,38 +133,41 @@ def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool:
     return FilePool(_checked_paths(part, files), np.array(labels, np.int32))
 
 
-def _unlabeled_pool(part: Path) -> FilePool:
-    paths = _checked_paths(part, list(_walk(part, set())))
+def _unlabeled_pool(part: Path, clutter: Clutter) -> FilePool:
+    paths = _checked_paths(part, list(_walk(part, set(), clutter)))
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
 
 
-def _class_folders(part: Path) -> list[os.DirEntry[str]]:
-    folders = _visible(part)
+def _class_folders(part: Path, clutter: Clutter) -> list[os.DirEntry[str]]:
+    folders = _visible(part, clutter)
     for entry in folders:
         if not _is_folder(entry):
             raise DataError(f"{entry.path!r} is not in the folder of a class. {_LAYOUT}")
     return folders
 
 
-def _walk(folder: os.PathLike[str], entered: set[str]) -> Iterator[os.DirEntry[str]]:
+def _walk(
+    folder: os.PathLike[str], entered: set[str], clutter: Clutter
+) -> Iterator[os.DirEntry[str]]:
     """Yields the files in a folder and its subfolders; links to a folder are followed once."""
     if (real := os.path.realpath(folder)) in entered:
         return
     entered.add(real)
-    for entry in _visible(folder):
+    for entry in _visible(folder, clutter):
         if _is_folder(entry):
-            yield from _walk(entry, entered)
+            yield from _walk(entry, entered, clutter)
         else:
             yield entry
 
 
-def _visible(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder that are not hidden, sorted by name."""
+def _visible(folder: os.PathLike[str], clutter: Clutter) -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder that are neither hidden nor clutter, sorted by name."""
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{os.fspath(folder)!r} cannot be listed: {error}.") from error
-    return sorted(entries, key=lambda entry: entry.name)
+    entries.sort(key=lambda entry: entry.name)
+    return [entry for entry in entries if not clutter.has(entry.path, _is_folder(entry))]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

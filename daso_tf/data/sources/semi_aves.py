@@ -20,6 +20,7 @@ from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
 from daso_tf.data.sources.source import Option, Source
 from daso_tf.data.statistics import Statistics
+from daso_tf.data.text import decoded, numbered_lines
 
 NUM_CLASSES = 200
 
@@ -69,7 +70,7 @@ def semi_aves(
             other species.
 
     Returns:
-        A `Source`. Its classes are not sorted by size: the first is not the head class.
+        A `Source`.
 
     Raises:
         DataError: If a list or an image is missing, or a line of a list is wrong.
@@ -178,13 +179,10 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     opened = lzma.open if file.suffix == ".xz" else open
     try:
         with opened(file, "rb") as stream:
-            text = stream.read().decode("utf-8-sig")
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+            text = decoded(stream.read(), file)
+    except (OSError, EOFError, lzma.LZMAError, DataError) as error:
         raise DataError(f"{str(file)!r} cannot be read: {error}. Download it again.") from error
-    # splitlines() would also split at characters that can be part of a name.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line := line.strip():
-            yield number, line
+    yield from numbered_lines(text)
 
 
 def _refuse_wrong_lines(file: Path, wrong: list[str]) -> None:

@@ -13,19 +13,22 @@ class Source:
     Args:
         class_names: K names, in the order of the labels.
         train: Training images of known classes.
-        test: Test images of known classes.
+        test: Test images of known classes; None if the data set has none.
         unlabeled: Training images of unknown classes. If None, unlabeled images are taken from
             `train`.
         validation: Validation images of known classes; None if the data set has none.
         statistics: Published channel means and standard deviations, in 0..1; None to compute them.
+        listed: Whether the classes are listed from head to tail of a long-tailed split, as
+            published for a benchmark. If not, larger classes come first.
     """
 
     class_names: tuple[str, ...]
     train: Pool
-    test: Pool
+    test: Pool | None
     unlabeled: Pool | None = None
     validation: Pool | None = None
     statistics: Statistics | None = None
+    listed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""Text files that people write: with or without a byte order mark."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from daso_tf.data.errors import DataError
+
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Reads a text file. Editors and spreadsheets of Windows start it with a byte order mark.
+
+    Args:
+        path: A file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Returns:
+        Its text, with line ends as they are and without the byte order mark.
+
+    Raises:
+        DataError: If it is not text in one of these encodings.
+        OSError: If it cannot be read.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "classes.txt")
+    ...     with open(path, "w", encoding="utf-8-sig") as file:
+    ...         _ = file.write("cat")
+    ...     read_text(path)
+    'cat'
+    """
+    return decoded(Path(path).read_bytes(), path)
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the number and the text of each line that is not blank, without space around it.
+
+    Example:
+
+    >>> list(numbered_lines("cat\\r\\n\\r\\n dog"))
+    [(1, 'cat'), (3, 'dog')]
+    """
+    # str.splitlines would also split at characters that can be part of a name.
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if line := line.strip():
+            yield number, line
+
+
+def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
+    """Returns the text of the content of a file; see `read_text`."""
+    encoding = "utf-16" if content.startswith(_UTF_16_MARKS) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{os.fspath(path)!r} is not text in UTF-8: {error}. Save it as UTF-8."
+        ) from error
