@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,18 @@ from command import arguments, run_train
 from daso_tf.commands.workers import cluster
 from daso_tf.platform import strategies
 from daso_tf.platform.keras_versions import KERAS_3
-from daso_tf.platform.rendezvous import Worker, meet
+from daso_tf.platform.rendezvous import Worker
 
 TESTS = Path(__file__).parent
 SETTINGS = {"batch_size": 6, "learning_rate": 0.003, "steps": 20, "evaluate_every": 10}
 LAST = Path("checkpoints/step_00000020.npz")
 
 
-def train_workers(folder, killed_at=-1, **settings):
-    """Trains with three workers; returns their exit codes and what each has printed."""
+def train_workers(folder, signal_at=-1, number=signal.SIGKILL, **settings):
+    """Trains with three workers; returns their exit codes and what each has printed.
+
+    The last one gets a signal before a step.
+    """
     settings = {**SETTINGS, "strategy": "multi_worker", "wait_for_workers": 60, **settings}
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -32,7 +34,8 @@ def train_workers(folder, killed_at=-1, **settings):
             sys.executable,
             TESTS / "train_workers.py",
             "3",
-            str(killed_at),
+            str(signal_at),
+            str(int(number)),
             logs,
             *arguments(model_dir=folder / "run", **settings),
         ],
@@ -83,13 +86,26 @@ def test_the_chief_alone_prints_and_writes(whole):
     assert (run / "export" / "saved_model.pb").exists()
 
 
-def test_without_one_worker_the_others_stop_and_all_continue_later(whole, tmp_path):
-    codes, printed = train_workers(tmp_path, killed_at=12)
+def test_stopped_workers_continue_exactly(whole, tmp_path):
+    codes, printed = train_workers(tmp_path, signal_at=4, number=signal.SIGTERM)
+    assert codes == [143] * 3, "\n".join(printed)
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()  # all stop after the same step
+    step = int(checkpoint.stem.removeprefix("step_"))
+    assert 5 <= step < 10
+    for text in printed:
+        assert text.endswith(
+            f"daso-tf: stopped by SIGTERM after step {step}; the same command continues from the "
+            "newest checkpoint\n"
+        )
+        assert "Traceback" not in text
+
+    codes, printed = train_workers(tmp_path, signal_at=12)
     assert codes == [1, 1, -signal.SIGKILL]
     for text in printed[:2]:
         assert "stopped, another worker is gone" in text
         assert "Traceback" not in text
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000010.npz"]
+    checkpoints = sorted((tmp_path / "run/checkpoints").iterdir())
+    assert checkpoints == [checkpoint, checkpoint.with_name("step_00000010.npz")]
 
     codes, printed = train_workers(tmp_path)
     assert codes == [0, 0, 0], "\n".join(printed)
@@ -134,24 +150,3 @@ def test_chief_comes_before_the_workers(monkeypatch):
     }
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     assert strategies.worker_from_environment() == Worker(["a:1", "b:1", "c:1"], 2)
-
-
-def free_addresses(count):
-    return json.loads(cluster(count)[0]["TF_CONFIG"])["cluster"]["worker"]
-
-
-def test_workers_wait_for_each_other():
-    addresses = free_addresses(3)
-    threads = [threading.Thread(target=meet, args=(Worker(addresses, i), 60)) for i in range(3)]
-    for thread in threads[::-1]:  # the chief comes last
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize(("rank", "missing"), [(0, 1), (1, 0)])
-def test_missing_worker_is_named(rank, missing):
-    addresses = free_addresses(2)
-    with pytest.raises(TimeoutError, match=addresses[missing]):
-        meet(Worker(addresses, rank), wait_seconds=0.1)

@@ -1,13 +1,12 @@
-"""Runs the train command in several workers: `train_workers.py COUNT KILLED_AT LOGS [FLAGS]`.
+"""Runs the train command in several workers: `train_workers.py COUNT STEP SIGNAL LOGS [FLAGS]`.
 
-The last worker kills itself before the step KILLED_AT, or not at all if that is -1. Prints the exit
+The last worker sends itself a signal before a step, or not at all if that is -1. Prints the exit
 codes of the workers as JSON. The workers are forks, so TensorFlow is imported only once.
 """
 
 import json
 import multiprocessing
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -18,27 +17,27 @@ from daso_tf.run import run
 from daso_tf.run.callbacks import StopAtNonFiniteLoss
 
 
-def work(variables, log, killed_at, arguments):
+def work(variables, log, step, number, arguments):
     os.environ.update(variables)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
 
-    class Kill(StopAtNonFiniteLoss):
+    class Send(StopAtNonFiniteLoss):
         def on_train_batch_begin(self, batch, logs=None):
-            if int(self.model.step.numpy()) == killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if int(self.model.step.numpy()) == step:
+                os.kill(os.getpid(), number)
 
-    run.StopAtNonFiniteLoss = Kill
+    run.StopAtNonFiniteLoss = Send
     sys.exit(command.run_train(*arguments))
 
 
-def main(count, killed_at, logs, *arguments):
+def main(count, step, number, logs, *arguments):
     fork = multiprocessing.get_context("fork")
-    killed_at = [-1] * (count - 1) + [killed_at]
+    steps = [-1] * (count - 1) + [step]
     workers = [
         fork.Process(
-            target=work, args=(variables, logs / f"worker_{i}.txt", killed_at[i], arguments)
+            target=work, args=(variables, logs / f"worker_{i}.txt", steps[i], number, arguments)
         )
         for i, variables in enumerate(cluster(count))
     ]
@@ -53,4 +52,4 @@ def main(count, killed_at, logs, *arguments):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    main(*map(int, sys.argv[1:4]), Path(sys.argv[4]), *sys.argv[5:])

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from daso_tf.platform import signals
 from daso_tf.platform.keras_versions import KERAS_3
+from daso_tf.platform.last_step import LastStep
 from daso_tf.platform.rendezvous import Worker, meet
 
 # The errors that a step raises when another worker has stopped.
@@ -27,7 +28,12 @@ _EXAMPLE = (
 )
 
 
-def make(name: str, wait_seconds: float = 300.0) -> tf.distribute.Strategy:
+def make(
+    name: str,
+    wait_seconds: float = 300.0,
+    identity: str = "",
+    last_step: LastStep | None = None,
+) -> tf.distribute.Strategy:
     """Makes a strategy. Build the learner in its scope.
 
     Make the `multi_worker` strategy before TensorFlow does anything else.
@@ -35,13 +41,15 @@ def make(name: str, wait_seconds: float = 300.0) -> tf.distribute.Strategy:
     Args:
         name: A key of `STRATEGIES`.
         wait_seconds: Time to wait for the other workers of `multi_worker`, in seconds.
+        identity: A word that all workers of this run have, and no others.
+        last_step: What the workers agree on when one of them is told to stop.
 
     Returns:
         The strategy.
 
     Raises:
         ValueError: If there is no strategy of that name, or if `multi_worker` finds no usable
-            `TF_CONFIG`, or Keras 2.
+            `TF_CONFIG`, or Keras 2, or is refused by the chief.
         TimeoutError: If other workers do not start in time.
 
     Example:
@@ -51,7 +59,7 @@ def make(name: str, wait_seconds: float = 300.0) -> tf.distribute.Strategy:
     """
     if name not in STRATEGIES:
         raise ValueError(f"There is no strategy {name!r}. Allowed: {', '.join(STRATEGIES)}.")
-    return STRATEGIES[name](wait_seconds)
+    return STRATEGIES[name](wait_seconds, identity, last_step or LastStep())
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -180,11 +188,11 @@ def set_replica_values(
     tf.function(lambda: strategy.run(assign), autograph=False)()
 
 
-def _one_device(_: float) -> tf.distribute.Strategy:
+def _one_device(*_: object) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def _mirrored(_: float) -> tf.distribute.Strategy:
+def _mirrored(*_: object) -> tf.distribute.Strategy:
     """Uses all GPUs of this machine, or its logical CPU devices if it has no GPU.
 
     There is one logical CPU device unless the program has configured more.
@@ -193,7 +201,9 @@ def _mirrored(_: float) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def _multi_worker(wait_seconds: float) -> tf.distribute.Strategy:
+def _multi_worker(
+    wait_seconds: float, identity: str, last_step: LastStep
+) -> tf.distribute.Strategy:
     worker = worker_from_environment()
     if not KERAS_3:
         # Only the chief saves, but Keras 2 reads BatchNorm statistics with a call to all workers.
@@ -202,13 +212,13 @@ def _multi_worker(wait_seconds: float) -> tf.distribute.Strategy:
             "Install the newest TensorFlow, or use the GPUs of one machine with "
             "--strategy=mirrored."
         )
-    meet(worker, wait_seconds)
+    last_step.connect(meet(worker, wait_seconds, identity))
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     signals.reinstall()
     return strategy
 
 
-STRATEGIES: Mapping[str, Callable[[float], tf.distribute.Strategy]] = {
+STRATEGIES: Mapping[str, Callable[[float, str, LastStep], tf.distribute.Strategy]] = {
     "none": _one_device,
     "mirrored": _mirrored,
     "multi_worker": _multi_worker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -27,16 +28,29 @@ from daso_tf.run.callbacks import (
     counted_so_far,
 )
 from daso_tf.run.checkpoints import CheckpointError, Checkpoints
-from daso_tf.run.flags_file import changes_since, write_flags_file
+from daso_tf.run.flags_file import RULES, changes_since, write_flags_file
 from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import table
 from daso_tf.run.results import Results
 from daso_tf.settings import combinations
 from daso_tf.settings.build import build_encoder, build_learner
-from daso_tf.settings.flags import complete
+from daso_tf.settings.flag import as_text
+from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
+
+# Flags in which the workers of a run may differ: where files are, and how long to wait.
+_OF_ONE_WORKER = {
+    "adopt_changes",
+    "data_dir",
+    "encoder_weights",
+    "export_dir",
+    "from_model_dir",
+    "model_dir",
+    "unlabeled_distribution",
+    "wait_for_workers",
+}
 
 
 class Run(NamedTuple):
@@ -100,9 +114,12 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         max_bad_files=settings.max_bad_files,
         seed=settings.seed,
     )
-    strategy = strategies.make(settings.strategy, settings.wait_for_workers)
+    last_step = last_step or LastStep()
+    strategy = strategies.make(
+        settings.strategy, settings.wait_for_workers, _identity(settings), last_step
+    )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    run = begin(settings, data, checkpoints, strategy, last_step or LastStep())
+    run = begin(settings, data, checkpoints, strategy, last_step)
     if strategies.is_chief(strategy):
         model_dir.mkdir(parents=True, exist_ok=True)
         write_flags_file(model_dir / "flags.cfg", settings)
@@ -292,6 +309,13 @@ def _restored_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Mod
     if not restored:
         raise ValueError(f"--from_model_dir={model_dir} has no checkpoint of a training run.")
     return encoder
+
+
+def _identity(settings: Settings) -> str:
+    """Returns a hash of what all workers of a run must have in common."""
+    shared = (name for name in sorted(TRAIN.keys() - _OF_ONE_WORKER))
+    texts = [f"{name}={as_text(settings[name])}" for name in shared if settings[name] is not None]
+    return hashlib.sha256("\n".join([f"rules={RULES}", *texts]).encode()).hexdigest()[:32]
 
 
 def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoints) -> None:
