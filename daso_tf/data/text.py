@@ -1,4 +1,4 @@
-"""Text files that people write: with or without a byte order mark."""
+"""Text that people write: files with or without a byte order mark, and names for display."""
 
 from __future__ import annotations
 
@@ -62,3 +62,22 @@ def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
         raise DataError(
             f"{os.fspath(path)!r} is not text in UTF-8: {error}. Save it as UTF-8."
         ) from error
+
+
+def printable(name: str, longest: int | None = None) -> str:
+    """Returns a name in one line that does not control the terminal, as names are never markup.
+
+    Args:
+        name: Any text, such as the name of a folder.
+        longest: The number of characters to show of a longer name; None shows all.
+
+    Example:
+
+    >>> printable("猫 $1_$"), printable("red\\x1b[31m\\n"), printable("goldfinch", longest=5)
+    ('猫 $1_$', 'red\\\\x1b[31m\\\\n', 'gold…')
+    """
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in name
+    )
+    return shown if longest is None or len(shown) <= longest else f"{shown[: longest - 1]}…"
