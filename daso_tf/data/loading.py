@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def load(
     max_bad_files: int = 10,
     labeled_alone: bool = False,
     seed: int = 0,
-    **options: str | None,
+    **options: str | os.PathLike[str] | None,
 ) -> SemiSupervisedData:
     """Loads a data set, split into labeled, unlabeled, validation and test images.
 
@@ -80,7 +81,9 @@ def load(
         labeled_alone: Whether there may be no unlabeled images. Learners that use the labeled
             images alone need none.
         seed: Integer >= 0 that determines the split.
-        **options: Options of the data set. `semi_aves` has `labeled` ("l_train", the default, or
+        **options: Options of the data set. `image_list` has `labels`, the path of a CSV or TSV
+            file with a path, a label and, optionally, a part per line; see
+            `docs/own_pictures.md`. `semi_aves` has `labeled` ("l_train", the default, or
             "l_train_val": its labeled images) and `unlabeled` ("in", the default, or "in+out": its
             unlabeled images). None means the default.
 
@@ -193,7 +196,7 @@ def select(
     sizes: LongTail,
     seed: int,
     labeled_alone: bool = False,
-    **options: str | None,
+    **options: str | os.PathLike[str] | None,
 ) -> Selection:
     """Opens a data set and chooses which of its images make up which part.
 
@@ -251,7 +254,7 @@ def _sample(images: Images | ImageFiles) -> np.ndarray:
     return images.take(spread.astype(int))
 
 
-def _check_names(options: dict[str, str | None]) -> None:
+def _check_names(options: Mapping[str, object]) -> None:
     """Refuses a misspelled argument, which Python takes for an option of the data set."""
     if unknown := [name for name in options if name not in OPTIONS]:
         own = [name for name in inspect.signature(load).parameters if name != "options"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from daso_tf.data.errors import DataError
@@ -51,6 +51,28 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line := line.strip():
             yield number, line
+
+
+def refuse_wrong_lines(
+    path: str | os.PathLike[str], wrong: Sequence[str], advice: str = ""
+) -> None:
+    """Raises one error for all wrong lines of a text file; it shows the first five.
+
+    Args:
+        path: The file.
+        wrong: One sentence per wrong line, with its number. If there is none, nothing happens.
+        advice: What to do, after the lines.
+
+    Raises:
+        DataError: If a line is wrong.
+    """
+    if wrong:
+        more = f"\n... and {len(wrong) - 5:,} more." if len(wrong) > 5 else ""
+        count = f"{len(wrong):,} wrong line{'s' * (len(wrong) > 1)}"
+        lines = "\n  ".join(wrong[:5])
+        raise DataError(
+            f"{os.fspath(path)!r} has {count}:\n  {lines}{more}" + f"\n{advice}" * bool(advice)
+        )
 
 
 def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
