@@ -20,8 +20,11 @@ from daso_tf.data.long_tail import LongTail
 from daso_tf.data.pools import Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
 from daso_tf.data.sources import OPTIONS
+from daso_tf.data.text import printable
+from daso_tf.run.report import LONGEST_NAME
 from daso_tf.settings.flag import location
 from daso_tf.settings.flags import SECTIONS, complete
+from daso_tf.settings.methods import LEARNERS
 from daso_tf.settings.settings import Settings
 
 MOST_CLASSES_SHOWN = 12  # with images, in the picture
@@ -40,8 +43,9 @@ def main(settings: Settings, arguments: list[str]) -> int:
         The exit code.
     """
     sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
+    alone = LEARNERS[settings.learner].make.labeled_alone
     options = {name: settings[name] for name in OPTIONS}
-    selection = select(settings.dataset, settings.data_dir, sizes, settings.seed, **options)
+    selection = select(settings.dataset, settings.data_dir, sizes, settings.seed, alone, **options)
     # All images are counted and a few are shown. With `stream`, only those shown are read.
     data = selection.read(
         settings.source_size,
@@ -80,7 +84,7 @@ def table(data: SemiSupervisedData) -> str:
     all              6          6           -     -
     imbalance      2.0          -           -     -
     """
-    columns = [["class", *data.class_names, "all", "imbalance"]]
+    columns = [["class", *map(printable, data.class_names), "all", "imbalance"]]
     for name, part in _parts(data).items():
         counts = _counts(part, data.num_classes)
         column = ["-"] * data.num_classes if counts is None else [str(count) for count in counts]
@@ -127,7 +131,8 @@ def _draw_counts(axes: Axes, data: SemiSupervisedData) -> None:
     axes.set_ylim(bottom=0.8)  # a bar of one image stays visible
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     if data.num_classes <= MOST_CLASSES_NAMED:
-        axes.set_xticks(classes, data.class_names, fontsize=8, parse_math=False)
+        names = [printable(name, LONGEST_NAME) for name in data.class_names]
+        axes.set_xticks(classes, names, fontsize=8, parse_math=False)
 
 
 def _draw_images(axes: Axes, data: SemiSupervisedData) -> None:
@@ -137,14 +142,16 @@ def _draw_images(axes: Axes, data: SemiSupervisedData) -> None:
     shown = np.linspace(0, data.num_classes - 1, rows).round().astype(int)
     members = [np.flatnonzero(data.labeled.labels == k) for k in shown]
     row_images = [data.labeled.take(at[:IMAGES_SHOWN]) for at in members]
-    spread = np.linspace(0, len(data.unlabeled) - 1, min(IMAGES_SHOWN, len(data.unlabeled)))
-    row_images.append(data.unlabeled.take(spread.astype(int)))
+    names = [printable(data.class_names[k], LONGEST_NAME) for k in shown]
+    if len(data.unlabeled):
+        spread = np.linspace(0, len(data.unlabeled) - 1, min(IMAGES_SHOWN, len(data.unlabeled)))
+        row_images.append(data.unlabeled.take(spread.astype(int)))
+        names.append("unlabeled")
     sheet = np.full((len(row_images) * height, IMAGES_SHOWN * width, 3), 255, np.uint8)
     for row, pictures in enumerate(row_images):
         top = row * height
         sheet[top : top + height, : len(pictures) * width] = np.hstack(list(pictures))
     axes.imshow(sheet, interpolation="nearest")
-    names = [*(data.class_names[k] for k in shown), "unlabeled"]
     axes.set_yticks((np.arange(len(names)) + 0.5) * height, names, fontsize=8, parse_math=False)
     axes.set(title="Labeled images by class, unlabeled images", xticks=[])
 
@@ -154,8 +161,8 @@ def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
 
 
 def _counts(part: Images | ImageFiles | None, num_classes: int) -> np.ndarray | None:
-    """Returns the images per class; None if there is no such part or its classes are unknown."""
-    if part is None or (part.labels < 0).any():
+    """Returns the images per class; None if the part is missing, empty or of unknown classes."""
+    if part is None or not len(part) or (part.labels < 0).any():
         return None
     return np.bincount(part.labels, minlength=num_classes)
 

@@ -18,6 +18,7 @@ import numpy as np
 from daso_tf.commands import terminal
 from daso_tf.data import SemiSupervisedData, estimate_distribution, reading
 from daso_tf.data.images import ImageFiles, Images
+from daso_tf.data.text import printable
 from daso_tf.run.files import write_atomically
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.run import prepare
@@ -115,9 +116,10 @@ def table(data: SemiSupervisedData, counts: np.ndarray) -> str:
     columns = {"labeled %": data.labeled_counts, "estimated %": counts}
     if data.unlabeled_counts is not None:
         columns["true %"] = data.unlabeled_counts
-    width = max(map(len, ("class", *data.class_names)))
+    names = [printable(name) for name in data.class_names]
+    width = max(map(len, ("class", *names)))
     lines = [f"{'class':<{width}}" + "".join(f"{name:>13}" for name in columns)]
-    for k, class_name in enumerate(data.class_names):
+    for k, class_name in enumerate(names):
         shares = [100 * column[k] / np.sum(column) for column in columns.values()]
         lines.append(f"{class_name:<{width}}" + "".join(f"{share:>13.1f}" for share in shares))
     return "\n".join(lines)

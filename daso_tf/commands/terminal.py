@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import os
 import sys
@@ -67,6 +68,9 @@ def call(command: Command, arguments: Sequence[str]) -> int:
     Returns:
         The exit code. What is wrong with the command line is one line on stderr and code 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not know a letter of a name
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _call(command, arguments)
         sys.stdout.flush()  # here a pipe that its reader has closed is still noticed

@@ -8,11 +8,12 @@ lock, and would keep the interpreter from exiting while it makes a batch.
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
-from daso_tf.data.semi_supervised import SemiSupervisedData
+from daso_tf.data.semi_supervised import SemiSupervisedData, check_unlabeled
 from daso_tf.data.shuffle import BatchStream, class_balanced_draws, endless_passes
 
 _Batch = tuple[tf.Tensor, tf.Tensor]  # images and labels
@@ -28,6 +29,7 @@ def training_batches(
     steps: int | None = None,
     with_positions: bool = False,
     class_balanced: bool = False,
+    labeled_alone: bool = False,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Makes the batches of training steps: labeled and unlabeled images, in pairs.
@@ -47,6 +49,8 @@ def training_batches(
             learners whose `needs_positions` is true.
         class_balanced: Whether labeled images are drawn independently instead: first a class, all
             with the same probability, then one of its images.
+        labeled_alone: Whether batches have no unlabeled images, for learners that use the labeled
+            ones alone. The unlabeled part of a batch is then empty.
         input_context: The worker that the batches are for, under a strategy that distributes
             steps; `strategy.distribute_datasets_from_function` passes it. Each batch is then for
             one replica, for all replicas of the worker in turn, and only the worker's images are
@@ -60,8 +64,8 @@ def training_batches(
         where `positions` is int64 of shape (mu*B,): positions among all unlabeled images.
 
     Raises:
-        DataError: If a batch is larger than the number of its images, or cannot be split evenly
-            over the replicas.
+        DataError: If there are no unlabeled images, a batch is larger than the number of its
+            images, or it cannot be split evenly over the replicas.
 
     Example:
 
@@ -74,29 +78,34 @@ def training_batches(
     """
     unlabeled_size = batch_size * unlabeled_ratio
     _check_batch("labeled", batch_size, len(data.labeled), "batch_size")
-    _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), "batch_size * unlabeled_ratio")
+    if not labeled_alone:
+        check_unlabeled(len(data.unlabeled))
+        requested = "batch_size * unlabeled_ratio"
+        _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), requested)
     if class_balanced:
         labeled_members = class_balanced_draws(data.labeled.labels, batch_size, seed, first_step)
     else:
         labeled_members = endless_passes(
             len(data.labeled), seed, BatchStream.LABELED, first_step * batch_size
         )
-    unlabeled_members = endless_passes(
-        len(data.unlabeled), seed, BatchStream.UNLABELED, first_step * unlabeled_size
-    )
     context = tf.distribute.InputContext() if input_context is None else input_context
     check_split(batch_size, context.num_replicas_in_sync)
     labeled_members = _of_worker(labeled_members, batch_size, context)
-    unlabeled_members = _of_worker(unlabeled_members, unlabeled_size, context)
     batch_size //= context.num_replicas_in_sync
-    unlabeled_size //= context.num_replicas_in_sync
-    parts = [
-        data.labeled.dataset(labeled_members, batch_size, drop_remainder=True),
-        data.unlabeled.dataset(unlabeled_members, unlabeled_size, drop_remainder=True),
-    ]
-    if with_positions:
-        parts.append(unlabeled_members.batch(unlabeled_size, drop_remainder=True))
-    some_known = (data.unlabeled.labels != UNKNOWN).any()
+    parts = [data.labeled.dataset(labeled_members, batch_size, drop_remainder=True)]
+    if labeled_alone:
+        none = np.zeros((0, *data.labeled.size, 3), np.uint8), np.zeros(0, np.int32)
+        parts.append(tf.data.Dataset.from_tensors(none).repeat())
+    else:
+        unlabeled_members = endless_passes(
+            len(data.unlabeled), seed, BatchStream.UNLABELED, first_step * unlabeled_size
+        )
+        unlabeled_members = _of_worker(unlabeled_members, unlabeled_size, context)
+        unlabeled_size //= context.num_replicas_in_sync
+        parts.append(data.unlabeled.dataset(unlabeled_members, unlabeled_size, drop_remainder=True))
+        if with_positions:
+            parts.append(unlabeled_members.batch(unlabeled_size, drop_remainder=True))
+    some_known = not labeled_alone and (data.unlabeled.labels != UNKNOWN).any()
 
     def together(labeled: _Batch, unlabeled: _Batch, *positions: tf.Tensor) -> tuple:
         images, labels = zip(labeled, unlabeled, strict=True)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -41,8 +42,9 @@ def load(
     resolution: int = 32,
     stream: bool | None = None,
     max_bad_files: int = 10,
+    labeled_alone: bool = False,
     seed: int = 0,
-    **options: str | None,
+    **options: str | os.PathLike[str] | None,
 ) -> SemiSupervisedData:
     """Loads a data set, split into labeled, unlabeled, validation and test images.
 
@@ -61,7 +63,7 @@ def load(
             as they are.
         labeled_imbalance: Imbalance ratio of the labeled images (head class over tail class), >= 1.
         unlabeled_head: Unlabeled images of the head class; required if they are taken from the
-            training images.
+            training images, except with `labeled_alone`.
         unlabeled_imbalance: Imbalance ratio of the unlabeled images, >= 1.
         reverse_unlabeled: Whether the unlabeled images have the opposite order of classes: the
             labeled tail class is their head class.
@@ -76,8 +78,12 @@ def load(
             batches are the same.
         max_bad_files: How many unreadable training files may be left out; the log names them.
             Validation and test files must all be readable.
+        labeled_alone: Whether there may be no unlabeled images. Learners that use the labeled
+            images alone need none.
         seed: Integer >= 0 that determines the split.
-        **options: Options of the data set. `semi_aves` has `labeled` ("l_train", the default, or
+        **options: Options of the data set. `image_list` has `labels`, the path of a CSV or TSV
+            file with a path, a label and, optionally, a part per line; see
+            `docs/own_pictures.md`. `semi_aves` has `labeled` ("l_train", the default, or
             "l_train_val": its labeled images) and `unlabeled` ("in", the default, or "in+out": its
             unlabeled images). None means the default.
 
@@ -114,7 +120,7 @@ def load(
         validation_size,
         class_order,
     )
-    selection = select(dataset, data_dir, sizes, seed, **options)
+    selection = select(dataset, data_dir, sizes, seed, labeled_alone, **options)
     return selection.read(source_size, resolution, stream, max_bad_files)
 
 
@@ -157,7 +163,7 @@ class Selection:
             obtain = pool.stream if stream else pool.read
             images[name] = obtain(members, size, unreadable)
         mean, std = self.source.statistics or channel_statistics(
-            *(_sample(images[name]) for name in _TRAINING)
+            *(_sample(images[name]) for name in _TRAINING if len(images[name]))
         )
         return SemiSupervisedData(
             labeled=images["labeled"],
@@ -189,7 +195,8 @@ def select(
     data_dir: str | os.PathLike[str] | None,
     sizes: LongTail,
     seed: int,
-    **options: str | None,
+    labeled_alone: bool = False,
+    **options: str | os.PathLike[str] | None,
 ) -> Selection:
     """Opens a data set and chooses which of its images make up which part.
 
@@ -198,6 +205,7 @@ def select(
         data_dir: See `load`.
         sizes: How many images each class should have.
         seed: Integer >= 0 that determines the split.
+        labeled_alone: See `load`.
         **options: Options of the data set.
 
     Returns:
@@ -212,11 +220,12 @@ def select(
             f"validation_size={sizes.validation_size}, but the data has validation images of its "
             "own. Leave validation_size at 0 to use those, or remove them."
         )
+    no_unlabeled = source.unlabeled is None and labeled_alone and not sizes.unlabeled_head
     chosen = split(
         source.train.labels,
         source.class_names,
         sizes,
-        unlabeled_from_train=source.unlabeled is None,
+        unlabeled_from_train=source.unlabeled is None and not no_unlabeled,
         seed=seed,
         listed=source.listed,
     )
@@ -245,7 +254,7 @@ def _sample(images: Images | ImageFiles) -> np.ndarray:
     return images.take(spread.astype(int))
 
 
-def _check_names(options: dict[str, str | None]) -> None:
+def _check_names(options: Mapping[str, object]) -> None:
     """Refuses a misspelled argument, which Python takes for an option of the data set."""
     if unknown := [name for name in options if name not in OPTIONS]:
         own = [name for name in inspect.signature(load).parameters if name != "options"]

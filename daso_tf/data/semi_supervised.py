@@ -18,11 +18,12 @@ class SemiSupervisedData:
     """The parts of a data set for semi-supervised learning.
 
     `daso_tf.data.load` and `daso_tf.data.from_arrays` make it. All parts have the same image size.
-    Every class has at least one labeled image, and there is at least one unlabeled image.
+    Every class has at least one labeled image.
 
     Args:
         labeled: Training images whose class is known.
-        unlabeled: Training images that are used without their class. Their labels only serve to
+        unlabeled: Training images that are used without their class; only the learner `supervised`
+            trains where there are none. Their labels only serve to
             measure the quality of pseudo-labels; -1 (`daso_tf.data.UNKNOWN`) where unknown.
         validation: Images for choosing settings, or None.
         test: Images for the final result, or None.
@@ -94,7 +95,8 @@ def from_arrays(
     Args:
         labeled_images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
         labels: Integer array of shape (N,), classes 0..K-1; every class occurs at least once.
-        unlabeled_images: uint8 array of shape (M, height, width, 3).
+        unlabeled_images: uint8 array of shape (M, height, width, 3); M may be 0 for learners that
+            use the labeled images alone.
         validation: A pair of images and labels, or None.
         test: A pair of images and labels, or None.
         class_names: K names; by default "0", "1", ... up to the largest label.
@@ -117,6 +119,12 @@ def from_arrays(
     array([1, 1])
     """
     labeled = Images(labeled_images, np.asarray(labels))
+    if unlabeled_images is None:
+        raise DataError(
+            "unlabeled_images is None; it must be a uint8 array of shape (M, "
+            f"{labeled.size[0]}, {labeled.size[1]}, 3). To learn from the labeled images alone, "
+            "with the learner Supervised, give an empty one: labeled_images[:0]."
+        )
     if unlabeled_labels is None:
         unlabeled_labels = np.full(len(unlabeled_images), UNKNOWN, np.int32)
     unlabeled = Images(unlabeled_images, np.asarray(unlabeled_labels))
@@ -205,6 +213,16 @@ def reading(data: SemiSupervisedData) -> Iterator[None]:
         raise
 
 
+def check_unlabeled(count: int) -> None:
+    """Refuses data without unlabeled images, for learners that learn from them."""
+    if not count:
+        raise DataError(
+            "There are no unlabeled images; semi-supervised learning needs some. Give an "
+            "unlabeled folder or array, or split them off the training images with labeled_head "
+            "and unlabeled_head. The learner `supervised` needs none."
+        )
+
+
 def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
     return {name: getattr(data, name) for name in ("labeled", "unlabeled", "validation", "test")}
 
@@ -212,11 +230,6 @@ def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
 def _check_parts(data: SemiSupervisedData) -> None:
     if data.num_classes < 2:
         raise DataError(f"Found {data.num_classes} class; a classifier needs at least 2.")
-    if not len(data.unlabeled):
-        raise DataError(
-            "There are no unlabeled images; semi-supervised learning needs some. Give an "
-            "unlabeled folder or array, or split them off the training images with unlabeled_head."
-        )
     for name, part in _parts(data).items():
         if part is None:
             continue

@@ -1,11 +1,11 @@
-"""Text files that people write: with or without a byte order mark."""
+"""Text that people write: files with or without a byte order mark, and names for display."""
 
 from __future__ import annotations
 
 import codecs
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from daso_tf.data.errors import DataError
@@ -53,6 +53,28 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def refuse_wrong_lines(
+    path: str | os.PathLike[str], wrong: Sequence[str], advice: str = ""
+) -> None:
+    """Raises one error for all wrong lines of a text file; it shows the first five.
+
+    Args:
+        path: The file.
+        wrong: One sentence per wrong line, with its number. If there is none, nothing happens.
+        advice: What to do, after the lines.
+
+    Raises:
+        DataError: If a line is wrong.
+    """
+    if wrong:
+        more = f"\n... and {len(wrong) - 5:,} more." if len(wrong) > 5 else ""
+        count = f"{len(wrong):,} wrong line{'s' * (len(wrong) > 1)}"
+        lines = "\n  ".join(wrong[:5])
+        raise DataError(
+            f"{os.fspath(path)!r} has {count}:\n  {lines}{more}" + f"\n{advice}" * bool(advice)
+        )
+
+
 def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
     """Returns the text of the content of a file; see `read_text`."""
     encoding = "utf-16" if content.startswith(_UTF_16_MARKS) else "utf-8-sig"
@@ -62,3 +84,22 @@ def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
         raise DataError(
             f"{os.fspath(path)!r} is not text in UTF-8: {error}. Save it as UTF-8."
         ) from error
+
+
+def printable(name: str, longest: int | None = None) -> str:
+    """Returns a name in one line that does not control the terminal, as names are never markup.
+
+    Args:
+        name: Any text, such as the name of a folder.
+        longest: The number of characters to show of a longer name; None shows all.
+
+    Example:
+
+    >>> printable("猫 $1_$"), printable("red\\x1b[31m\\n"), printable("goldfinch", longest=5)
+    ('猫 $1_$', 'red\\\\x1b[31m\\\\n', 'gold…')
+    """
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in name
+    )
+    return shown if longest is None or len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -17,7 +17,8 @@ from daso_tf.step.outcome import StepOutcome
 class Supervised(Learner):
     """Supervised learning: weak views of the labeled images, and nothing else.
 
-    It takes the same batches as the other learners and ignores the unlabeled images.
+    It takes the same batches as the other learners and ignores the unlabeled images. There may be
+    none: `daso_tf.data.training_batches(data, ..., **model.batch_arguments)` leaves them out.
 
     Args:
         ema_decay: Final decay of the moving average, in [0, 1). By default 0: the network itself
@@ -40,6 +41,7 @@ class Supervised(Learner):
         DASO, CVPR 2022, section 4.1, "Supervised".
     """
 
+    labeled_alone: ClassVar[bool] = True
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "pseudo_labeler": "it learns from the labeled images alone",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from daso_tf.data.text import printable
 from daso_tf.run.results import MEDIAN_OVER, Results
 
 MOST_CLASSES_NAMED = 20  # on a picture's axis
+LONGEST_NAME = 24  # of a class, in characters, in a picture
 
 
 def table(results: Results) -> str:
@@ -27,7 +32,7 @@ def table(results: Results) -> str:
     last = results.evaluations[-1]
     unknown = [None] * len(results.class_names)
     columns = {
-        "class": results.class_names,
+        "class": map(printable, results.class_names),
         "labeled": map(str, results.labeled_counts),
         "unlabeled": ["-" if n is None else str(n) for n in results.unlabeled_counts or unknown],
         "recall %": map(_percent, _evaluated(last).get("recall", unknown)),
@@ -36,6 +41,8 @@ def table(results: Results) -> str:
             for score, shares in _pseudo_labels(last).items()
         },
     }
+    if assigned := _assigned(last):
+        columns["pseudo-labels"] = map(str, assigned)
     rows = [tuple(columns), *zip(*columns.values(), strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -58,38 +65,36 @@ def accuracy_line(part: str, scores: Mapping[str, Any]) -> str:
 def draw(results: Results, path: Path) -> None:
     """Draws balanced accuracy over the steps, recall and pseudo-labels by class as a PNG.
 
+    What cannot be drawn is left out with a note in the log: a picture never ends a training.
+
     Args:
         results: Those of a run with at least one evaluation.
         path: The PNG file to write.
     """
+    try:
+        _figure(results).savefig(path, dpi=100)
+    except Exception as error:  # the name of a class, a font or a full disk
+        logging.warning("%s is not drawn (%s: %s).", path, type(error).__name__, error)
+
+
+def _figure(results: Results) -> Figure:
+    """Draws a panel for each thing that is known."""
     last = results.evaluations[-1]
-    pseudo_labels = _pseudo_labels(last)
-    panels = 3 if pseudo_labels else 2
-    figure = Figure(figsize=(5 * panels, 4.5), layout="constrained")
+    recall, pseudo_labels, assigned = _evaluated(last), _pseudo_labels(last), _assigned(last)
+    panels: list[Callable[[Axes, Results], None]] = []
+    if results.medians():
+        panels.append(_draw_over_steps)
+    if recall:
+        panels.append(partial(_draw_shares, title="Recall", series={"recall": recall["recall"]}))
+    if assigned:
+        panels.append(partial(_draw_counts, title="Pseudo-labels", counts=assigned))
+    elif pseudo_labels:
+        panels.append(partial(_draw_shares, title="Pseudo-labels", series=pseudo_labels))
+    figure = Figure(figsize=(5 * max(len(panels), 1), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    over_steps, by_class, *rest = figure.subplots(1, panels)
-
-    steps = [entry["step"] for entry in results.evaluations]
-    for part in results.medians():
-        evaluated = [entry[part] for entry in results.evaluations]
-        for label, scores in (
-            (part, evaluated),
-            (f"{part}, logit-adjusted", [entry["logit_adjusted"] for entry in evaluated]),
-        ):
-            shares = [entry["balanced_accuracy"] for entry in scores]
-            over_steps.plot(steps, _percentages(shares), label=label)
-    over_steps.set(title="Balanced accuracy of the EMA network", xlabel="step", ylabel="%")
-
-    _bars(by_class, results, {"recall": _evaluated(last).get("recall", [])})
-    by_class.set(title="Recall by class (labeled images)")
-    for axes in rest:
-        _bars(axes, results, pseudo_labels)
-        axes.set(title="Pseudo-labels by class (labeled images)")
-
-    for axes in (over_steps, *rest):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
-    figure.savefig(path, dpi=100)
+    for place, draw_panel in enumerate(panels, start=1):
+        draw_panel(figure.add_subplot(1, len(panels), place), results)
+    return figure
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +106,17 @@ def _pseudo_labels(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns recall and precision of the final pseudo-labels; nothing where there are none."""
     final = evaluation["pseudo_labels"].get("final", {})
     return {score: final[score] for score in ("recall", "precision") if final}
+
+
+def _assigned(evaluation: Mapping[str, Any]) -> list[int]:
+    """Returns how many pseudo-labels each class got, where it is not known whether they are right.
+
+    Empty where it is known or there are none.
+    """
+    final = evaluation["pseudo_labels"].get("final", {})
+    if any(share is not None for score in _pseudo_labels(evaluation).values() for share in score):
+        return []
+    return [round(count) for count in final.get("assigned", [])]
 
 
 def _percent(share: float | None) -> str:
@@ -120,7 +136,24 @@ def _summaries(results: Results) -> Iterator[str]:
         yield f"median of the last {count} evaluations, {accuracy_line(part, medians)}"
 
 
-def _bars(axes: Any, results: Results, series: Mapping[str, Sequence[float | None]]) -> None:
+def _draw_over_steps(axes: Axes, results: Results) -> None:
+    """Draws the balanced accuracy on every part that is evaluated."""
+    for part in results.medians():
+        evaluated = [entry for entry in results.evaluations if entry.get(part)]
+        steps = [entry["step"] for entry in evaluated]
+        for label, scores in (
+            (part, [entry[part] for entry in evaluated]),
+            (f"{part}, logit-adjusted", [entry[part]["logit_adjusted"] for entry in evaluated]),
+        ):
+            shares = [entry["balanced_accuracy"] for entry in scores]
+            axes.plot(steps, _percentages(shares), label=label)
+    axes.set(title="Balanced accuracy of the EMA network", xlabel="step", ylabel="%")
+    _add_legend(axes)
+
+
+def _draw_shares(
+    axes: Axes, results: Results, title: str, series: Mapping[str, Sequence[float | None]]
+) -> None:
     """Draws one group of bars per class; series without known values are left out."""
     known = {
         label: shares for label, shares in series.items() if any(s is not None for s in shares)
@@ -130,10 +163,29 @@ def _bars(axes: Any, results: Results, series: Mapping[str, Sequence[float | Non
     for index, (label, shares) in enumerate(known.items()):
         offset = (index - (len(known) - 1) / 2) * width
         axes.bar(classes + offset, _percentages(shares), width, label=label)
-    axes.set(xlabel="class", ylabel="%", ylim=(0, 100))
+    axes.set(ylabel="%", ylim=(0, 100))
+    _name_classes(axes, results, title)
+    if len(known) > 1:
+        _add_legend(axes)
+
+
+def _draw_counts(axes: Axes, results: Results, title: str, counts: Sequence[int]) -> None:
+    """Draws one bar per class."""
+    axes.bar(np.arange(len(counts)), counts, 0.8)
+    axes.set(ylabel="images")
+    _name_classes(axes, results, title)
+
+
+def _name_classes(axes: Axes, results: Results, title: str) -> None:
+    axes.set(title=f"{title} by class (labeled images)", xlabel="class")
+    classes = np.arange(len(results.class_names))
     if len(classes) <= MOST_CLASSES_NAMED:
         names = [
-            f"{name}\n({count})"
+            f"{printable(name, LONGEST_NAME)}\n({count})"
             for name, count in zip(results.class_names, results.labeled_counts, strict=True)
         ]
-        axes.set_xticks(classes, names, fontsize=8)
+        axes.set_xticks(classes, names, fontsize=8, parse_math=False)
+
+
+def _add_legend(axes: Axes) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)

@@ -121,11 +121,12 @@ class Results:
         last = self.evaluations[-MEDIAN_OVER:]
         return {
             part: {
-                **_median_scores([entry[part] for entry in last]),
-                "logit_adjusted": _median_scores([entry[part]["logit_adjusted"] for entry in last]),
+                **_median_scores(scores),
+                "logit_adjusted": _median_scores([entry["logit_adjusted"] for entry in scores]),
             }
             for part in ("test", "validation")
-            if last and last[-1].get(part)
+            # A run may have had no such images at first.
+            if (scores := [entry[part] for entry in last if entry.get(part)])
         }
 
     def write(self) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load, reading
@@ -31,13 +32,13 @@ from daso_tf.run.checkpoints import CheckpointError, Checkpoints
 from daso_tf.run.flags_file import RULES, changes_since, write_flags_file
 from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
 from daso_tf.run.prediction import Prediction
-from daso_tf.run.report import table
+from daso_tf.run.report import LONGEST_NAME, table
 from daso_tf.run.results import Results
 from daso_tf.settings import combinations
 from daso_tf.settings.build import build_encoder, build_learner
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
-from daso_tf.settings.methods import SELF_TRAINING
+from daso_tf.settings.methods import LEARNERS, SELF_TRAINING
 from daso_tf.settings.settings import Settings
 
 # Flags in which the workers of a run may differ: where files are, and how long to wait.
@@ -112,8 +113,10 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         resolution=settings.resolution,
         stream={"auto": None, "true": True, "false": False}[settings.stream],
         max_bad_files=settings.max_bad_files,
+        labeled_alone=LEARNERS[settings.learner].make.labeled_alone,
         seed=settings.seed,
     )
+    _note_missing_parts(settings, data)
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
@@ -340,6 +343,22 @@ def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoin
     )
 
 
+def _note_missing_parts(settings: Settings, data: SemiSupervisedData) -> None:
+    """Says where results come from if there are no test images."""
+    if data.test is not None:
+        return
+    if settings.test_images:
+        raise ValueError(
+            f"--test_images={settings.test_images}, but there are no test images; leave it out."
+        )
+    logging.warning(
+        "There are no test images: %s.",
+        "only pseudo-labels are reported"
+        if data.validation is None
+        else "results come from the validation images",
+    )
+
+
 def _write_images(
     images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
 ) -> None:
@@ -349,5 +368,6 @@ def _write_images(
     directory.mkdir(exist_ok=True)
     members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
     for index, image in zip(members, images.take(members), strict=True):
-        name = f"{class_names[images.labels[index]]}_{index}.png"
+        class_name = class_names[images.labels[index]].replace("/", "_")[:LONGEST_NAME]
+        name = f"{class_name}_{index}.png"
         Image.fromarray(image).save(directory / name)

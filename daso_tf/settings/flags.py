@@ -28,7 +28,12 @@ MODEL_DIR = location(
 DATA = (
     string("dataset", "", f"Required: one of {', '.join(DATASETS)}."),
     location("data_dir", None, "Folder of the data set, or of its downloads.", free=True),
-    *(choice(name, None, list(option.choices), option.help) for name, option in OPTIONS.items()),
+    *(
+        choice(name, None, list(option.choices), option.help)
+        if option.choices
+        else location(name, None, option.help, free=True)
+        for name, option in OPTIONS.items()
+    ),
     integer(
         "labeled_head",
         0,

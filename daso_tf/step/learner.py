@@ -85,6 +85,7 @@ class Learner(Classifier):
     Attributes:
         asks_for: What the learner needs from its batches: "class_balanced_batches", batches with
             equally many labeled images of every class.
+        labeled_alone: Whether the learner learns from the labeled images alone.
         refuses: What the learner cannot be combined with, and why, by the name of the argument
             ("pseudo_labeler", "threshold", "balanced_head") or of what a part asks for ("margins",
             see `PseudoLabeler`). "balance" stands for every method against the imbalance of the
@@ -96,6 +97,7 @@ class Learner(Classifier):
     """
 
     asks_for: ClassVar[frozenset[str]] = frozenset()
+    labeled_alone: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"threshold": NO_THRESHOLD, "balanced_head": NO_BALANCED_HEAD, "margins": NO_MARGINS}
     )
@@ -510,6 +512,7 @@ class Learner(Classifier):
         return {
             "with_positions": self.needs_positions,
             "class_balanced": "class_balanced_batches" in self.asks_for,
+            "labeled_alone": self.labeled_alone,
         }
 
     # Keras -----------------------------------------------------------------------------------

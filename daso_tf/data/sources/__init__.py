@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from daso_tf.data.errors import DataError
-from daso_tf.data.sources import semi_aves
+from daso_tf.data.sources import image_list, semi_aves
 from daso_tf.data.sources.any_tfds import any_tfds
 from daso_tf.data.sources.benchmarks import BENCHMARKS, benchmark
 from daso_tf.data.sources.digits import digits
@@ -26,6 +26,7 @@ class _Entry(NamedTuple):
 _ENTRIES = {
     "digits": _Entry(digits),
     "image_folder": _Entry(image_folder),
+    "image_list": _Entry(image_list.image_list, image_list.OPTIONS),
     **{name: _Entry(partial(benchmark, name)) for name in BENCHMARKS},
     "semi_aves": _Entry(semi_aves.semi_aves, semi_aves.OPTIONS),
 }
@@ -42,7 +43,7 @@ OPTIONS: Mapping[str, Option] = {
 
 
 def open_source(
-    dataset: str, data_dir: str | os.PathLike[str] | None, **options: str | None
+    dataset: str, data_dir: str | os.PathLike[str] | None, **options: str | os.PathLike[str] | None
 ) -> Source:
     """Opens a data set by name and lists its images, without reading more than necessary.
 
@@ -59,7 +60,10 @@ def open_source(
             option or its value.
     """
     entry = _entry(dataset)
-    chosen = {name: option.choices[0] for name, option in entry.options.items()}
+    chosen: dict[str, str | os.PathLike[str] | None] = {
+        name: option.choices[0] if option.choices else None
+        for name, option in entry.options.items()
+    }
     for name, value in options.items():
         if value is None:
             continue
@@ -70,7 +74,7 @@ def open_source(
                 f"{dataset!r} has no option {name}. Leave it out."
             )
         choices = entry.options[name].choices
-        if value not in choices:
+        if choices and value not in choices:
             raise DataError(f"{name}={value!r}; for {dataset} it must be {' or '.join(choices)}.")
         chosen[name] = value
     return entry.open(data_dir, **chosen)

@@ -25,7 +25,7 @@ def part_of(name: str) -> str | None:
     >>> part_of("Val"), part_of("un-labelled"), part_of("images")
     ('validation', 'unlabeled', None)
     """
-    return _SPELLINGS.get(_plain(name))
+    return _SPELLINGS.get(plain(name))
 
 
 def nearest_part(name: str) -> str | None:
@@ -36,9 +36,10 @@ def nearest_part(name: str) -> str | None:
     >>> nearest_part("valdation"), nearest_part("images")
     ('validation', None)
     """
-    near = difflib.get_close_matches(_plain(name), _SPELLINGS, 1, cutoff=0.75)
+    near = difflib.get_close_matches(plain(name), _SPELLINGS, 1, cutoff=0.75)
     return _SPELLINGS[near[0]] if near else None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Returns a name without what does not matter: case, spaces, hyphens and underscores."""
     return name.casefold().translate({ord(character): None for character in " -_"})

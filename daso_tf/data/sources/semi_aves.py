@@ -20,7 +20,7 @@ from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
 from daso_tf.data.sources.source import Option, Source
 from daso_tf.data.statistics import Statistics
-from daso_tf.data.text import decoded, numbered_lines
+from daso_tf.data.text import decoded, numbered_lines, refuse_wrong_lines
 
 NUM_CLASSES = 200
 
@@ -151,7 +151,7 @@ def _read_list(name: str, file: Path, list_of: dict[str, str]) -> ImageList:
             list_of[path] = name
             paths.append(path)
             labels.append(label_of[label])
-    _refuse_wrong_lines(file, wrong)
+    refuse_wrong_lines(file, wrong)
     if not paths:
         raise DataError(f"{str(file)!r} lists no images; download it again.")
     return ImageList(paths, np.array(labels, np.int32))
@@ -168,7 +168,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
         if label != str(len(names)) or not name.strip() or name in names:
             wrong.append(f"line {number} is {line!r}, not '{len(names)} NAME' with a new name")
         names.append(name)
-    _refuse_wrong_lines(file, wrong)
+    refuse_wrong_lines(file, wrong)
     if len(names) != NUM_CLASSES:
         raise DataError(f"{str(file)!r} names {len(names)} classes; it must name {NUM_CLASSES}.")
     return tuple(names)
@@ -183,13 +183,6 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     except (OSError, EOFError, lzma.LZMAError, DataError) as error:
         raise DataError(f"{str(file)!r} cannot be read: {error}. Download it again.") from error
     yield from numbered_lines(text)
-
-
-def _refuse_wrong_lines(file: Path, wrong: list[str]) -> None:
-    if wrong:
-        more = f"\n... and {len(wrong) - 5:,} more." if len(wrong) > 5 else ""
-        count = f"{len(wrong):,} wrong line{'s' * (len(wrong) > 1)}"
-        raise DataError(f"{str(file)!r} has {count}:\n  " + "\n  ".join(wrong[:5]) + more)
 
 
 def _check_images_are_there(root: Path, lists: dict[str, ImageList]) -> None:

@@ -36,7 +36,7 @@ class Option:
     """An option that a data set has in addition to its folder.
 
     Args:
-        choices: The allowed values; the first is the default.
+        choices: The allowed values; the first is the default. Empty where the value is a path.
         help: What it chooses, as one line for `--help`.
     """
 
