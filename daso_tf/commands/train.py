@@ -11,8 +11,9 @@ from daso_tf.commands import terminal
 from daso_tf.data import DataError
 from daso_tf.platform import strategies
 from daso_tf.run.checkpoints import NonFiniteError
+from daso_tf.run.lock import one_run
 from daso_tf.run.run import finish, prepare, train
-from daso_tf.settings.flags import SECTIONS
+from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
 
 
@@ -26,6 +27,12 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    settings = complete(settings)
+    with one_run(settings):
+        return _train(settings)
+
+
+def _train(settings: Settings) -> int:
     run = prepare(settings)
     try:
         run = train(run)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -19,9 +24,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     >>> write_atomically(Path("greeting.txt"), lambda file: file.write(b"hello"))
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    # A name of its own: two processes that write the same file do not take each other's.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes have left unfinished in a folder and its subfolders.
+
+    Args:
+        folder: A folder in which no other process writes now.
+    """
+    for path in folder.rglob("*.tmp"):
+        if _UNFINISHED.search(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
