@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import keras
@@ -24,6 +24,7 @@ from daso_tf.platform.keras_versions import (
     own_name,
     scales_losses,
 )
+from daso_tf.run.data_file import UnlabeledImages
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
@@ -34,6 +35,8 @@ UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.
 LOSS_SCALE = "loss_scale"
 # The version of the files. Version 0.1 of the library wrote none; its files count as 1.
 VERSION, VERSION_NAME = 2, "version"
+# The fingerprint of the unlabeled images, to which entries of memories belong; see `data_file`.
+UNLABELED_NAME = "unlabeled"
 
 
 class CheckpointError(ValueError):
@@ -51,6 +54,7 @@ class Checkpoints:
         directory: The folder; created by the first `save`.
         keep: Number of checkpoints to keep, at least 2, so that one remains if the newest is
             damaged.
+        unlabeled: The unlabeled images of the run, now and before; None where they never change.
 
     Raises:
         ValueError: If `keep` is below 2.
@@ -64,11 +68,14 @@ class Checkpoints:
     ```
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3):
+    def __init__(
+        self, directory: str | Path, keep: int = 3, unlabeled: UnlabeledImages | None = None
+    ):
         if keep < 2:
             raise ValueError(f"keep must be at least 2, not {keep}.")
         self.directory = Path(directory)
         self.keep = keep
+        self.unlabeled = unlabeled
 
     def paths(self) -> list[Path]:
         """The checkpoint files, newest first."""
@@ -92,6 +99,8 @@ class Checkpoints:
         """
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
         arrays[VERSION_NAME] = np.array(VERSION)
+        if self.unlabeled is not None:
+            arrays[UNLABELED_NAME] = np.array(self.unlabeled.fingerprint)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
@@ -116,7 +125,11 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are checkpoints but none can be read.
         """
-        version = self._restore(lambda version: dict(_named_variables(model, version)), whole=True)
+        version = self._restore(
+            lambda version: dict(_named_variables(model, version)),
+            whole=True,
+            memories={id(variable) for variable in _image_memories(model)},
+        )
         if version and version < 2:
             _convert_velocity(model)
         return bool(version)
@@ -137,11 +150,18 @@ class Checkpoints:
         variables = {f"average/{i:04d}": weight for i, weight in weights}
         return bool(self._restore(lambda _: variables, whole=False))
 
-    def _restore(self, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool) -> int:
+    def _restore(
+        self,
+        variables_of: Callable[[int], dict[str, tf.Variable]],
+        whole: bool,
+        memories: Collection[int] = (),
+    ) -> int:
         """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
         for path in self.paths():
             try:
-                version, variables, arrays = _read(path, variables_of, whole)
+                version, variables, arrays = _read(
+                    path, variables_of, whole, memories, self.unlabeled
+                )
             except UNREADABLE as error:
                 logging.warning("%s cannot be read (%s); trying the previous one", path, error)
                 continue
@@ -212,15 +232,42 @@ def _convert_velocity(model: keras.Model) -> None:
     )
 
 
+def _image_memories(model: keras.Model) -> list[tf.Variable]:
+    """Returns the variables with one entry per unlabeled image."""
+    parts = [part for part in (model.threshold, model.pseudo_labeler) if part is not None]
+    return [variable for part in parts for variable in part.image_memories()]
+
+
+def _carried_over(memory: np.ndarray, before: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """Returns a memory with its entries in another order.
+
+    Args:
+        memory: An entry per unlabeled image, as saved.
+        before: int64 `(N,)`, where the entry of each present image is in it; -1 for a new image.
+        initial: The initial memory of the present images.
+    """
+    if before.max(initial=-1) >= len(memory) or len(before) != len(initial):
+        raise ValueError(f"a memory has {len(memory)} entries, not one per unlabeled image")
+    carried = initial.copy()
+    carried[before >= 0] = memory[before[before >= 0]]
+    return carried
+
+
 def _read(
-    path: Path, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool
+    path: Path,
+    variables_of: Callable[[int], dict[str, tf.Variable]],
+    whole: bool,
+    memories: Collection[int] = (),
+    unlabeled: UnlabeledImages | None = None,
 ) -> tuple[int, dict[str, tf.Variable], dict[str, np.ndarray]]:
     """Returns a checkpoint's version, the variables for it, and its arrays, checked by these."""
     with np.load(path, allow_pickle=False) as file:
         version = int(file[VERSION_NAME]) if VERSION_NAME in file.files else 1
         variables = variables_of(version)
         arrays = {name: file[name] for name in file.files if whole or name in variables}
+        fingerprint = str(file[UNLABELED_NAME]) if UNLABELED_NAME in file.files else None
     arrays.pop(VERSION_NAME, None)
+    arrays.pop(UNLABELED_NAME, None)
     differing = arrays.keys() ^ variables.keys()
     for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
         arrays.pop(name, None)
@@ -228,6 +275,11 @@ def _read(
     if differing:
         named = ", ".join(sorted(differing)[:4])
         raise ValueError(f"it contains other variables than this model: {named}")
+    before = unlabeled.positions_in(fingerprint) if memories and unlabeled is not None else None
+    if before is not None:
+        for name in [name for name in arrays if id(variables[name]) in memories]:
+            initial = variables[name].numpy()
+            arrays[name] = _carried_over(arrays[name], before, initial)
     for name, array in list(arrays.items()):
         if array.shape != tuple(variables[name].shape):
             if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size

@@ -12,10 +12,11 @@ import tensorflow as tf
 from PIL import Image
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load, reading
+from daso_tf.data.identity import Identity
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.run import epochs
+from daso_tf.run import data_file, epochs
 from daso_tf.run.callbacks import (
     Evaluation,
     PacedCallbacks,
@@ -44,6 +45,7 @@ class Run(NamedTuple):
         strategy: The devices that it trains on.
         model_dir: The folder of the run.
         data: Its data, as loaded.
+        identity: What the data consists of.
         generation: The generation of self-training that trains next; the only one without it.
         learner: What is trained, in the state of the newest checkpoint.
         checkpoints: Those of the run.
@@ -55,6 +57,7 @@ class Run(NamedTuple):
     strategy: tf.distribute.Strategy
     model_dir: Path
     data: SemiSupervisedData
+    identity: Identity
     generation: Generation
     learner: Learner
     checkpoints: Checkpoints
@@ -93,11 +96,18 @@ def prepare(settings: Settings) -> Run:
         max_bad_files=settings.max_bad_files,
         seed=settings.seed,
     )
+    run_data = data_file.continue_with(
+        data, settings.data_dir, model_dir, bool(checkpoints.paths()), settings.adopt_data
+    )
+    checkpoints.unlabeled, data = run_data.unlabeled, run_data.data
     strategy = strategies.make(settings.strategy, settings.wait_for_workers)
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    run = begin(settings, data, checkpoints, strategy)
+    run = begin(settings, data, run_data.identity, checkpoints, strategy)
     if strategies.is_chief(strategy):
+        if run_data.news:
+            print(run_data.news)
         model_dir.mkdir(parents=True, exist_ok=True)
+        run_data.write(model_dir / data_file.NAME)
         write_flags_file(model_dir / "flags.cfg", settings)
         if data.test is not None:
             folder = model_dir / "test_images"
@@ -108,6 +118,7 @@ def prepare(settings: Settings) -> Run:
 def begin(
     settings: Settings,
     data: SemiSupervisedData,
+    identity: Identity,
     checkpoints: Checkpoints,
     strategy: tf.distribute.Strategy,
 ) -> Run:
@@ -116,6 +127,7 @@ def begin(
     Args:
         settings: The settings of the run, completed.
         data: The data of the run.
+        identity: What the data consists of.
         checkpoints: Those of the run so far.
         strategy: The devices that it trains on.
     """
@@ -131,7 +143,7 @@ def begin(
     generation = Generation.at(step, length, settings.steps)
     trained_on = data
     if generation.number:
-        images = PseudoLabeledImages(model_dir / "generations")
+        images = PseudoLabeledImages(model_dir / "generations", checkpoints.unlabeled)
         if step == generation.first_step:
             with reading(data):
                 images.choose(
@@ -149,11 +161,24 @@ def begin(
             checkpoints.restore(learner)
     stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))
     results = Results(
-        model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
+        model_dir / "results.json",
+        data.class_names,
+        data.labeled_counts,
+        data.unlabeled_counts,
+        identity.evaluated,
     )
     results.forget_after(step)
     return Run(
-        settings, strategy, model_dir, data, generation, learner, checkpoints, results, stages
+        settings,
+        strategy,
+        model_dir,
+        data,
+        identity,
+        generation,
+        learner,
+        checkpoints,
+        results,
+        stages,
     )
 
 
@@ -169,7 +194,7 @@ def train(run: Run) -> Run:
     """
     _train_generation(run)
     while run.generation.last_step < run.settings.steps:
-        run = begin(run.settings, run.data, run.checkpoints, run.strategy)
+        run = begin(run.settings, run.data, run.identity, run.checkpoints, run.strategy)
         _train_generation(run)
     return run
 
