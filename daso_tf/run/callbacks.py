@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.data import ImageFiles, Images
+from daso_tf.platform import replicas
 from daso_tf.run.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import accuracy_line, draw
@@ -33,6 +34,8 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         verbose: As for `fit`.
         interval: Least number of seconds between two steps after which callbacks are called; 0 for
             every step.
+        after_step: Called after every step but the last one of an epoch, with the number of the
+            step in the epoch, from 0. It gets no logs.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         epochs: int,
         verbose: int,
         interval: float = 0.5,
+        after_step: Callable[[int], None] | None = None,
     ):
         super().__init__(
             list(callbacks),
@@ -54,10 +58,14 @@ class PacedCallbacks(keras.callbacks.CallbackList):
             verbose=verbose,
         )
         self._interval = interval
+        self._steps = steps
+        self._after_step = after_step
         self._last_call = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         """Calls the callbacks if the last call is long enough ago."""
+        if self._after_step is not None and batch + 1 < self._steps:
+            self._after_step(batch)
         now = time.monotonic()
         if now - self._last_call >= self._interval:
             self._last_call = now
@@ -116,6 +124,28 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
             raise NonFiniteError(f"by step {step} the losses were not finite: {values}")
 
 
+class ContinueMetrics(keras.callbacks.Callback):
+    """Continues the metrics of a checkpoint that was saved between two evaluations.
+
+    Keras resets metrics where an epoch begins, and the first epoch of a continued run is the rest
+    of one. `Evaluation` resets them, too, so at all other times there is nothing to continue.
+    """
+
+    def on_train_begin(self, logs=None):
+        """Takes the metrics, before Keras resets them."""
+        self._counted = [
+            (variable, np.asarray(tf.convert_to_tensor(variable)))
+            for metric in self.model.metrics
+            for variable in metric.variables
+        ]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets them again in the first epoch."""
+        for variable, value in self._counted:
+            replicas.set_sum(self.model.distribute_strategy, variable, value)
+        self._counted = []
+
+
 class Evaluation(keras.callbacks.Callback):
     """Evaluates the EMA network after every epoch, and records the result.
 
@@ -144,6 +174,7 @@ class Evaluation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events."""
         evaluation = self._evaluate()
+        self.model.reset_metrics()  # it has reported them
         if self.directory is None:
             return
         for name in self.parts:
@@ -188,12 +219,25 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     Args:
         checkpoints: The checkpoints of the run.
+        every: Number of steps of the run after which another one is saved; 0 for none.
+        write: Whether this worker writes them; the others only take part.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
+    def __init__(self, checkpoints: Checkpoints, every: int = 0, write: bool = True):
         super().__init__()
         self.checkpoints = checkpoints
+        self.every = every
+        self.write = write
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Stores the step at which the epoch starts."""
+        self._first_step = int(self.model.step.numpy())
+
+    def after_step(self, batch: int) -> None:
+        """Saves within an epoch, after every `every` steps of the run."""
+        if self.every and (self._first_step + batch + 1) % self.every == 0:
+            self.checkpoints.save(self.model, self.write)
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves every variable of model and optimizer."""
-        self.checkpoints.save(self.model)
+        self.checkpoints.save(self.model, self.write)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from daso_tf.platform import replicas
 from daso_tf.platform.keras_versions import (
     build_optimizer,
     loss_scale_variables,
@@ -33,6 +34,8 @@ UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.
 
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
+# What the metrics have counted since the last evaluation; version 0.1 did not write it.
+METRICS = "metrics"
 # The version of the files. Version 0.1 of the library wrote none; its files count as 1.
 VERSION, VERSION_NAME = 2, "version"
 # The fingerprint of the unlabeled images, to which entries of memories belong; see `data_file`.
@@ -85,11 +88,13 @@ class Checkpoints:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
         return max((int(path.stem.removeprefix("step_")) for path in self.paths()), default=0)
 
-    def save(self, model: keras.Model) -> Path:
-        """Writes the variables of the model and of its optimizer.
+    def save(self, model: keras.Model, write: bool = True) -> Path:
+        """Writes the variables of the model, of its optimizer and of its metrics.
 
         Args:
             model: A compiled learner, after `model.step` steps.
+            write: Whether this process writes the file. Other workers only take part: what the
+                metrics count is in all of them.
 
         Returns:
             The file that was written.
@@ -97,7 +102,14 @@ class Checkpoints:
         Raises:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
         """
-        arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
+        metrics = {
+            name: np.asarray(tf.convert_to_tensor(variable))
+            for name, variable in _metric_variables(model).items()
+        }
+        path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
+        if not write:
+            return path
+        arrays = {name: variable.numpy() for name, variable in _named_variables(model)} | metrics
         arrays[VERSION_NAME] = np.array(VERSION)
         if self.unlabeled is not None:
             arrays[UNLABELED_NAME] = np.array(self.unlabeled.fingerprint)
@@ -107,7 +119,6 @@ class Checkpoints:
                     f"a variable of shape {array.shape} ({name}) contains nan or infinity"
                 )
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
         write_atomically(path, lambda file: np.savez(file, **arrays))
         for old in self.paths()[self.keep :]:
             old.unlink()
@@ -126,9 +137,10 @@ class Checkpoints:
             CheckpointError: If there are checkpoints but none can be read.
         """
         version = self._restore(
-            lambda version: dict(_named_variables(model, version)),
+            lambda version: dict(_named_variables(model, version)) | _metric_variables(model),
             whole=True,
             memories={id(variable) for variable in _image_memories(model)},
+            strategy=model.distribute_strategy,
         )
         if version and version < 2:
             _convert_velocity(model)
@@ -155,6 +167,7 @@ class Checkpoints:
         variables_of: Callable[[int], dict[str, tf.Variable]],
         whole: bool,
         memories: Collection[int] = (),
+        strategy: tf.distribute.Strategy | None = None,
     ) -> int:
         """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
         for path in self.paths():
@@ -166,7 +179,10 @@ class Checkpoints:
                 logging.warning("%s cannot be read (%s); trying the previous one", path, error)
                 continue
             for name, array in arrays.items():
-                variables[name].assign(array)
+                if name.startswith(METRICS):
+                    replicas.set_sum(strategy, variables[name], array)
+                else:
+                    variables[name].assign(array)
             return version
         if self.paths():
             raise CheckpointError(
@@ -202,6 +218,19 @@ def _named_variables(
             yield f"{part}/{position:04d}", variable
     if hasattr(optimizer.learning_rate, "assign"):  # a number that callbacks may change
         yield "optimizer/learning_rate", optimizer.learning_rate
+
+
+def _metric_variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """Returns the variables of the training metrics, by a name that is the same in every process.
+
+    A checkpoint between two evaluations needs them: the next evaluation reports all steps since the
+    last one.
+    """
+    return {
+        f"{METRICS}/{metric.name}/{position}": variable
+        for metric in model.metrics
+        for position, variable in enumerate(metric.variables)
+    }
 
 
 def _new_in_version_2(model: keras.Model) -> set[int]:
@@ -269,7 +298,7 @@ def _read(
     arrays.pop(VERSION_NAME, None)
     arrays.pop(UNLABELED_NAME, None)
     differing = arrays.keys() ^ variables.keys()
-    for name in [name for name in differing if name.startswith(LOSS_SCALE)]:
+    for name in [name for name in differing if name.startswith((LOSS_SCALE, METRICS))]:
         arrays.pop(name, None)
         differing.remove(name)
     if differing:

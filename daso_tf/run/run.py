@@ -18,6 +18,7 @@ from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.run import data_file, epochs
 from daso_tf.run.callbacks import (
+    ContinueMetrics,
     Evaluation,
     PacedCallbacks,
     SaveCheckpoint,
@@ -218,17 +219,18 @@ def _train_generation(run: Run) -> None:
     parts = {"test": run.data.test, "validation": run.data.validation}
     evaluated = {name: images for name, images in parts.items() if images is not None}
     predict = Prediction(run.learner, run.settings.evaluation_batch_size)
-    callbacks: list[keras.callbacks.Callback] = [StopAtNonFiniteLoss()]
+    is_chief = strategies.is_chief(run.strategy)
+    save = SaveCheckpoint(run.checkpoints, run.settings.checkpoint_every, is_chief)
+    callbacks: list[keras.callbacks.Callback] = [
+        ContinueMetrics(),
+        StopAtNonFiniteLoss(),
+        *([ShortProgress()] if is_chief else []),
+        Evaluation(evaluated, predict, run.results, run.model_dir if is_chief else None),
+        save,
+    ]
     verbose = 0
-    if strategies.is_chief(run.strategy):
-        callbacks += [
-            ShortProgress(),
-            Evaluation(evaluated, predict, run.results, run.model_dir),
-            SaveCheckpoint(run.checkpoints),
-        ]
+    if is_chief:
         verbose = 1 if sys.stdout.isatty() else 2  # a bar, or one line per epoch in a file
-    else:
-        callbacks += [Evaluation(evaluated, predict, run.results, None)]
     with reading(run.data):
         for stage in run.stages:
             run.learner.fit(
@@ -237,7 +239,12 @@ def _train_generation(run: Run) -> None:
                 initial_epoch=stage.initial_epoch,
                 epochs=stage.epochs,
                 callbacks=PacedCallbacks(
-                    callbacks, run.learner, stage.steps_per_epoch, stage.epochs, verbose
+                    callbacks,
+                    run.learner,
+                    stage.steps_per_epoch,
+                    stage.epochs,
+                    verbose,
+                    after_step=save.after_step,
                 ),
                 shuffle=False,  # the batches are shuffled already
                 verbose=verbose,

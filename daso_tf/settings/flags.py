@@ -149,7 +149,18 @@ RUN = (
         free=True,
     ),
     integer(
-        "evaluate_every", 500, "[1, inf)", "Steps between evaluations, each with a checkpoint."
+        "evaluate_every",
+        500,
+        "[1, inf)",
+        "Steps between evaluations, each with a checkpoint.",
+        free=True,
+    ),
+    integer(
+        "checkpoint_every",
+        0,
+        "[0, inf)",
+        "Steps between further checkpoints; 0: only at evaluations.",
+        free=True,
     ),
     integer(
         "evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True
