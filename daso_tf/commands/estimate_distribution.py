@@ -20,10 +20,11 @@ from daso_tf.data import SemiSupervisedData, estimate_distribution, reading
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.text import printable
 from daso_tf.run.files import write_atomically
+from daso_tf.run.lock import one_run
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.run import prepare
 from daso_tf.settings.flag import location
-from daso_tf.settings.flags import SECTIONS
+from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
 
 
@@ -44,8 +45,10 @@ def main(settings: Settings, arguments: list[str]) -> int:
             f"there is no training run in --model_dir={settings.model_dir}; give the flags of a "
             "run: --flagfile=RUN/flags.cfg"
         )
-    run = prepare(settings)
-    counts = estimate(run.data, Prediction(run.learner, settings.evaluation_batch_size))
+    settings = complete(settings)
+    with one_run(settings):
+        run = prepare(settings)
+        counts = estimate(run.data, Prediction(run.learner, settings.evaluation_batch_size))
     write(settings.output, run.data.class_names, counts)
     print(table(run.data, counts))
     return 0

@@ -15,8 +15,9 @@ from daso_tf.platform import signals, strategies
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run.callbacks import Stopped
 from daso_tf.run.checkpoints import NonFiniteError
+from daso_tf.run.lock import one_run
 from daso_tf.run.run import finish, prepare, train
-from daso_tf.settings.flags import SECTIONS
+from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
 
 _CONTINUES = "the same command continues from the newest checkpoint"
@@ -32,9 +33,13 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    settings = complete(settings)
     last_step = LastStep()
-    with signals.taken_by(
-        lambda number: number == signal.SIGTERM and last_step.request(), _CONTINUES
+    with (
+        one_run(settings),
+        signals.taken_by(
+            lambda number: number == signal.SIGTERM and last_step.request(), _CONTINUES
+        ),
     ):
         code = _run(settings, last_step)
     return code

@@ -27,6 +27,7 @@ class Images:
         images: uint8 array of shape (N, height, width, 3), RGB in 0..255.
         labels: Integer array of shape (N,), classes from 0, or -1 (`daso_tf.data.UNKNOWN`) where
             the class is not known; stored as int32.
+        files: The N files that the images were read from; None if they are from none.
 
     Raises:
         DataError: If a shape or type is wrong.
@@ -42,6 +43,7 @@ class Images:
 
     images: np.ndarray
     labels: np.ndarray
+    files: Sequence[decode.ImageFile] | None = None
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)

@@ -86,12 +86,14 @@ class FilePool:
 
     def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
         """See `Pool.read`."""
-        images, errors = decode.read_images([self.files[member] for member in members], size)
+        files = [self.files[member] for member in members]
+        images, errors = decode.read_images(files, size)
         unreadable.add(*errors.values())
         labels = self.labels[members]
         if errors:
             images, labels = (np.delete(array, list(errors), axis=0) for array in (images, labels))
-        return Images(images, labels)
+            files = [file for place, file in enumerate(files) if place not in errors]
+        return Images(images, labels, files)
 
     def stream(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> ImageFiles:
         """See `Pool.stream`."""

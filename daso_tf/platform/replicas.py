@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+import numpy as np
 import tensorflow as tf
 
 Values = TypeVar("Values")
@@ -116,6 +117,33 @@ def average(variables: Iterable[tf.Variable]) -> None:
     means = mean([tf.convert_to_tensor(variable) for variable in variables])
     for variable, value in zip(variables, means, strict=True):
         variable.assign(value)
+
+
+def set_sum(strategy: tf.distribute.Strategy, variable: tf.Variable, value: np.ndarray) -> None:
+    """Sets a variable whose value is the sum over the replicas, outside of a step.
+
+    Args:
+        strategy: The strategy of the variable.
+        variable: A variable of a metric: each replica adds to its own.
+        value: The sum. The first replica gets it; its parts would be rounded.
+
+    Example:
+
+    >>> variable = tf.Variable(0.0)
+    >>> set_sum(tf.distribute.get_strategy(), variable, np.array(5.0))
+    >>> float(variable)
+    5.0
+    """
+    if strategy.num_replicas_in_sync == 1:
+        variable.assign(value)
+        return
+
+    def set_own() -> None:
+        context = tf.distribute.get_replica_context()
+        is_first = tf.equal(context.replica_id_in_sync_group, 0)
+        variable.assign(tf.where(is_first, value, tf.zeros_like(value)))
+
+    strategy.run(set_own)
 
 
 def _reduced(operation: tf.distribute.ReduceOp, values: Values) -> Values:

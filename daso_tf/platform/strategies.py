@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -131,61 +131,6 @@ def check_same(strategy: tf.distribute.Strategy, name: str, value: int) -> None:
 def wait_for_chief(strategy: tf.distribute.Strategy) -> None:
     """Returns when all workers have called this: none may exit while the chief is writing."""
     check_same(strategy, "end", 0)
-
-
-def replica_values(
-    strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
-) -> list[np.ndarray]:
-    """Reads variables of which every replica has its own value. All workers must call this.
-
-    Args:
-        strategy: The strategy of the variables.
-        variables: Variables that their replicas sum only when they are read, as metrics have.
-
-    Returns:
-        One array `(replicas, ...)` per variable.
-
-    Example:
-
-    >>> counted = tf.Variable([2.0, 3.0])
-    >>> replica_values(tf.distribute.get_strategy(), [counted])[0].tolist()
-    [[2.0, 3.0]]
-    """
-    read = tf.function(
-        lambda: strategy.run(lambda: [tf.convert_to_tensor(v)[None] for v in variables]),
-        autograph=False,
-    )
-    return [strategy.gather(values, axis=0).numpy() for values in read()]
-
-
-def set_replica_values(
-    strategy: tf.distribute.Strategy,
-    variables: Sequence[tf.Variable],
-    values: Sequence[np.ndarray],
-) -> None:
-    """Sets variables to what `replica_values` has returned. All workers must call this.
-
-    With another number of replicas than there were, the first one gets the sum.
-
-    Args:
-        strategy: The strategy of the variables.
-        variables: The variables.
-        values: One array `(replicas, ...)` per variable.
-    """
-    replicas = strategy.num_replicas_in_sync
-    if any(len(value) != replicas for value in values):
-        rest = replicas - 1
-        values = [
-            np.pad(value.sum(axis=0, keepdims=True), [(0, rest)] + [(0, 0)] * (value.ndim - 1))
-            for value in values
-        ]
-
-    def assign() -> None:
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(tf.constant(value)[replica])
-
-    tf.function(lambda: strategy.run(assign), autograph=False)()
 
 
 def _one_device(*_: object) -> tf.distribute.Strategy:

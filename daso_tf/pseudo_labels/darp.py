@@ -99,6 +99,10 @@ class DARPPseudoLabeler(PseudoLabeler):
         )
         self.built = True
 
+    def image_memories(self) -> list[tf.Variable]:
+        """Returns the variables with one entry per unlabeled image; see `PseudoLabeler`."""
+        return [self.predictions, self.refined]
+
     def call(
         self,
         linear_target: tf.Tensor,

@@ -164,6 +164,14 @@ class PseudoLabeler(keras.layers.Layer):
             step: int scalar, the number of steps done before this one.
         """
 
+    def image_memories(self) -> list[tf.Variable]:
+        """Returns the variables with one entry per unlabeled image, in the order of the images.
+
+        Where a run continues with other unlabeled images, the entry of each image moves with it. A
+        new image has the initial value.
+        """
+        return []
+
 
 def checked_num_classes(name: str, distribution: Sequence[float], num_classes: int) -> None:
     """Checks that a class distribution has one number for each class of the predictions.

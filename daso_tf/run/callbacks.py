@@ -9,10 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from daso_tf.data import ImageFiles, Images
-from daso_tf.platform import strategies
+from daso_tf.platform import replicas
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.run.prediction import Prediction
@@ -47,9 +46,10 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         epochs: Number of the last epoch.
         verbose: As for `fit`.
         last_step: When to stop early.
-        save: Saves a checkpoint within an epoch.
         interval: Least number of seconds between two steps after which callbacks are called; 0 for
             every step.
+        after_step: Called after every step but the last one of an epoch, with the number of the
+            step in the epoch, from 0, and whether the run stops after it. It gets no logs.
 
     Raises:
         Stopped: From `fit`, after the last step. At the end of an epoch the callbacks come first.
@@ -63,7 +63,7 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         epochs: int,
         verbose: int,
         last_step: LastStep,
-        save: Callable[[], object],
+        after_step: Callable[[int, bool], object],
         interval: float = 0.5,
     ):
         super().__init__(
@@ -77,8 +77,8 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         )
         self._steps = steps
         self._last_step = last_step
-        self._save = save
         self._interval = interval
+        self._after_step = after_step
         self._last_call = time.monotonic()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -88,9 +88,11 @@ class PacedCallbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_end(self, batch, logs=None):
         """Calls the callbacks if the last call is long enough ago; stops after the last step."""
-        if self._last_step.reached() and batch + 1 < self._steps:
-            self._save()
-            raise Stopped(int(self.model.step.numpy()))
+        stops = self._last_step.reached()
+        if batch + 1 < self._steps:
+            self._after_step(batch, stops)
+            if stops:
+                raise Stopped(int(self.model.step.numpy()))
         now = time.monotonic()
         if now - self._last_call >= self._interval:
             self._last_call = now
@@ -102,51 +104,6 @@ class PacedCallbacks(keras.callbacks.CallbackList):
         if self._last_step.reached():
             raise Stopped(int(self.model.step.numpy()))
         self._last_step.unsaved = False
-
-
-class ContinuedEpoch(keras.callbacks.Callback):
-    """Lets the first epoch continue with what the metrics had counted when its run was stopped.
-
-    Args:
-        counted: `Checkpoints.counted`; empty if the run continues at the start of an epoch.
-    """
-
-    def __init__(self, counted: Sequence[np.ndarray]):
-        super().__init__()
-        self._counted = counted
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the metrics, which `fit` has just reset."""
-        if self._counted:
-            set_counted(self.model, self._counted)
-        self._counted = ()
-
-
-def counted_so_far(model: keras.Model) -> list[np.ndarray]:
-    """Returns what the metrics of a model have counted in this epoch. All workers must call this.
-
-    Args:
-        model: A compiled learner.
-    """
-    return strategies.replica_values(model.distribute_strategy, _metric_variables(model))
-
-
-def set_counted(model: keras.Model, counted: Sequence[np.ndarray]) -> None:
-    """Sets the metrics of a model to what `counted_so_far` has returned.
-
-    Args:
-        model: A compiled learner, of the same method.
-        counted: The arrays. Those of a version with other metrics are left out.
-    """
-    variables = _metric_variables(model)
-    if [array.shape[1:] for array in counted] != [tuple(v.shape) for v in variables]:
-        logging.warning("the metrics of this epoch only count the steps from here on")
-        return
-    strategies.set_replica_values(model.distribute_strategy, variables, counted)
-
-
-def _metric_variables(model):
-    return [variable for metric in model.metrics for variable in metric.variables]
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):
@@ -201,6 +158,28 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
             raise NonFiniteError(f"by step {step} the losses were not finite: {values}")
 
 
+class ContinueMetrics(keras.callbacks.Callback):
+    """Continues the metrics of a checkpoint that was saved between two evaluations.
+
+    Keras resets metrics where an epoch begins, and the first epoch of a continued run is the rest
+    of one. `Evaluation` resets them, too, so at all other times there is nothing to continue.
+    """
+
+    def on_train_begin(self, logs=None):
+        """Takes the metrics, before Keras resets them."""
+        self._counted = [
+            (variable, np.asarray(tf.convert_to_tensor(variable)))
+            for metric in self.model.metrics
+            for variable in metric.variables
+        ]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets them again in the first epoch."""
+        for variable, value in self._counted:
+            replicas.set_sum(self.model.distribute_strategy, variable, value)
+        self._counted = []
+
+
 class Evaluation(keras.callbacks.Callback):
     """Evaluates the EMA network after every epoch, and records the result.
 
@@ -229,6 +208,7 @@ class Evaluation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events."""
         evaluation = self._evaluate()
+        self.model.reset_metrics()  # it has reported them
         if self.directory is None:
             return
         for name in self.parts:
@@ -273,12 +253,25 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     Args:
         checkpoints: The checkpoints of the run.
+        every: Number of steps of the run after which another one is saved; 0 for none.
+        write: Whether this worker writes them; the others only take part.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
+    def __init__(self, checkpoints: Checkpoints, every: int = 0, write: bool = True):
         super().__init__()
         self.checkpoints = checkpoints
+        self.every = every
+        self.write = write
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Stores the step at which the epoch starts."""
+        self._first_step = int(self.model.step.numpy())
+
+    def after_step(self, batch: int, last: bool) -> None:
+        """Saves within an epoch: after the last step, and after every `every` steps of the run."""
+        if last or (self.every and (self._first_step + batch + 1) % self.every == 0):
+            self.checkpoints.save(self.model, self.write)
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves every variable of model and optimizer."""
-        self.checkpoints.save(self.model)
+        self.checkpoints.save(self.model, self.write)

@@ -7,7 +7,7 @@ the ZIP format show later damage. A file that only has such a name is neither re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import keras
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from daso_tf.platform import replicas
 from daso_tf.platform.keras_versions import (
     build_optimizer,
     loss_scale_variables,
@@ -24,17 +25,20 @@ from daso_tf.platform.keras_versions import (
     scales_losses,
 )
 from daso_tf.platform.npz import ArrayFile
+from daso_tf.run.data_file import UnlabeledImages
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
 # `save` writes at least eight digits, and more only where the number has more.
 _NAME = re.compile(r"step_(\d{8}|[1-9]\d{8,})\.npz")
-# What the metrics have counted; only checkpoints within an epoch have this part.
-COUNTED = "epoch"
 # Only training in float16 has this part; a run may change its precision.
 LOSS_SCALE = "loss_scale"
+# What the metrics have counted since the last evaluation; version 0.1 did not write it.
+METRICS = "metrics"
 # The version of the files. Version 0.1 of the library wrote none; its files count as 1.
 VERSION, VERSION_NAME = 2, "version"
+# The fingerprint of the unlabeled images, to which entries of memories belong; see `data_file`.
+UNLABELED_NAME = "unlabeled"
 
 
 class CheckpointError(ValueError):
@@ -52,10 +56,7 @@ class Checkpoints:
         directory: The folder; created by the first `save`.
         keep: Number of checkpoints to keep, at least 2, so that one remains if the newest is
             damaged.
-
-    Attributes:
-        counted: What the metrics had counted when the restored checkpoint was saved, if that was
-            within an epoch; otherwise empty.
+        unlabeled: The unlabeled images of the run, now and before; None where they never change.
 
     Raises:
         ValueError: If `keep` is below 2.
@@ -69,12 +70,14 @@ class Checkpoints:
     ```
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3):
+    def __init__(
+        self, directory: str | Path, keep: int = 3, unlabeled: UnlabeledImages | None = None
+    ):
         if keep < 2:
             raise ValueError(f"keep must be at least 2, not {keep}.")
         self.directory = Path(directory)
         self.keep = keep
-        self.counted: list[np.ndarray] = []
+        self.unlabeled = unlabeled
 
     def paths(self) -> list[Path]:
         """The files that are named like checkpoints, newest first."""
@@ -86,12 +89,13 @@ class Checkpoints:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
         return max(map(_step_of, self.paths()), default=0)
 
-    def save(self, model: keras.Model, counted: Sequence[np.ndarray] = ()) -> Path:
-        """Writes the variables of the model and of its optimizer.
+    def save(self, model: keras.Model, write: bool = True) -> Path:
+        """Writes the variables of the model, of its optimizer and of its metrics.
 
         Args:
             model: A compiled learner, after `model.step` steps.
-            counted: What its metrics have counted, within an epoch; they are 0 when one starts.
+            write: Whether this process writes the file. Other workers only take part: what the
+                metrics count is in all of them.
 
         Returns:
             The file that was written.
@@ -100,16 +104,23 @@ class Checkpoints:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
             OSError: If it cannot be written; the checkpoints before it are then still there.
         """
-        arrays = {name: variable.numpy() for name, variable in _named_variables(model)}
-        arrays |= {f"{COUNTED}/{position:04d}": array for position, array in enumerate(counted)}
+        metrics = {
+            name: np.asarray(tf.convert_to_tensor(variable))
+            for name, variable in _metric_variables(model).items()
+        }
+        path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
+        if not write:
+            return path
+        arrays = {name: variable.numpy() for name, variable in _named_variables(model)} | metrics
         arrays[VERSION_NAME] = np.array(VERSION)
+        if self.unlabeled is not None:
+            arrays[UNLABELED_NAME] = np.array(self.unlabeled.fingerprint)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
                     f"a variable of shape {array.shape} ({name}) contains nan or infinity"
                 )
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
         write_atomically(path, lambda file: np.savez(file, **arrays))
         own = [file for file in self.paths() if _step_of(file) <= _step_of(path)]
         for old in filter(_is_checkpoint, own[self.keep :]):
@@ -129,7 +140,11 @@ class Checkpoints:
             CheckpointError: If there are checkpoints but none can be read.
         """
         version = self._restore(
-            lambda version: dict(_named_variables(model, version)), whole=True, step=model.step
+            lambda version: dict(_named_variables(model, version)) | _metric_variables(model),
+            whole=True,
+            step=model.step,
+            memories={id(variable) for variable in _image_memories(model)},
+            strategy=model.distribute_strategy,
         )
         if version and version < 2:
             _convert_velocity(model)
@@ -156,19 +171,25 @@ class Checkpoints:
         variables_of: Callable[[int], dict[str, tf.Variable]],
         whole: bool,
         step: tf.Variable | None = None,
+        memories: Collection[int] = (),
+        strategy: tf.distribute.Strategy | None = None,
     ) -> int:
         """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
         for path in self.paths():
             try:
-                version, variables, arrays = _read(path, variables_of, whole)
+                version, variables, arrays = _read(
+                    path, variables_of, whole, memories, self.unlabeled
+                )
                 _check_step(path, step, variables, arrays)
             except Exception as error:  # a damaged or foreign file fails in many ways
                 reason = str(error) or type(error).__name__
                 logging.warning("%s cannot be read (%s); trying the previous one", path, reason)
                 continue
-            self.counted = [arrays.pop(name) for name in sorted(arrays) if _is_counted(name)]
             for name, array in arrays.items():
-                variables[name].assign(array)
+                if name.startswith(METRICS):
+                    replicas.set_sum(strategy, variables[name], array)
+                else:
+                    variables[name].assign(array)
             return version
         if self.paths():
             raise CheckpointError(
@@ -231,6 +252,19 @@ def _named_variables(
         yield "optimizer/learning_rate", optimizer.learning_rate
 
 
+def _metric_variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """Returns the variables of the training metrics, by a name that is the same in every process.
+
+    A checkpoint between two evaluations needs them: the next evaluation reports all steps since the
+    last one.
+    """
+    return {
+        f"{METRICS}/{metric.name}/{position}": variable
+        for metric in model.metrics
+        for position, variable in enumerate(metric.variables)
+    }
+
+
 def _new_in_version_2(model: keras.Model) -> set[int]:
     """Returns the variables of memories that version 1 did not have; they keep initial values."""
     new = [] if model.threshold is None else model.threshold.weights
@@ -259,38 +293,63 @@ def _convert_velocity(model: keras.Model) -> None:
     )
 
 
+def _image_memories(model: keras.Model) -> list[tf.Variable]:
+    """Returns the variables with one entry per unlabeled image."""
+    parts = [part for part in (model.threshold, model.pseudo_labeler) if part is not None]
+    return [variable for part in parts for variable in part.image_memories()]
+
+
+def _carried_over(memory: np.ndarray, before: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """Returns a memory with its entries in another order.
+
+    Args:
+        memory: An entry per unlabeled image, as saved.
+        before: int64 `(N,)`, where the entry of each present image is in it; -1 for a new image.
+        initial: The initial memory of the present images.
+    """
+    if before.max(initial=-1) >= len(memory) or len(before) != len(initial):
+        raise ValueError(f"a memory has {len(memory)} entries, not one per unlabeled image")
+    carried = initial.copy()
+    carried[before >= 0] = memory[before[before >= 0]]
+    return carried
+
+
 def _read(
-    path: Path, variables_of: Callable[[int], dict[str, tf.Variable]], whole: bool
+    path: Path,
+    variables_of: Callable[[int], dict[str, tf.Variable]],
+    whole: bool,
+    memories: Collection[int] = (),
+    unlabeled: UnlabeledImages | None = None,
 ) -> tuple[int, dict[str, tf.Variable], dict[str, np.ndarray]]:
     """Returns a checkpoint's version, the variables for it, and its arrays, checked by these."""
     with ArrayFile(path) as file:
         version = int(file[VERSION_NAME]) if VERSION_NAME in file.headers else 1
         variables = variables_of(version)
-        names = {name for name in file.headers if whole or name in variables} - {VERSION_NAME}
-        counted = {name for name in file.headers if whole and _is_counted(name)}
-        names -= counted
+        fingerprint = str(file[UNLABELED_NAME]) if UNLABELED_NAME in file.headers else None
+        names = {name for name in file.headers if whole or name in variables}
+        names -= {VERSION_NAME, UNLABELED_NAME}
         differing = names ^ variables.keys()
-        optional = {name for name in differing if name.startswith(LOSS_SCALE)}
+        optional = {name for name in differing if name.startswith((LOSS_SCALE, METRICS))}
         if differing - optional:
             named = ", ".join(sorted(differing - optional)[:4])
             raise ValueError(f"it contains other variables than this model: {named}")
+        before = unlabeled.positions_in(fingerprint) if memories and unlabeled is not None else None
+        arrays = {}
         for name in sorted(names - optional):
             found, variable = file.headers[name], variables[name]
-            if found.shape != tuple(variable.shape):
-                if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
-                    logging.warning("a memory of another size starts empty")
-                    optional.add(name)
-                    continue
-                raise ValueError(
-                    f"{name} has shape {found.shape}, the model's {tuple(variable.shape)}"
-                )
             if found.dtype != tf.as_dtype(variable.dtype).as_numpy_dtype:
                 raise ValueError(
                     f"{name} has type {found.dtype}, the model's {tf.as_dtype(variable.dtype).name}"
                 )
-        arrays = {name: file[name] for name in (names - optional) | counted}
+            if before is not None and id(variable) in memories:
+                arrays[name] = _carried_over(file[name], before, variable.numpy())
+                continue
+            if found.shape != tuple(variable.shape):
+                if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
+                    logging.warning("a memory of another size starts empty")
+                    continue
+                raise ValueError(
+                    f"{name} has shape {found.shape}, the model's {tuple(variable.shape)}"
+                )
+            arrays[name] = file[name]
     return version, variables, arrays
-
-
-def _is_counted(name: str) -> bool:
-    return name.startswith(f"{COUNTED}/")

@@ -76,6 +76,8 @@ def check(settings: Settings, step: int) -> None:
     stops = {f"--steps={settings.steps}": settings.steps}
     if settings.evaluate_every < settings.steps:
         stops[f"--evaluate_every={settings.evaluate_every}"] = settings.evaluate_every
+    if 0 < settings.checkpoint_every < settings.steps:
+        stops[f"--checkpoint_every={settings.checkpoint_every}"] = settings.checkpoint_every
     if settings.pseudo_labeler in SELF_TRAINING and settings.generation_steps < settings.steps:
         stops[f"--generation_steps={settings.generation_steps}"] = settings.generation_steps
     if step:

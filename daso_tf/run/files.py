@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from daso_tf.platform.disk import naming, sync_folder
+
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -25,9 +29,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     >>> write_atomically(Path("greeting.txt"), lambda file: file.write(b"hello"))
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # A name of its own: two processes that write the same file do not take each other's.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with naming(path), open(temporary, "wb") as file:
+        with naming(path), open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -38,3 +43,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     with naming(path):
         sync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes have left unfinished in a folder and its subfolders.
+
+    Args:
+        folder: A folder in which no other process writes now.
+    """
+    for path in folder.rglob("*.tmp"):
+        if _UNFINISHED.search(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()

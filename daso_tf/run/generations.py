@@ -10,11 +10,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
 from daso_tf.platform.npz import ArrayFile
+from daso_tf.run.data_file import UnlabeledImages
 from daso_tf.run.files import write_atomically
 
 
@@ -140,10 +142,12 @@ class PseudoLabeledImages:
     Args:
         folder: Folder of the files, one per generation: `generation_1.npz` and so on, with
             positions of unlabeled images and their classes.
+        unlabeled: The unlabeled images of the run, now and before; None where they never change.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, unlabeled: UnlabeledImages | None = None):
         self.folder = folder
+        self.unlabeled = unlabeled
 
     def choose(
         self,
@@ -170,7 +174,10 @@ class PseudoLabeledImages:
         positions, labels = select(probabilities, data.labeled_counts, alpha)
         path = self._path(generation)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, positions=positions, labels=labels))
+        chosen: dict[str, Any] = {"positions": positions, "labels": labels}
+        if self.unlabeled is not None:
+            chosen["unlabeled"] = np.array(self.unlabeled.fingerprint)
+        write_atomically(path, lambda file: np.savez(file, **chosen))
 
     def added_to(self, data: SemiSupervisedData, generation: Generation) -> SemiSupervisedData:
         """Returns the data that a generation trains on.
@@ -180,7 +187,8 @@ class PseudoLabeledImages:
             generation: The generation.
 
         Raises:
-            ValueError: If the file of a generation after the first cannot be read.
+            ValueError: If the file of a generation after the first cannot be read, or images in it
+                are no longer there.
         """
         if generation.number == 0:
             return data
@@ -188,14 +196,25 @@ class PseudoLabeledImages:
         try:
             with ArrayFile(path) as chosen:
                 positions, labels = chosen["positions"], chosen["labels"]
-            _check_chosen(positions, labels, data)
-            return with_pseudo_labeled(data, positions, labels)
+                fingerprint = str(chosen["unlabeled"]) if "unlabeled" in chosen.headers else None
+            before = None if self.unlabeled is None else self.unlabeled.positions_in(fingerprint)
+            if before is None:
+                _check_chosen(positions, labels, data)
+                return with_pseudo_labeled(data, positions, labels)
         except Exception as error:  # a damaged archive fails in many ways
             raise ValueError(
                 f"{path}, the images of generation {generation.number}, cannot be read: "
                 f"{error}. Remove the checkpoints after step {generation.first_step}; the same "
                 "command then writes it again."
             ) from error
+        now = {place: position for position, place in enumerate(before.tolist())}
+        if gone := [place for place in positions.tolist() if place not in now]:
+            raise ValueError(
+                f"{len(gone)} of the {len(positions)} unlabeled images that generation "
+                f"{generation.number} learns as labeled ones ({path}) are no longer there. Put them"
+                " back; they may go when the next generation has started."
+            )
+        return with_pseudo_labeled(data, np.array([now[p] for p in positions.tolist()]), labels)
 
     def _path(self, generation: Generation) -> Path:
         return self.folder / f"generation_{generation.number}.npz"

@@ -85,6 +85,7 @@ class Results:
         class_names: K names.
         labeled_counts: Labeled images of each class.
         unlabeled_counts: Unlabeled images of each class; None where they are not known.
+        data: A fingerprint of what is evaluated; None where it is not known.
 
     Raises:
         ValueError: If the file exists but contains something else.
@@ -96,6 +97,7 @@ class Results:
         class_names: Iterable[str],
         labeled_counts: np.ndarray,
         unlabeled_counts: np.ndarray | None,
+        data: str | None = None,
     ):
         self.path = Path(path)
         self.class_names = list(class_names)
@@ -103,9 +105,11 @@ class Results:
         self.unlabeled_counts = (
             None if unlabeled_counts is None else np.asarray(unlabeled_counts).tolist()
         )
+        self.data = self._data_there = data
         self.evaluations: list[dict[str, Any]] = []
         if self.path.exists():
             self.evaluations = _read_evaluations(self.path, len(self.class_names))
+            self._data_there = _read_data(self.path)
 
     def add(self, evaluation: dict[str, Any]) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
@@ -113,8 +117,17 @@ class Results:
         self.write()
 
     def forget_after(self, step: int) -> None:
-        """Removes the evaluations after a step, which a continued run makes again."""
+        """Removes the evaluations after a step, which a continued run makes again.
+
+        Raises:
+            ValueError: If evaluations of other data remain.
+        """
         self.evaluations = [entry for entry in self.evaluations if entry["step"] <= step]
+        if self.evaluations and self._data_there and self.data and self._data_there != self.data:
+            raise ValueError(
+                f"{self.path} has evaluations of other data: other classes, validation or test "
+                "images. Give the same data, or remove the file to continue without them."
+            )
 
     def medians(self) -> dict[str, Any]:
         """Returns the medians of the last 20 evaluations, such as `["test"]["accuracy"]`."""
@@ -132,6 +145,7 @@ class Results:
     def write(self) -> None:
         """Writes the file; a reader finds the old or the new file, never a part of one."""
         summary = {
+            "data": self.data,
             "class_names": self.class_names,
             "labeled_counts": self.labeled_counts,
             "unlabeled_counts": self.unlabeled_counts,
@@ -184,6 +198,12 @@ def _check_evaluation(evaluation: Any, num_classes: int) -> None:
 def _check_number(share: Any) -> None:
     if not isinstance(share, (int, float)) or not math.isfinite(share):
         raise TypeError(f"{str(share)[:40]!r} is not a number")
+
+
+def _read_data(path: Path) -> str | None:
+    """Returns the fingerprint of what was evaluated; version 0.1 did not write it."""
+    data = json.loads(path.read_text(encoding="utf-8")).get("data")
+    return data if isinstance(data, str) else None
 
 
 def _median_scores(entries: list[dict[str, Any]]) -> dict[str, Any]:

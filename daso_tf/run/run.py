@@ -14,19 +14,19 @@ from absl import logging
 from PIL import Image
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load, reading
+from daso_tf.data.identity import Identity
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import epochs, model_card
+from daso_tf.run import data_file, epochs, model_card
 from daso_tf.run.callbacks import (
-    ContinuedEpoch,
+    ContinueMetrics,
     Evaluation,
     PacedCallbacks,
     SaveCheckpoint,
     ShortProgress,
     StopAtNonFiniteLoss,
-    counted_so_far,
 )
 from daso_tf.run.checkpoints import CheckpointError, Checkpoints
 from daso_tf.run.flags_file import RULES, changes_since, write_flags_file
@@ -44,6 +44,7 @@ from daso_tf.settings.settings import Settings
 # Flags in which the workers of a run may differ: where files are, and how long to wait.
 _OF_ONE_WORKER = {
     "adopt_changes",
+    "adopt_data",
     "data_dir",
     "encoder_weights",
     "export_dir",
@@ -62,6 +63,7 @@ class Run(NamedTuple):
         strategy: The devices that it trains on.
         model_dir: The folder of the run.
         data: Its data, as loaded.
+        identity: What the data consists of.
         generation: The generation of self-training that trains next; the only one without it.
         learner: What is trained, in the state of the newest checkpoint.
         checkpoints: Those of the run.
@@ -74,6 +76,7 @@ class Run(NamedTuple):
     strategy: tf.distribute.Strategy
     model_dir: Path
     data: SemiSupervisedData
+    identity: Identity
     generation: Generation
     learner: Learner
     checkpoints: Checkpoints
@@ -117,14 +120,21 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         seed=settings.seed,
     )
     _note_missing_parts(settings, data)
+    run_data = data_file.continue_with(
+        data, settings.data_dir, model_dir, bool(checkpoints.paths()), settings.adopt_data
+    )
+    checkpoints.unlabeled, data = run_data.unlabeled, run_data.data
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
     )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    run = begin(settings, data, checkpoints, strategy, last_step)
+    run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
     if strategies.is_chief(strategy):
+        if run_data.news:
+            print(run_data.news)
         model_dir.mkdir(parents=True, exist_ok=True)
+        run_data.write(model_dir / data_file.NAME)
         write_flags_file(model_dir / "flags.cfg", settings)
         if data.test is not None:
             folder = model_dir / "test_images"
@@ -135,6 +145,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
 def begin(
     settings: Settings,
     data: SemiSupervisedData,
+    identity: Identity,
     checkpoints: Checkpoints,
     strategy: tf.distribute.Strategy,
     last_step: LastStep,
@@ -144,6 +155,7 @@ def begin(
     Args:
         settings: The settings of the run, completed.
         data: The data of the run.
+        identity: What the data consists of.
         checkpoints: Those of the run so far.
         strategy: The devices that it trains on.
         last_step: When to stop early.
@@ -160,7 +172,7 @@ def begin(
     generation = Generation.at(step, length, settings.steps)
     trained_on = data
     if generation.number:
-        images = PseudoLabeledImages(model_dir / "generations")
+        images = PseudoLabeledImages(model_dir / "generations", checkpoints.unlabeled)
         if step == generation.first_step:
             with reading(data):
                 images.choose(
@@ -178,7 +190,11 @@ def begin(
             checkpoints.restore(learner)
     stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))
     results = Results(
-        model_dir / "results.json", data.class_names, data.labeled_counts, data.unlabeled_counts
+        model_dir / "results.json",
+        data.class_names,
+        data.labeled_counts,
+        data.unlabeled_counts,
+        identity.evaluated,
     )
     results.forget_after(step)
     return Run(
@@ -186,6 +202,7 @@ def begin(
         strategy,
         model_dir,
         data,
+        identity,
         generation,
         learner,
         checkpoints,
@@ -208,7 +225,9 @@ def train(run: Run) -> Run:
     """
     _train_generation(run)
     while run.generation.last_step < run.settings.steps:
-        run = begin(run.settings, run.data, run.checkpoints, run.strategy, run.last_step)
+        run = begin(
+            run.settings, run.data, run.identity, run.checkpoints, run.strategy, run.last_step
+        )
         _train_generation(run)
     return run
 
@@ -233,20 +252,18 @@ def _train_generation(run: Run) -> None:
     parts = {"test": run.data.test, "validation": run.data.validation}
     evaluated = {name: images for name, images in parts.items() if images is not None}
     predict = Prediction(run.learner, run.settings.evaluation_batch_size)
+    is_chief = strategies.is_chief(run.strategy)
+    save = SaveCheckpoint(run.checkpoints, run.settings.checkpoint_every, is_chief)
     callbacks: list[keras.callbacks.Callback] = [
-        ContinuedEpoch(run.checkpoints.counted),
+        ContinueMetrics(),
         StopAtNonFiniteLoss(),
+        *([ShortProgress()] if is_chief else []),
+        Evaluation(evaluated, predict, run.results, run.model_dir if is_chief else None),
+        save,
     ]
     verbose = 0
-    if strategies.is_chief(run.strategy):
-        callbacks += [
-            ShortProgress(),
-            Evaluation(evaluated, predict, run.results, run.model_dir),
-            SaveCheckpoint(run.checkpoints),
-        ]
+    if is_chief:
         verbose = 1 if sys.stdout.isatty() else 2  # a bar, or one line per epoch in a file
-    else:
-        callbacks += [Evaluation(evaluated, predict, run.results, None)]
     with reading(run.data):
         for stage in run.stages:
             run.learner.fit(
@@ -261,18 +278,11 @@ def _train_generation(run: Run) -> None:
                     stage.epochs,
                     verbose,
                     run.last_step,
-                    save=lambda: _save_within_epoch(run),
+                    save.after_step,
                 ),
                 shuffle=False,  # the batches are shuffled already
                 verbose=verbose,
             )
-
-
-def _save_within_epoch(run: Run) -> None:
-    """Saves a checkpoint between two evaluations. All workers take part."""
-    counted = counted_so_far(run.learner)
-    if strategies.is_chief(run.strategy):
-        run.checkpoints.save(run.learner, counted)
 
 
 def _learner(

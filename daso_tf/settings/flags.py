@@ -22,7 +22,11 @@ from daso_tf.settings.optimizers import OPTIMIZERS
 from daso_tf.settings.settings import Settings
 
 MODEL_DIR = location(
-    "model_dir", None, "Folder of the run.", shown_default="runs/DATASET", free=True
+    "model_dir",
+    None,
+    "Folder of the run.",
+    shown_default="runs/DATASET; image_folder: runs/ and the name of --data_dir",
+    free=True,
 )
 
 DATA = (
@@ -143,6 +147,13 @@ RUN = (
         free=True,
         kept=False,
     ),
+    switch(
+        "adopt_data",
+        False,
+        "Continue a run after unlabeled images were added or removed.",
+        free=True,
+        kept=False,
+    ),
     location("from_model_dir", None, "The finished run whose encoder cRT uses.", free=True),
     location(
         "export_dir",
@@ -152,7 +163,18 @@ RUN = (
         free=True,
     ),
     integer(
-        "evaluate_every", 500, "[1, inf)", "Steps between evaluations, each with a checkpoint."
+        "evaluate_every",
+        500,
+        "[1, inf)",
+        "Steps between evaluations, each with a checkpoint.",
+        free=True,
+    ),
+    integer(
+        "checkpoint_every",
+        0,
+        "[0, inf)",
+        "Steps between further checkpoints; 0: only at evaluations.",
+        free=True,
     ),
     integer(
         "evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True
@@ -290,11 +312,36 @@ def complete(settings: Settings) -> Settings:
         if settings.learning_rate_drops is None:
             settings = settings.replace(learning_rate_drops=())
     settings = settings.replace(distribution_alignment=methods.aligns(settings))
-    model_dir = settings.model_dir or f"runs/{settings.dataset}"
+    model_dir = settings.model_dir or _default_model_dir(settings.dataset, settings.data_dir)
     export_dir = settings.export_dir
     if not export_dir or _belongs_to_another_run(Path(export_dir), Path(model_dir)):
         export_dir = f"{model_dir}/export"
     return settings.replace(model_dir=model_dir, export_dir=export_dir)
+
+
+def _default_model_dir(dataset: str, data_dir: str | None) -> str:
+    """Returns the folder of a run that names none: two folders of images have two of them."""
+    before = f"runs/{dataset}"
+    if dataset != "image_folder" or not data_dir or _started_with(Path(before), Path(data_dir)):
+        return before
+    return f"runs/{Path(data_dir).resolve().name or dataset}"
+
+
+def _started_with(model_dir: Path, data_dir: Path) -> bool:
+    """Whether a run was started with a folder of data, or with one of that name that is gone.
+
+    Whether the images are the same is checked when the run continues.
+    """
+    try:
+        lines = (model_dir / "flags.cfg").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    flag = "--data_dir="
+    folders = (Path(line.removeprefix(flag)) for line in lines if line.startswith(flag))
+    then, now = next(folders, None), data_dir.resolve()
+    if then is None:
+        return False
+    return then.resolve() == now or (then.name == now.name and not then.exists())
 
 
 def _belongs_to_another_run(export_dir: Path, model_dir: Path) -> bool:

@@ -85,6 +85,10 @@ class ADSHThreshold(EpochThreshold):
             name="confidences", shape=(self.num_images,), initializer="zeros", trainable=False
         )
 
+    def image_memories(self) -> list[tf.Variable]:
+        """Returns the variables with one entry per unlabeled image; see `Threshold`."""
+        return [*super().image_memories(), self.confidences]
+
     def class_thresholds(self) -> tf.Tensor:
         """Returns the least confidence at which each class is taught now, float32 `(K,)`."""
         return tf.convert_to_tensor(self.class_values)

@@ -46,6 +46,10 @@ class RememberingThreshold(Threshold):
         )
         self.built = True
 
+    def image_memories(self) -> list[tf.Variable]:
+        """Returns the variables with one entry per unlabeled image; see `Threshold`."""
+        return [self.labels]
+
     def counts(self) -> tf.Tensor:
         """Counts the remembered pseudo-labels.
 

@@ -90,6 +90,14 @@ class Threshold(keras.layers.Layer):
         """
         return {}
 
+    def image_memories(self) -> list[tf.Variable]:
+        """Returns the variables with one entry per unlabeled image, in the order of the images.
+
+        Where a run continues with other unlabeled images, the entry of each image moves with it. A
+        new image has the initial value.
+        """
+        return []
+
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class FixedThreshold(Threshold):
