@@ -6,6 +6,8 @@
 #SBATCH --job-name=daso_tf
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
+# SIGTERM, 120 seconds before the time limit: training saves a checkpoint and exits with code 143.
+#SBATCH --signal=TERM@120
 set -euo pipefail
 
 port=${DASO_PORT:-22222}

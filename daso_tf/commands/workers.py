@@ -3,26 +3,31 @@
     daso-tf workers 3 --flagfile=digits_lt.cfg
 
 The first worker, the chief, prints to the terminal. The output of the others goes to files. If one
-of them fails, all stop.
+of them fails, all stop. SIGTERM and Ctrl-C reach all workers; no worker outlives this command.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from daso_tf.commands import terminal
+from daso_tf.platform import signals
 from daso_tf.settings.settings import Settings
 
 _POLL_SECONDS = 0.2
-_GRACE_SECONDS = 60.0  # for the others to notice the failure and to report it
+_GRACE_SECONDS = 60.0  # for the others to notice a failure or to save, and to report it
+_PR_SET_PDEATHSIG = 1  # of the Linux kernel
 
 
 def cluster(count: int) -> list[dict[str, str]]:
@@ -60,36 +65,89 @@ def main(settings: Settings, arguments: list[str]) -> int:
         )
     logs = Path(tempfile.mkdtemp(prefix="daso_tf-workers-"))
     command = [sys.executable, "-m", "daso_tf.train", *flags, "--strategy=multi_worker"]
-    processes: list[subprocess.Popen] = []
-    with contextlib.ExitStack() as stack:
+    workers = _Workers()
+    with signals.taken_by(workers.forward), workers:
         for index, variables in enumerate(cluster(int(count))):
-            output = None
-            if index:
-                output = stack.enter_context(open(logs / f"worker_{index}.log", "wb"))
-            processes.append(
-                subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)
-            )
-        if len(processes) > 1:
+            workers.start(command, variables, logs / f"worker_{index}.log" if index else None)
+        if int(count) > 1:
             print(f"The other workers print to {logs}", file=sys.stderr)
+        return workers.wait()
+
+
+class _Workers:
+    """The processes of the workers. None of them outlives this context."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen] = []
+        self.received: int | None = None  # the first signal
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def start(self, command: list[str], variables: dict[str, str], log: Path | None) -> None:
+        """Starts a worker that prints to a file, or to the terminal if that is None."""
+        with open(log, "wb") if log else contextlib.nullcontext() as output:
+            self.processes.append(
+                subprocess.Popen(
+                    command,
+                    env=os.environ | variables,
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=_end_with_the_launcher(),
+                )
+            )
+        if self.received is not None:  # while it was being started
+            self.forward(self.received)
+
+    def forward(self, number: int) -> bool:
+        """Passes a signal on to the workers."""
+        self.received = self.received or number
+        for process in self.processes:
+            process.send_signal(number)
+        return True
+
+    def wait(self) -> int:
+        """Waits for all workers; after the first failure or a signal, only a limited time longer.
+
+        Returns:
+            The exit code.
+        """
+        end, code = float("inf"), 0
         try:
-            return _wait(processes)
+            while None in [p.poll() for p in self.processes] and time.monotonic() < end:
+                code = code or self._code()
+                if (code or self.received) and end == float("inf"):
+                    end = time.monotonic() + _GRACE_SECONDS
+                time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:  # each worker has received it too and says so
             return terminal.INTERRUPTED
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+        if self.received:
+            return signals.EXIT_CODES[signal.Signals(self.received)]
+        return code or self._code()
+
+    def _code(self) -> int:
+        """Returns the exit code of the first worker that has failed, as a shell does, or 0."""
+        codes = [p.returncode for p in self.processes if p.returncode]
+        return 128 - codes[0] if codes and codes[0] < 0 else next(iter(codes), 0)
 
 
-def _wait(processes: list[subprocess.Popen]) -> int:
-    """Waits for all processes; after the first failure, only a limited time longer."""
-    end, code = float("inf"), 0
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        failed = next((p.returncode for p in processes if p.returncode), 0)
-        if failed and not code:
-            code, end = failed, time.monotonic() + _GRACE_SECONDS
-        time.sleep(_POLL_SECONDS)
-    return code or next((p.returncode for p in processes if p.returncode), 0)
+def _end_with_the_launcher() -> Callable[[], None] | None:
+    """Returns what a worker calls first: the kernel sends it SIGTERM if the launcher is killed."""
+    if sys.platform != "linux":
+        return None
+    prctl, launcher = ctypes.CDLL(None).prctl, os.getpid()
+
+    def call() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != launcher:  # it was killed before
+            os._exit(terminal.TERMINATED)
+
+    return call
 
 
 COMMAND = terminal.Command(
@@ -99,5 +157,5 @@ COMMAND = terminal.Command(
     usage="NUMBER [FLAGS]",
     details="FLAGS are those of `daso-tf train`; its --help lists them. Each worker gets them and\n"
     "--strategy=multi_worker.\n"
-    "Exit code: that of the first worker that fails, or 0.",
+    "Exit code: 0, or that of the first worker that fails; 130 interrupted, 143 SIGTERM.",
 )
