@@ -41,7 +41,14 @@ def main(settings: Settings, arguments: list[str]) -> int:
     """
     sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
     options = {name: settings[name] for name in OPTIONS}
-    selection = select(settings.dataset, settings.data_dir, sizes, settings.seed, **options)
+    selection = select(
+        settings.dataset,
+        settings.data_dir,
+        sizes,
+        settings.seed,
+        max_megapixels=settings.max_megapixels,
+        **options,
+    )
     # All images are counted and a few are shown. With `stream`, only those shown are read.
     data = selection.read(
         settings.source_size,

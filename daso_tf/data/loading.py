@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from daso_tf.data import memory
+from daso_tf.data import decode, memory
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.long_tail import LongTail, split
@@ -39,6 +39,7 @@ def load(
     resolution: int = 32,
     stream: bool | None = None,
     max_bad_files: int = 10,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
     seed: int = 0,
     **options: str | None,
 ) -> SemiSupervisedData:
@@ -71,6 +72,8 @@ def load(
             batches are the same.
         max_bad_files: How many unreadable training files may be left out; the log names them.
             Validation and test files must all be readable.
+        max_megapixels: Largest number of pixels of an image file, in millions. A larger one counts
+            as unreadable; its header shows its size, so it is not decoded.
         seed: Integer >= 0 that determines the split.
         **options: Options of the data set. `semi_aves` has `labeled` ("l_train", the default, or
             "l_train_val": its labeled images) and `unlabeled` ("in", the default, or "in+out": its
@@ -94,11 +97,11 @@ def load(
     array([40, 30, 23, 18, 14, 11,  8,  6,  5,  4])
     """
     _check_names(options)
-    if source_size < 0 or resolution < 1 or max_bad_files < 0:
+    if source_size < 0 or resolution < 1 or max_bad_files < 0 or not max_megapixels > 0:
         raise DataError(
-            f"source_size={source_size}, resolution={resolution}, max_bad_files={max_bad_files}; "
-            "source_size must be 0 or more and resolution 1 or more, in pixels, and max_bad_files "
-            "0 or more."
+            f"source_size={source_size}, resolution={resolution}, max_bad_files={max_bad_files}, "
+            f"max_megapixels={max_megapixels}; source_size must be 0 or more and resolution 1 or "
+            "more, in pixels, max_bad_files 0 or more, and max_megapixels more than 0."
         )
     sizes = LongTail(
         labeled_head,
@@ -108,7 +111,7 @@ def load(
         reverse_unlabeled,
         validation_size,
     )
-    selection = select(dataset, data_dir, sizes, seed, **options)
+    selection = select(dataset, data_dir, sizes, seed, max_megapixels=max_megapixels, **options)
     return selection.read(source_size, resolution, stream, max_bad_files)
 
 
@@ -119,10 +122,12 @@ class Selection:
     Args:
         source: The data set.
         parts: By the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
+        max_megapixels: See `load`.
     """
 
     source: Source
     parts: dict[str, tuple[Pool, np.ndarray]]
+    max_megapixels: float = decode.MAX_MEGAPIXELS
 
     @property
     def sizes(self) -> set[Size]:
@@ -149,7 +154,7 @@ class Selection:
             unreadable.add(*errors.values())
             members = members[~np.isin(members, list(errors))]
             obtain = pool.stream if stream else pool.read
-            images[name] = obtain(members, size, unreadable)
+            images[name] = obtain(members, size, unreadable, self.max_megapixels)
         mean, std = self.source.statistics or channel_statistics(
             *(_sample(images[name]) for name in _TRAINING)
         )
@@ -166,7 +171,10 @@ class Selection:
     @functools.cached_property
     def _headers(self) -> dict[str, tuple[set[Size], dict[int, DataError]]]:
         """Sizes and errors of the chosen images, by the part's name; see `Pool.sizes`."""
-        return {name: pool.sizes(members) for name, (pool, members) in self.parts.items()}
+        return {
+            name: pool.sizes(members, self.max_megapixels)
+            for name, (pool, members) in self.parts.items()
+        }
 
     def _common_size(self, source_size: int, resolution: int) -> Size:
         if source_size:
@@ -183,6 +191,8 @@ def select(
     data_dir: str | os.PathLike[str] | None,
     sizes: LongTail,
     seed: int,
+    *,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
     **options: str | None,
 ) -> Selection:
     """Opens a data set and chooses which of its images make up which part.
@@ -192,6 +202,7 @@ def select(
         data_dir: See `load`.
         sizes: How many images each class should have.
         seed: Integer >= 0 that determines the split.
+        max_megapixels: See `load`.
         **options: Options of the data set.
 
     Returns:
@@ -224,7 +235,7 @@ def select(
         parts["validation"] = _all_of(source.validation)
     elif sizes.validation_size:
         parts["validation"] = (source.train, chosen.validation)
-    return Selection(source, parts)
+    return Selection(source, parts, max_megapixels)
 
 
 def _all_of(pool: Pool) -> tuple[Pool, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from daso_tf.run.files import write_atomically
 from daso_tf.run.results import MEDIAN_OVER, Results
 
 MOST_CLASSES_NAMED = 20  # on a picture's axis
@@ -61,6 +62,9 @@ def draw(results: Results, path: Path) -> None:
     Args:
         results: Those of a run with at least one evaluation.
         path: The PNG file to write.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     last = results.evaluations[-1]
     pseudo_labels = _pseudo_labels(last)
@@ -89,7 +93,7 @@ def draw(results: Results, path: Path) -> None:
     for axes in (over_steps, *rest):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
-    figure.savefig(path, dpi=100)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:

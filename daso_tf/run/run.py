@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, lo
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
+from daso_tf.platform.disk import naming
 from daso_tf.run import epochs
 from daso_tf.run.callbacks import (
     Evaluation,
@@ -34,6 +36,7 @@ from daso_tf.settings.build import build_encoder, build_learner
 from daso_tf.settings.flags import complete
 from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
+from daso_tf.step.export import check_writable, remove_unfinished
 
 
 class Run(NamedTuple):
@@ -91,12 +94,16 @@ def prepare(settings: Settings) -> Run:
         resolution=settings.resolution,
         stream={"auto": None, "true": True, "false": False}[settings.stream],
         max_bad_files=settings.max_bad_files,
+        max_megapixels=settings.max_megapixels,
         seed=settings.seed,
     )
     strategy = strategies.make(settings.strategy, settings.wait_for_workers)
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if strategies.is_chief(strategy):
+        check_writable(settings.export_dir)
     run = begin(settings, data, checkpoints, strategy)
     if strategies.is_chief(strategy):
+        _remove_leftovers(model_dir, settings.export_dir)
         model_dir.mkdir(parents=True, exist_ok=True)
         write_flags_file(model_dir / "flags.cfg", settings)
         if data.test is not None:
@@ -280,6 +287,17 @@ def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoin
     )
 
 
+def _remove_leftovers(model_dir: Path, export_dir: str) -> None:
+    """Removes what a process that was killed has left unfinished."""
+    remove_unfinished(export_dir)
+    for unfinished in model_dir.glob(".export-" + 8 * "[a-z0-9_]"):  # as version 0.1 named them
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for folder in (model_dir, model_dir / "checkpoints", model_dir / "generations"):
+        for unfinished in folder.glob("*.tmp"):
+            if unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
+
+
 def _write_images(
     images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
 ) -> None:
@@ -290,4 +308,5 @@ def _write_images(
     members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
     for index, image in zip(members, images.take(members), strict=True):
         name = f"{class_names[images.labels[index]]}_{index}.png"
-        Image.fromarray(image).save(directory / name)
+        with naming(directory / name):
+            Image.fromarray(image).save(directory / name)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from daso_tf.data import DATASETS
+from daso_tf.data import DATASETS, decode
 from daso_tf.data.sources import OPTIONS
 from daso_tf.encoders import FAMILIES
 from daso_tf.platform.strategies import STRATEGIES
@@ -22,6 +22,14 @@ from daso_tf.settings.optimizers import OPTIMIZERS
 from daso_tf.settings.settings import Settings
 
 MODEL_DIR = string("model_dir", None, "Folder of the run.", shown_default="runs/DATASET", free=True)
+
+MAX_MEGAPIXELS = number(
+    "max_megapixels",
+    decode.MAX_MEGAPIXELS,
+    "(0, inf)",
+    "Largest image file to decode, in millions of pixels; a larger one counts as unreadable.",
+    free=True,
+)
 
 DATA = (
     string("dataset", "", f"Required: one of {', '.join(DATASETS)}."),
@@ -64,6 +72,7 @@ DATA = (
         "Unreadable training images to leave out before the run stops.",
         free=True,
     ),
+    MAX_MEGAPIXELS,
 )
 
 OPTIMIZATION = (
