@@ -45,7 +45,15 @@ def main(settings: Settings, arguments: list[str]) -> int:
     sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
     alone = LEARNERS[settings.learner].make.labeled_alone
     options = {name: settings[name] for name in OPTIONS}
-    selection = select(settings.dataset, settings.data_dir, sizes, settings.seed, alone, **options)
+    selection = select(
+        settings.dataset,
+        settings.data_dir,
+        sizes,
+        settings.seed,
+        alone,
+        max_megapixels=settings.max_megapixels,
+        **options,
+    )
     # All images are counted and a few are shown. With `stream`, only those shown are read.
     data = selection.read(
         settings.source_size,

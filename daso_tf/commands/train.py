@@ -1,8 +1,9 @@
 """Trains a learner: `daso-tf train --flagfile=digits_lt.cfg`.
 
 The same command again continues the run in `--model_dir`. Exit code: 0 finished, 1 stopped by a
-loss that is not finite or by image files that cannot be read, 2 a setting or the data cannot be
-used, 130 interrupted, 143 stopped by SIGTERM, after the present step and a checkpoint.
+loss that is not finite, by image files that cannot be read or by files that cannot be written, 2 a
+setting or the data cannot be used, 130 interrupted, 143 stopped by SIGTERM, after the present step
+and a checkpoint.
 """
 
 from __future__ import annotations
@@ -64,11 +65,20 @@ def _run(settings: Settings, last_step: LastStep) -> int:
             terminal.TERMINATED,
         )
     except NonFiniteError as error:
-        message = f"stopped, {error}. The checkpoints in {run.model_dir} are from before."
+        before = f" The checkpoints in {run.model_dir} are from before."
+        message = f"stopped, {error}.{before if run.checkpoints.paths() else ''}"
         return terminal.fail(message, terminal.FAILED)
     except DataError as error:
         return terminal.fail(
             f"stopped, {error}\nRepair or remove the files; then the same command continues from "
+            "the newest checkpoint.",
+            terminal.FAILED,
+        )
+    except BrokenPipeError:  # the reader of standard output has left
+        raise
+    except OSError as error:
+        return terminal.fail(
+            f"stopped, {error}. Once that can be written again, the same command continues from "
             "the newest checkpoint.",
             terminal.FAILED,
         )

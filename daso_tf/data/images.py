@@ -116,6 +116,7 @@ class ImageFiles:
             the class is not known; stored as int32.
         size: Height and width in pixels; all images are resized to it.
         unreadable: Counts the files that cannot be read. By default none may be unreadable.
+        max_megapixels: Largest number of pixels of a file, in millions; see `read_image`.
 
     Example:
 
@@ -135,6 +136,7 @@ class ImageFiles:
     unreadable: UnreadableFiles = dataclasses.field(
         default_factory=lambda: UnreadableFiles(0, "all of these images must be readable")
     )
+    max_megapixels: float = decode.MAX_MEGAPIXELS
     _left_out: set[int] = dataclasses.field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -170,7 +172,7 @@ class ImageFiles:
             if place in self._left_out:
                 continue
             try:
-                image = decode.resize(decode.read_image(self.files[place]), self.size)
+                image = decode.read_at_size(self.files[place], self.size, self.max_megapixels)
                 return image, self.labels[place]
             except DataError as error:
                 self._left_out.add(place)

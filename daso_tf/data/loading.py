@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from daso_tf.data import memory
+from daso_tf.data import decode, memory
 from daso_tf.data.class_order import ClassOrder
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.images import ImageFiles, Images
@@ -43,6 +43,7 @@ def load(
     stream: bool | None = None,
     max_bad_files: int = 10,
     labeled_alone: bool = False,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
     seed: int = 0,
     **options: str | os.PathLike[str] | None,
 ) -> SemiSupervisedData:
@@ -80,6 +81,8 @@ def load(
             Validation and test files must all be readable.
         labeled_alone: Whether there may be no unlabeled images. Learners that use the labeled
             images alone need none.
+        max_megapixels: Largest number of pixels of an image file, in millions. A larger one counts
+            as unreadable; its header shows its size, so it is not decoded.
         seed: Integer >= 0 that determines the split.
         **options: Options of the data set. `image_list` has `labels`, the path of a CSV or TSV
             file with a path, a label and, optionally, a part per line; see
@@ -105,11 +108,11 @@ def load(
     array([40, 30, 23, 18, 14, 11,  8,  6,  5,  4])
     """
     _check_names(options)
-    if source_size < 0 or resolution < 1 or max_bad_files < 0:
+    if source_size < 0 or resolution < 1 or max_bad_files < 0 or not max_megapixels > 0:
         raise DataError(
-            f"source_size={source_size}, resolution={resolution}, max_bad_files={max_bad_files}; "
-            "source_size must be 0 or more and resolution 1 or more, in pixels, and max_bad_files "
-            "0 or more."
+            f"source_size={source_size}, resolution={resolution}, max_bad_files={max_bad_files}, "
+            f"max_megapixels={max_megapixels}; source_size must be 0 or more and resolution 1 or "
+            "more, in pixels, max_bad_files 0 or more, and max_megapixels more than 0."
         )
     sizes = LongTail(
         labeled_head,
@@ -120,7 +123,15 @@ def load(
         validation_size,
         class_order,
     )
-    selection = select(dataset, data_dir, sizes, seed, labeled_alone, **options)
+    selection = select(
+        dataset,
+        data_dir,
+        sizes,
+        seed,
+        labeled_alone,
+        max_megapixels=max_megapixels,
+        **options,
+    )
     return selection.read(source_size, resolution, stream, max_bad_files)
 
 
@@ -131,10 +142,12 @@ class Selection:
     Args:
         source: The data set.
         parts: By the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
+        max_megapixels: See `load`.
     """
 
     source: Source
     parts: dict[str, tuple[Pool, np.ndarray]]
+    max_megapixels: float = decode.MAX_MEGAPIXELS
 
     @property
     def sizes(self) -> set[Size]:
@@ -161,7 +174,7 @@ class Selection:
             unreadable.add(*errors.values())
             members = members[~np.isin(members, list(errors))]
             obtain = pool.stream if stream else pool.read
-            images[name] = obtain(members, size, unreadable)
+            images[name] = obtain(members, size, unreadable, self.max_megapixels)
         mean, std = self.source.statistics or channel_statistics(
             *(_sample(images[name]) for name in _TRAINING if len(images[name]))
         )
@@ -178,7 +191,10 @@ class Selection:
     @functools.cached_property
     def _headers(self) -> dict[str, tuple[set[Size], dict[int, DataError]]]:
         """Sizes and errors of the chosen images, by the part's name; see `Pool.sizes`."""
-        return {name: pool.sizes(members) for name, (pool, members) in self.parts.items()}
+        return {
+            name: pool.sizes(members, self.max_megapixels)
+            for name, (pool, members) in self.parts.items()
+        }
 
     def _common_size(self, source_size: int, resolution: int) -> Size:
         if source_size:
@@ -196,6 +212,8 @@ def select(
     sizes: LongTail,
     seed: int,
     labeled_alone: bool = False,
+    *,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
     **options: str | os.PathLike[str] | None,
 ) -> Selection:
     """Opens a data set and chooses which of its images make up which part.
@@ -206,6 +224,7 @@ def select(
         sizes: How many images each class should have.
         seed: Integer >= 0 that determines the split.
         labeled_alone: See `load`.
+        max_megapixels: See `load`.
         **options: Options of the data set.
 
     Returns:
@@ -241,7 +260,7 @@ def select(
         parts["validation"] = _all_of(source.validation)
     elif sizes.validation_size:
         parts["validation"] = (source.train, chosen.validation)
-    return Selection(source, parts)
+    return Selection(source, parts, max_megapixels)
 
 
 def _all_of(pool: Pool) -> tuple[Pool, np.ndarray]:

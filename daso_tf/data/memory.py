@@ -1,7 +1,10 @@
 """How many images fit into memory, and how TensorFlow gets them without a copy."""
 
+import contextlib
 import math
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +67,42 @@ def check_memory(count: int, size: tuple[int, int]) -> None:
             "(height and width in pixels at which images are kept), fewer images, or stream=True "
             "if the images are files."
         )
+
+
+class Budget:
+    """Bounds what several threads use at the same time.
+
+    Args:
+        total: What they may use together. One that needs more waits until it is alone.
+
+    Example:
+
+    >>> budget = Budget(100)
+    >>> with budget.taking(60):
+    ...     pass  # another thread with more than 40 waits
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taking(self, amount: int) -> Iterator[None]:
+        """Waits until there is room, and takes it inside the context.
+
+        Args:
+            amount: How much this thread uses.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + amount <= self.total)
+            self._used += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= amount
+                self._changed.notify_all()
 
 
 def bytes_of(count: int, size: tuple[int, int]) -> int:

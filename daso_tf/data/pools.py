@@ -17,21 +17,34 @@ Size = tuple[int, int]  # height and width in pixels
 class Pool(Protocol):
     """Images with labels that report their sizes and can then be read.
 
-    `members` are always the positions of some of the images, an integer array.
+    `members` are always the positions of some of the images, an integer array. `max_megapixels` is
+    the largest number of pixels of an image in a file, in millions; see `decode.read_image`.
     """
 
     @property
     def labels(self) -> np.ndarray:
         """Integer array of shape (N,), -1 where the class is not known."""
 
-    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
+    def sizes(
+        self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
+    ) -> tuple[set[Size], dict[int, DataError]]:
         """Returns the sizes of the images, and the errors of unreadable images by position."""
 
-    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
+    def read(
+        self,
+        members: np.ndarray,
+        size: Size,
+        unreadable: UnreadableFiles,
+        max_megapixels: float = decode.MAX_MEGAPIXELS,
+    ) -> Images:
         """Reads the images into memory at `size`; unreadable images are counted and left out."""
 
     def stream(
-        self, members: np.ndarray, size: Size, unreadable: UnreadableFiles
+        self,
+        members: np.ndarray,
+        size: Size,
+        unreadable: UnreadableFiles,
+        max_megapixels: float = decode.MAX_MEGAPIXELS,
     ) -> Images | ImageFiles:
         """Returns the images without reading them now, where possible."""
 
@@ -48,11 +61,19 @@ class ArrayPool:
     images: np.ndarray
     labels: np.ndarray
 
-    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
+    def sizes(
+        self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
+    ) -> tuple[set[Size], dict[int, DataError]]:
         """See `Pool.sizes`."""
         return {self.images.shape[1:3]}, {}
 
-    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
+    def read(
+        self,
+        members: np.ndarray,
+        size: Size,
+        unreadable: UnreadableFiles,
+        max_megapixels: float = decode.MAX_MEGAPIXELS,
+    ) -> Images:
         """See `Pool.read`."""
         if self.images.shape[1:3] != size:
             images = empty_images(len(members), size)
@@ -79,15 +100,24 @@ class FilePool:
     files: Sequence[decode.ImageFile]
     labels: np.ndarray
 
-    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
+    def sizes(
+        self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
+    ) -> tuple[set[Size], dict[int, DataError]]:
         """See `Pool.sizes`; reads only the headers of the files."""
-        sizes, errors = decode.image_sizes([self.files[member] for member in members])
+        files = [self.files[member] for member in members]
+        sizes, errors = decode.image_sizes(files, max_megapixels)
         return sizes, {int(members[place]): error for place, error in errors.items()}
 
-    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
+    def read(
+        self,
+        members: np.ndarray,
+        size: Size,
+        unreadable: UnreadableFiles,
+        max_megapixels: float = decode.MAX_MEGAPIXELS,
+    ) -> Images:
         """See `Pool.read`."""
         files = [self.files[member] for member in members]
-        images, errors = decode.read_images(files, size)
+        images, errors = decode.read_images(files, size, max_megapixels)
         unreadable.add(*errors.values())
         labels = self.labels[members]
         if errors:
@@ -95,7 +125,13 @@ class FilePool:
             files = [file for place, file in enumerate(files) if place not in errors]
         return Images(images, labels, files)
 
-    def stream(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> ImageFiles:
+    def stream(
+        self,
+        members: np.ndarray,
+        size: Size,
+        unreadable: UnreadableFiles,
+        max_megapixels: float = decode.MAX_MEGAPIXELS,
+    ) -> ImageFiles:
         """See `Pool.stream`."""
         files = [self.files[member] for member in members]
-        return ImageFiles(files, self.labels[members], size, unreadable)
+        return ImageFiles(files, self.labels[members], size, unreadable, max_megapixels)

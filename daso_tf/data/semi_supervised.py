@@ -176,7 +176,9 @@ def with_pseudo_labeled(
     extended: Images | ImageFiles
     if isinstance(unlabeled, ImageFiles) and isinstance(labeled, ImageFiles):
         files = [*labeled.files, *(unlabeled.files[position] for position in positions)]
-        extended = ImageFiles(files, labels, labeled.size, labeled.unreadable)
+        extended = ImageFiles(
+            files, labels, labeled.size, labeled.unreadable, labeled.max_megapixels
+        )
     else:
         own = labeled.take(np.arange(len(labeled)))
         extended = Images(np.concatenate([own, unlabeled.take(positions)]), labels)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from daso_tf.data import ImageFiles, Images
 from daso_tf.platform import replicas
+from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run.checkpoints import Checkpoints, NonFiniteError
 from daso_tf.run.prediction import Prediction
@@ -203,10 +204,16 @@ class Evaluation(keras.callbacks.Callback):
         self.predict = predict
         self.results = results
         self.directory = directory
-        self.writer = directory and tf.summary.create_file_writer(str(directory))
+        if directory:
+            with naming(directory):
+                self.writer = tf.summary.create_file_writer(str(directory))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events."""
+        """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events.
+
+        Raises:
+            OSError: If one of these cannot be written. The next start repeats the evaluation.
+        """
         evaluation = self._evaluate()
         self.model.reset_metrics()  # it has reported them
         if self.directory is None:
@@ -239,10 +246,10 @@ class Evaluation(keras.callbacks.Callback):
             for name in ("accuracy", "balanced_accuracy"):
                 scalars[f"{part}/{name}"] = evaluation[part][name]
                 scalars[f"{part}/logit_adjusted_{name}"] = evaluation[part]["logit_adjusted"][name]
-        with self.writer.as_default(step=evaluation["step"]):
+        with naming(self.directory), self.writer.as_default(step=evaluation["step"]):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
-        self.writer.flush()
+            self.writer.flush()
 
 
 class SaveCheckpoint(keras.callbacks.Callback):

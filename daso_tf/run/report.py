@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from daso_tf.data.text import printable
+from daso_tf.run.files import write_atomically
 from daso_tf.run.results import MEDIAN_OVER, Results
 
 MOST_CLASSES_NAMED = 20  # on a picture's axis
@@ -70,11 +72,17 @@ def draw(results: Results, path: Path) -> None:
     Args:
         results: Those of a run with at least one evaluation.
         path: The PNG file to write.
+
+    Raises:
+        OSError: If it cannot be written.
     """
+    picture = io.BytesIO()
     try:
-        _figure(results).savefig(path, dpi=100)
-    except Exception as error:  # the name of a class, a font or a full disk
+        _figure(results).savefig(picture, format="png", dpi=100)
+    except Exception as error:  # the name of a class or a font
         logging.warning("%s is not drawn (%s: %s).", path, type(error).__name__, error)
+        return
+    write_atomically(path, lambda file: file.write(picture.getvalue()))
 
 
 def _figure(results: Results) -> Figure:

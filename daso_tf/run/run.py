@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from daso_tf.data.identity import Identity
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
+from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run import data_file, epochs, model_card
 from daso_tf.run.callbacks import (
@@ -40,6 +42,7 @@ from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.methods import LEARNERS, SELF_TRAINING
 from daso_tf.settings.settings import Settings
+from daso_tf.step.export import check_writable, remove_unfinished
 
 # Flags in which the workers of a run may differ: where files are, and how long to wait.
 _OF_ONE_WORKER = {
@@ -117,6 +120,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         stream={"auto": None, "true": True, "false": False}[settings.stream],
         max_bad_files=settings.max_bad_files,
         labeled_alone=LEARNERS[settings.learner].make.labeled_alone,
+        max_megapixels=settings.max_megapixels,
         seed=settings.seed,
     )
     _note_missing_parts(settings, data)
@@ -129,10 +133,13 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
     )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if strategies.is_chief(strategy):
+        check_writable(settings.export_dir)
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
     if strategies.is_chief(strategy):
         if run_data.news:
             print(run_data.news)
+        _remove_leftovers(model_dir, settings.export_dir)
         model_dir.mkdir(parents=True, exist_ok=True)
         run_data.write(model_dir / data_file.NAME)
         write_flags_file(model_dir / "flags.cfg", settings)
@@ -369,6 +376,17 @@ def _note_missing_parts(settings: Settings, data: SemiSupervisedData) -> None:
     )
 
 
+def _remove_leftovers(model_dir: Path, export_dir: str) -> None:
+    """Removes what a process that was killed has left unfinished."""
+    remove_unfinished(export_dir)
+    for unfinished in model_dir.glob(".export-" + 8 * "[a-z0-9_]"):  # as version 0.1 named them
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for folder in (model_dir, model_dir / "checkpoints", model_dir / "generations"):
+        for unfinished in folder.glob("*.tmp"):
+            if unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
+
+
 def _write_images(
     images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
 ) -> None:
@@ -380,4 +398,5 @@ def _write_images(
     for index, image in zip(members, images.take(members), strict=True):
         class_name = class_names[images.labels[index]].replace("/", "_")[:LONGEST_NAME]
         name = f"{class_name}_{index}.png"
-        Image.fromarray(image).save(directory / name)
+        with naming(directory / name):
+            Image.fromarray(image).save(directory / name)

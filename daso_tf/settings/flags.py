@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from daso_tf.data import DATASETS
+from daso_tf.data import DATASETS, decode
 from daso_tf.data.sources import OPTIONS
 from daso_tf.encoders import FAMILIES
 from daso_tf.platform.strategies import STRATEGIES
@@ -26,6 +26,14 @@ MODEL_DIR = location(
     None,
     "Folder of the run.",
     shown_default="runs/DATASET; image_folder: runs/ and the name of --data_dir",
+    free=True,
+)
+
+MAX_MEGAPIXELS = number(
+    "max_megapixels",
+    decode.MAX_MEGAPIXELS,
+    "(0, inf)",
+    "Largest image file to decode, in millions of pixels; a larger one counts as unreadable.",
     free=True,
 )
 
@@ -84,6 +92,7 @@ DATA = (
         "Unreadable training images to leave out before the run stops.",
         free=True,
     ),
+    MAX_MEGAPIXELS,
 )
 
 OPTIMIZATION = (

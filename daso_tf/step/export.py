@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.augment import resize
+from daso_tf.platform.disk import naming, sync_folder
 from daso_tf.platform.keras_versions import write_archive
 
 SIGNATURE = "serving_default"
@@ -40,6 +43,7 @@ def write_saved_model(
 
     Raises:
         FileExistsError: If `directory` contains something else than a SavedModel.
+        OSError: If it cannot be written; an earlier SavedModel is then still there.
 
     Example:
 
@@ -48,15 +52,7 @@ def write_saved_model(
     ```
     """
     directory = os.path.abspath(os.fspath(directory))
-    if (
-        os.path.isdir(directory)
-        and os.listdir(directory)
-        and not tf.saved_model.contains_saved_model(directory)
-    ):
-        raise FileExistsError(
-            f"{directory} contains files that are not a SavedModel; they would be lost. Export to "
-            "another directory, or empty this one first."
-        )
+    _check_replaceable(directory)
     serve = answers(model, class_names)
 
     def serve_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -75,16 +71,59 @@ def write_saved_model(
     archive.add_endpoint(
         "serve_jpeg", serve_jpeg, [tf.TensorSpec([None], tf.string, name="image_bytes")]
     )
-    os.makedirs(os.path.dirname(directory), exist_ok=True)
-    unfinished = tempfile.mkdtemp(prefix=".export-", dir=os.path.dirname(directory))
+    parent, name = os.path.split(directory)
+    with naming(directory):
+        os.makedirs(parent, exist_ok=True)
+        unfinished = tempfile.mkdtemp(prefix=f".export-{name}-", dir=parent)
+        try:
+            write_archive(archive, unfinished)
+            os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner can read
+            if os.path.isdir(directory):
+                shutil.rmtree(directory)
+            os.replace(unfinished, directory)
+            sync_folder(parent)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_writable(directory: str | os.PathLike) -> None:
+    """Finds out whether a SavedModel can be written, long before there is one.
+
+    Args:
+        directory: The folder to write; it need not exist.
+
+    Raises:
+        FileExistsError: If it contains something else than a SavedModel.
+        OSError: If it cannot be written.
+    """
+    directory = os.path.abspath(os.fspath(directory))
+    _check_replaceable(directory)
+    parent, name = os.path.split(directory)
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
     try:
-        write_archive(archive, unfinished)
-        os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner can read
-        if os.path.isdir(directory):
-            shutil.rmtree(directory)
-        os.replace(unfinished, directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        # Only trying it shows what permissions, read-only file systems and quotas allow.
+        tempfile.TemporaryDirectory(prefix=f".export-{name}-", dir=parent).cleanup()
+    except OSError as error:
+        raise OSError(
+            f"The export folder {directory} cannot be written ({error}). Give another one with "
+            "--export_dir, or make it writable."
+        ) from error
+
+
+def remove_unfinished(directory: str | os.PathLike) -> None:
+    """Removes the folders in which a process that was killed was writing this SavedModel.
+
+    Args:
+        directory: The folder of the SavedModel.
+    """
+    parent, name = os.path.split(os.path.abspath(os.fspath(directory)))
+    # The end of the name is that of `tempfile.mkdtemp`. Other runs may write next to this folder.
+    own = re.compile(rf"\.export-{re.escape(name)}-[a-z0-9_]{{8}}")
+    with contextlib.suppress(OSError):  # no such folder: nothing was left in it
+        for entry in os.scandir(parent):
+            if own.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def answers(
@@ -114,3 +153,14 @@ def answers(
 def images_of(height: int | None = None, width: int | None = None) -> tf.TensorSpec:
     """Returns the input of an exported model: any number of images, of any size or of one."""
     return tf.TensorSpec([None, height, width, 3], tf.uint8, name="images")
+
+
+def _check_replaceable(directory: str) -> None:
+    if os.path.isdir(directory):
+        if os.listdir(directory) and not tf.saved_model.contains_saved_model(directory):
+            raise FileExistsError(
+                f"{directory} contains files that are not a SavedModel; they would be lost. Export "
+                "to another directory, or empty this one first."
+            )
+    elif os.path.lexists(directory):
+        raise FileExistsError(f"{directory} is not a folder; export to another directory.")
