@@ -80,6 +80,12 @@ DATA = (
         "Unreadable training images to leave out before the run stops.",
         free=True,
     ),
+    switch(
+        "drop_copies",
+        False,
+        "Leave out unlabeled images that are copies, or near copies, of test, validation, labeled "
+        "or other unlabeled images; needs the extra `copies`.",
+    ),
 )
 
 OPTIMIZATION = (
