@@ -91,6 +91,7 @@ setup(
             "tensorflow-metadata<1.16",  # later ones need protobuf 5, TensorFlow 2.15 needs 4
         ],
         "bench": ["torch==2.13.0"],  # for the authors' side of benchmarks/pytorch_reference.py
+        "copies": ["imagehash"],  # for `daso-tf describe` and --drop_copies to find near copies
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "docs": ["furo", "myst-parser", "sphinx>=9", "sphinx-copybutton"],
         "litert": ["ai-edge-litert"],  # the interpreter; TensorFlow itself has the converter
@@ -100,6 +101,7 @@ setup(
         "test": [
             "build",
             "hypothesis",
+            "imagehash",
             "import-linter",
             "mypy",
             "pytest",

@@ -210,7 +210,7 @@ def test_missing_place_or_sizes_are_explained(folder):
         load(folder, unlabeled_head=0)
     with pytest.raises(data.DataError, match=r"Class 'dog' has 10 .* but 11 are requested"):
         load(folder, labeled_head=6)
-    with pytest.raises(data.DataError, match="known data sets are digits, image_folder, image_list"):
+    with pytest.raises(data.DataError, match="sets are digits, image_folder, image_list"):
         data.load("imagenet")
     with pytest.raises(data.DataError, match="source_size=-1"):
         load(folder, source_size=-1)

@@ -88,6 +88,12 @@ def test_lines_in_any_order_blank_and_repeated_lines(folder, caplog):
     assert "1 lines of the list repeat an image" in caplog.text
 
 
+def test_labels_that_may_be_one_class_are_noted(folder, caplog):
+    rows = [("a/0.png", "Black cat"), ("a/1.png", "black_cat"), ("9.png", "dog"), ("8.png", "")]
+    assert load(written(folder, rows)).class_names == ("Black cat", "black_cat", "dog")
+    assert "different classes: 'Black cat', 'black_cat'." in caplog.text
+
+
 def test_paths_are_relative_to_data_dir_or_absolute_or_of_windows(folder, tmp_path):
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()

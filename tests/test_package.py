@@ -64,14 +64,15 @@ def test_every_imported_package_is_required(package):
             for name in {name.partition(".")[0] for name in names}:
                 known = name in modules or name in sys.stdlib_module_names
                 assert known, f"{path} imports {name}, which no installation is sure to have"
-    assert {"safetensors", "tensorflow-addons"} <= optional  # imported by `import_extra`
+    # Imported by `importlib`.
+    assert {"imagehash", "safetensors", "tensorflow-addons"} <= optional
 
 
 @pytest.mark.parametrize(
     ("versions", "extras"),
     [
-        ("newest.txt", ["docs", "notebooks", "safetensors", "test"]),
-        ("addons.txt", ["addons", "test"]),
+        ("newest.txt", ["copies", "docs", "notebooks", "safetensors", "test"]),
+        ("addons.txt", ["addons", "copies", "test"]),
     ],
 )
 def test_every_requirement_has_a_tested_version(package, versions, extras):

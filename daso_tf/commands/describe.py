@@ -6,6 +6,7 @@ daso-tf describe --flagfile=digits_lt.cfg
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from daso_tf.commands import terminal
+from daso_tf.commands import copies, terminal
+from daso_tf.data.copies import Copy
+from daso_tf.data.errors import DataError
 from daso_tf.data.images import ImageFiles, Images
-from daso_tf.data.loading import select
+from daso_tf.data.loading import Selection, select
 from daso_tf.data.long_tail import LongTail
 from daso_tf.data.pools import Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
@@ -54,6 +57,10 @@ def main(settings: Settings, arguments: list[str]) -> int:
         max_megapixels=settings.max_megapixels,
         **options,
     )
+    if settings.drop_copies:
+        found = selection.copies()
+        selection = selection.without(found)
+        advice: list[str] = []
     # All images are counted and a few are shown. With `stream`, only those shown are read.
     data = selection.read(
         settings.source_size,
@@ -61,25 +68,32 @@ def main(settings: Settings, arguments: list[str]) -> int:
         stream=True,
         max_bad_files=settings.max_bad_files,
     )
-    print(table(data))
-    print(f"\n{_sizes(selection.sizes)} used at {_by(data.labeled.size)}.")
+    print(table(data, selection.sizes))
+    print(f"\n{_all_sizes(selection.sizes)} used at {_by(data.labeled.size)}.")
+    if not settings.drop_copies:
+        found, advice = _copies(selection)
     path = Path(settings.picture or f"{complete(settings).model_dir}/data.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure(data).savefig(path, dpi=100)
-    print(f"Wrote {path}")
+    list_file = path.with_name(f"{path.stem}_copies.csv")
+    copies.write(found, data.class_names, list_file)
+    print(f"\n{copies.found(found, data.class_names)}", *advice, sep="\n", end="\n\n")
+    figure(data, selection.sizes).savefig(path, dpi=100)
+    print(f"Wrote {path} and {list_file}")
     return 0
 
 
-def table(data: SemiSupervisedData) -> str:
+def table(data: SemiSupervisedData, sizes: Mapping[str, set[Size]] | None = None) -> str:
     """Returns a table of the number of images per class and part.
 
     Args:
         data: Any data.
+        sizes: The sizes (height, width) of the images before they were resized, by part.
 
     Returns:
-        Lines of text, one per class. Below them are the sums and the imbalance ratios: the largest
-        class over the smallest class that has images. "-" means that the number is not known or
-        that there is no such part.
+        Lines of text, one per class. Below them are the sums, the imbalance ratios (the largest
+        class over the smallest class that has images) and, with `sizes`, width and height of the
+        smallest and the largest image. "-" means that the number is not known or that there is no
+        such part.
 
     Example:
 
@@ -92,12 +106,16 @@ def table(data: SemiSupervisedData) -> str:
     all              6          6           -     -
     imbalance      2.0          -           -     -
     """
-    columns = [["class", *map(printable, data.class_names), "all", "imbalance"]]
+    below = ["all", "imbalance", *(["smallest", "largest"] if sizes else [])]
+    columns = [["class", *map(printable, data.class_names), *below]]
     for name, part in _parts(data).items():
         counts = _counts(part, data.num_classes)
         column = ["-"] * data.num_classes if counts is None else [str(count) for count in counts]
         imbalance = "-" if counts is None else f"{counts.max() / counts[counts > 0].min():.1f}"
-        columns.append([name, *column, "-" if part is None else str(len(part)), imbalance])
+        column += ["-" if part is None else str(len(part)), imbalance]
+        if sizes:
+            column += map(_by, _extremes(sizes[name])) if sizes.get(name) else ["-", "-"]
+        columns.append([name, *column])
     widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
@@ -105,11 +123,12 @@ def table(data: SemiSupervisedData) -> str:
     )
 
 
-def figure(data: SemiSupervisedData) -> Figure:
+def figure(data: SemiSupervisedData, sizes: Mapping[str, set[Size]] | None = None) -> Figure:
     """Draws the class distribution and images of some classes.
 
     Args:
         data: Any data.
+        sizes: The sizes (height, width) of the images before they were resized, by part.
 
     Returns:
         A matplotlib figure. A notebook shows it.
@@ -124,23 +143,46 @@ def figure(data: SemiSupervisedData) -> Figure:
     drawn = Figure(figsize=(12, 9), layout="constrained")
     FigureCanvasAgg(drawn)
     bars, images = drawn.subplots(2, 1, height_ratios=(1, 2))
-    _draw_counts(bars, data)
+    _draw_counts(bars, data, sizes or {})
     _draw_images(images, data)
     return drawn
 
 
-def _draw_counts(axes: Axes, data: SemiSupervisedData) -> None:
-    parts = {name: _counts(part, data.num_classes) for name, part in _parts(data).items()}
-    known = {name: counts for name, counts in parts.items() if counts is not None}
+def _copies(selection: Selection) -> tuple[list[Copy], list[str]]:
+    """Returns the copies among the images, and lines of advice."""
+    advice = []
+    try:
+        found = selection.copies()
+    except DataError as error:
+        found = selection.copies(near=False)
+        advice.append(f"Near copies were not searched: {error}")
+    if count := sum(copy.part == "unlabeled" for copy in found):
+        advice.append(f"--drop_copies leaves out the unlabeled ones ({count}).")
+    return found, advice
+
+
+def _draw_counts(axes: Axes, data: SemiSupervisedData, sizes: Mapping[str, set[Size]]) -> None:
+    """Draws a bar per class and part, and one for unlabeled images of unknown classes."""
+    parts = {name: part for name, part in _parts(data).items() if part is not None and len(part)}
+    counts = {name: _counts(part, data.num_classes) for name, part in parts.items()}
+    known = [name for name in parts if counts[name] is not None]
     classes, width = np.arange(data.num_classes), 0.8 / len(known)
-    for index, (name, counts) in enumerate(known.items()):
-        axes.bar(classes + (index - (len(known) - 1) / 2) * width, counts, width, label=name)
+    names = [printable(name, LONGEST_NAME) for name in data.class_names]
+    for name, part in parts.items():
+        label = f"{name}: {len(part):,}"
+        if sizes.get(name):
+            label += "\n" + " to\n".join(dict.fromkeys(map(_by, _extremes(sizes[name]))))
+        if name in known:
+            places = classes + (known.index(name) - (len(known) - 1) / 2) * width
+            axes.bar(places, np.array(counts[name]), width, label=label)
+        else:
+            axes.bar([data.num_classes], [len(part)], 0.8, label=label)
+            names.append("unknown")
     axes.set(title="Images of each class", xlabel="class", yscale="log")
     axes.set_ylim(bottom=0.8)  # a bar of one image stays visible
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     if data.num_classes <= MOST_CLASSES_NAMED:
-        names = [printable(name, LONGEST_NAME) for name in data.class_names]
-        axes.set_xticks(classes, names, fontsize=8, parse_math=False)
+        axes.set_xticks(range(len(names)), names, fontsize=8, parse_math=False)
 
 
 def _draw_images(axes: Axes, data: SemiSupervisedData) -> None:
@@ -175,11 +217,18 @@ def _counts(part: Images | ImageFiles | None, num_classes: int) -> np.ndarray | 
     return np.bincount(part.labels, minlength=num_classes)
 
 
-def _sizes(sizes: set[Size]) -> str:
-    if len(sizes) == 1:
-        return f"All images are {_by(*sizes)} pixels,"
-    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    return f"Images have {len(sizes)} sizes from {_by(by_area[0])} to {_by(by_area[-1])} pixels,"
+def _all_sizes(sizes: Mapping[str, set[Size]]) -> str:
+    found = set().union(*sizes.values())
+    smallest, largest = _extremes(found)
+    if len(found) == 1:
+        return f"All images are {_by(smallest)} pixels,"
+    return f"Images have {len(found)} sizes from {_by(smallest)} to {_by(largest)} pixels,"
+
+
+def _extremes(sizes: set[Size]) -> tuple[Size, Size]:
+    """Returns the smallest and the largest size by area."""
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return by_area[0], by_area[-1]
 
 
 def _by(size: Size) -> str:

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from daso_tf.data import decode, memory
 from daso_tf.data.class_order import ClassOrder
+from daso_tf.data.copies import Copy, find_copies, perceptual_hash
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.long_tail import LongTail, split
@@ -44,6 +46,7 @@ def load(
     max_bad_files: int = 10,
     labeled_alone: bool = False,
     max_megapixels: float = decode.MAX_MEGAPIXELS,
+    drop_copies: bool = False,
     seed: int = 0,
     **options: str | os.PathLike[str] | None,
 ) -> SemiSupervisedData:
@@ -83,6 +86,8 @@ def load(
             images alone need none.
         max_megapixels: Largest number of pixels of an image file, in millions. A larger one counts
             as unreadable; its header shows its size, so it is not decoded.
+        drop_copies: Whether unlabeled images are left out that are copies of test, validation,
+            labeled or other unlabeled images, also near copies. It needs the extra `copies`.
         seed: Integer >= 0 that determines the split.
         **options: Options of the data set. `image_list` has `labels`, the path of a CSV or TSV
             file with a path, a label and, optionally, a part per line; see
@@ -132,6 +137,8 @@ def load(
         max_megapixels=max_megapixels,
         **options,
     )
+    if drop_copies:
+        selection = selection.without(selection.copies())
     return selection.read(source_size, resolution, stream, max_bad_files)
 
 
@@ -150,9 +157,30 @@ class Selection:
     max_megapixels: float = decode.MAX_MEGAPIXELS
 
     @property
-    def sizes(self) -> set[Size]:
-        """The sizes (height, width) of the chosen images in the source."""
-        return {size for sizes, _ in self._headers.values() for size in sizes}
+    def sizes(self) -> dict[str, set[Size]]:
+        """The sizes (height, width) of the chosen images in the source, by the part's name."""
+        return {name: sizes for name, (sizes, _) in self._headers.items()}
+
+    def copies(self, near: bool = True) -> list[Copy]:
+        """Reads all chosen images and returns those that are copies; see `find_copies`.
+
+        Args:
+            near: Whether near copies are searched, too.
+
+        Raises:
+            DataError: If the extra `copies` is not installed, which they need.
+        """
+        return find_copies(self.parts, perceptual_hash() if near else None)
+
+    def without(self, copies: Sequence[Copy]) -> "Selection":
+        """Returns the selection without the unlabeled images among some copies."""
+        pool, members = self.parts["unlabeled"]
+        dropped = [copy.place for copy in copies if copy.part == "unlabeled"]
+        logging.warning(
+            "%d of %d unlabeled images are copies and are left out.", len(dropped), len(members)
+        )
+        kept = np.delete(members, dropped)
+        return dataclasses.replace(self, parts={**self.parts, "unlabeled": (pool, kept)})
 
     def read(
         self, source_size: int, resolution: int, stream: bool | None, max_bad_files: int
@@ -199,8 +227,9 @@ class Selection:
     def _common_size(self, source_size: int, resolution: int) -> Size:
         if source_size:
             return source_size, source_size
-        if len(self.sizes) == 1:
-            (size,) = self.sizes
+        sizes = set().union(*self.sizes.values())
+        if len(sizes) == 1:
+            (size,) = sizes
             if max(size) <= _LARGEST_REDUCTION * resolution:
                 return size
         return resolution, resolution

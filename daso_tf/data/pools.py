@@ -1,6 +1,7 @@
 """The images that a source offers, read only after the split has chosen among them."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -29,6 +30,12 @@ class Pool(Protocol):
         self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
     ) -> tuple[set[Size], dict[int, DataError]]:
         """Returns the sizes of the images, and the errors of unreadable images by position."""
+
+    def name(self, member: int) -> str:
+        """Returns the path of an image, or its number where it has none."""
+
+    def pixels(self, member: int) -> np.ndarray:
+        """Reads one image at its own size; a `DataError` if it cannot be read."""
 
     def read(
         self,
@@ -65,7 +72,15 @@ class ArrayPool:
         self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
     ) -> tuple[set[Size], dict[int, DataError]]:
         """See `Pool.sizes`."""
-        return {self.images.shape[1:3]}, {}
+        return {self.images.shape[1:3]} if len(members) else set(), {}
+
+    def name(self, member: int) -> str:
+        """See `Pool.name`."""
+        return f"image {member}"
+
+    def pixels(self, member: int) -> np.ndarray:
+        """See `Pool.pixels`."""
+        return self.images[member]
 
     def read(
         self,
@@ -107,6 +122,15 @@ class FilePool:
         files = [self.files[member] for member in members]
         sizes, errors = decode.image_sizes(files, max_megapixels)
         return sizes, {int(members[place]): error for place, error in errors.items()}
+
+    def name(self, member: int) -> str:
+        """See `Pool.name`."""
+        file = self.files[member]
+        return file.name if isinstance(file, decode.EncodedImage) else os.fspath(file)
+
+    def pixels(self, member: int) -> np.ndarray:
+        """See `Pool.pixels`."""
+        return decode.read_image(self.files[member])
 
     def read(
         self,

@@ -119,6 +119,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         resolution=settings.resolution,
         stream={"auto": None, "true": True, "false": False}[settings.stream],
         max_bad_files=settings.max_bad_files,
+        drop_copies=settings.drop_copies,
         labeled_alone=LEARNERS[settings.learner].make.labeled_alone,
         max_megapixels=settings.max_megapixels,
         seed=settings.seed,

@@ -93,6 +93,12 @@ DATA = (
         free=True,
     ),
     MAX_MEGAPIXELS,
+    switch(
+        "drop_copies",
+        False,
+        "Leave out unlabeled images that are copies, or near copies, of test, validation, labeled "
+        "or other unlabeled images; needs the extra `copies`.",
+    ),
 )
 
 OPTIMIZATION = (

@@ -79,6 +79,7 @@ def image_list(
     rows, wrong = _checked(_rows(file), root)
     classes = _sorted({row.label for row in rows if row.part == "train"})
     number_of = {name: k for k, name in enumerate(classes)}
+    _note_similar(classes)
     for row in rows:
         if row.label not in number_of and row.part in ("validation", "test"):
             wrong[row.line] = f"has the label {row.label!r}, which no training image has"
@@ -208,6 +209,16 @@ def _existing(root: Path, path: str) -> str | None:
         if path and os.path.isfile(os.path.join(root, spelling)):
             return os.path.normpath(spelling)
     return None
+
+
+def _note_similar(classes: Sequence[str]) -> None:
+    """Logs classes that are probably one class in two spellings."""
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault(plain(name), []).append(name)
+    if similar := [names for names in spellings.values() if len(names) > 1]:
+        groups = "; ".join(", ".join(map(repr, names)) for names in similar[:5])
+        logging.warning("These labels are different classes: %s.", groups)
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:
