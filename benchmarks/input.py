@@ -120,7 +120,9 @@ def measure(root: str, count: int, stream: bool, batches: int, steps: int) -> di
     size = 64 if batches else 32
     data = selection.read(size, size, stream, max_bad_files=0)
     ready = iter(
-        daso_tf.data.training_batches(data, batch_size=LABELED, unlabeled_ratio=RATIO, seed=0)
+        daso_tf.data.training_batches(
+            data, batch_size=LABELED, unlabeled_ratio=RATIO, seed=0
+        ).repeat()
     )
     next(ready)
     if batches:

@@ -137,7 +137,7 @@ def configured(arrays, *settings: str):
     learner = build_learner(complete(parsed), data)
     learner.make_train_function()
     batches = training_batches(data, batch_size=BATCH, unlabeled_ratio=RATIO, seed=0)
-    return learner, iter(batches)
+    return learner, iter(batches.repeat())
 
 
 def step_operations(encoder) -> int:

@@ -20,6 +20,7 @@ from daso_tf.learners import (
     ReMixMatch,
     Supervised,
 )
+from daso_tf.settings import by_name as _by_name  # noqa: F401  # registers parts by name
 from daso_tf.settings import optimizers  # its schedules are registered, too
 from daso_tf.step import losses, metrics
 

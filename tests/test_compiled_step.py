@@ -102,8 +102,10 @@ def test_nothing_is_traced_again_after_the_first_epoch(steps_per_execution):
 def test_step_under_xla_is_traced_and_compiled_once():
     model = learner()
     step = tf.function(model.train_step, jit_compile=True, reduce_retracing=True)
-    batches = daso_tf.data.training_batches(data(), batch_size=B, unlabeled_ratio=MU, seed=0)
-    for batch in batches.take(STEPS):  # XLA cannot compile operations that run on the host
+    batches = daso_tf.data.training_batches(
+        data(), batch_size=B, unlabeled_ratio=MU, seed=0, steps=STEPS
+    )
+    for batch in batches:  # XLA cannot compile operations that run on the host
         step(batch)
     assert int(model.step) == STEPS
     assert model.traces["train"] == step.experimental_get_tracing_count() == 1

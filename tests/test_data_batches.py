@@ -30,8 +30,8 @@ def loaded():
 
 
 def take(loaded, count, **options):
-    options = {"batch_size": 4, "unlabeled_ratio": 2, "seed": 3} | options
-    return list(data.training_batches(loaded, **options).take(count).as_numpy_iterator())
+    options = {"batch_size": 4, "unlabeled_ratio": 2, "seed": 3, "steps": count} | options
+    return list(data.training_batches(loaded, **options).as_numpy_iterator())
 
 
 def test_labels_alone_if_all_unlabeled_classes_are_unknown(loaded):
@@ -135,13 +135,23 @@ def test_positions_are_those_of_the_unlabeled_images(loaded):
 
 
 def test_shapes_types_and_length(loaded):
-    endless = data.training_batches(loaded, batch_size=4, unlabeled_ratio=2, seed=0)
-    assert endless.element_spec == (
+    one_pass = data.training_batches(loaded, batch_size=4, unlabeled_ratio=2, seed=0)
+    assert one_pass.element_spec == (
         (tf.TensorSpec((4, 4, 6, 3), tf.uint8), tf.TensorSpec((8, 4, 6, 3), tf.uint8)),
         (tf.TensorSpec(4, tf.int32), tf.TensorSpec(8, tf.int32)),
     )
-    assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
-    assert len(take(loaded, 99, steps=5)) == 5
+    assert len(one_pass) == 4  # of 8 unlabeled images each; there are 27
+    assert len(take(loaded, 5)) == 5
+
+
+def test_each_iteration_continues_where_the_one_before_it_ended(loaded):
+    options = {"batch_size": 4, "unlabeled_ratio": 2, "seed": 3}
+    batches = data.training_batches(loaded, first_step=2, **options)
+    two_passes = [*batches.as_numpy_iterator(), *batches.as_numpy_iterator()]
+    endless = data.training_batches(loaded, first_step=2, **options).repeat()
+    whole = take(loaded, 8, first_step=2)
+    for found in (two_passes, list(endless.take(8).as_numpy_iterator())):
+        tf.nest.map_structure(np.testing.assert_array_equal, found, whole)
 
 
 def test_a_batch_may_contain_all_images_but_not_more(loaded):

@@ -1,6 +1,7 @@
 """DARP: the refined pseudo-labels and the memory of the layer."""
 
 import doctest
+import functools
 
 import keras
 import numpy as np
@@ -165,11 +166,17 @@ def test_batches_provide_the_positions_that_the_labeler_asks_for():
     labeler = DARPPseudoLabeler(COUNTS, UNLABELED, start_step=2, period=1)
     model = dense_learner(daso_tf.MeanTeacher, pseudo_labeler=labeler)
     assert model.needs_positions and not dense_learner().needs_positions
-    batches = daso_tf.data.training_batches(
-        data, batch_size=2, unlabeled_ratio=2, seed=0, **model.batch_arguments
+    batches = functools.partial(
+        daso_tf.data.training_batches,
+        data,
+        batch_size=2,
+        unlabeled_ratio=2,
+        seed=0,
+        steps=3,
+        **model.batch_arguments,
     )
-    model.fit(batches, steps_per_epoch=3, verbose=0)
-    seen = np.concatenate([batch[2] for batch, _ in batches.take(3).as_numpy_iterator()])
+    model.fit(batches(), verbose=0)
+    seen = np.concatenate([batch[2] for batch, _ in batches().as_numpy_iterator()])
     changed = np.any(np.array(labeler.predictions) != np.float32(1 / 3), axis=1)
     np.testing.assert_array_equal(np.flatnonzero(changed), np.sort(seen))
 

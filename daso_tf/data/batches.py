@@ -19,13 +19,42 @@ from daso_tf.data.shuffle import BatchStream, class_balanced_draws, endless_pass
 _Batch = tuple[tf.Tensor, tf.Tensor]  # images and labels
 
 
+class Position:
+    """Where the next iteration over training batches starts.
+
+    Each iteration continues where the one before it ended, so the epochs of `fit` have different
+    batches, and `repeat()` is the endless sequence of them.
+
+    Args:
+        next_step: Number of the step that the next iteration starts with.
+        steps: Batches of one iteration.
+        follows_learner: Whether `fit` sets it to the step of the learner that it trains.
+    """
+
+    def __init__(self, next_step: int, steps: int, follows_learner: bool):
+        self.next_step = next_step
+        self.steps = steps
+        self.follows_learner = follows_learner
+
+    def advance(self) -> np.int64:
+        """Returns the first step of an iteration that starts now."""
+        first = self.next_step
+        self.next_step += self.steps
+        return np.int64(first)
+
+
+def position_of(batches: object) -> Position | None:
+    """Returns the position of a dataset that `training_batches` made; None for all others."""
+    return getattr(batches, "daso_tf_position", None)
+
+
 def training_batches(
     data: SemiSupervisedData,
     *,
     batch_size: int,
     unlabeled_ratio: int,
     seed: int,
-    first_step: int = 0,
+    first_step: int | None = None,
     steps: int | None = None,
     with_positions: bool = False,
     class_balanced: bool = False,
@@ -36,15 +65,22 @@ def training_batches(
 
     Both streams are endless passes over their images. Each pass has a random order of its own and
     contains every image once. The batch of a step depends only on the seed and the number of the
-    step, so an interrupted training continues with `first_step` exactly as if it had not stopped.
+    step, so an interrupted training continues exactly as if it had not stopped.
+
+    One iteration has `steps` batches, and the next one continues with the steps that follow: every
+    epoch of `fit` has other batches, and `repeat()` makes the dataset endless.
 
     Args:
         data: The images.
         batch_size: Labeled images per step (B in the paper).
         unlabeled_ratio: Unlabeled images per labeled image (mu in the paper).
         seed: Integer >= 0 that determines the orders.
-        first_step: Number of the step that the first batch is for.
-        steps: Number of batches; None for no end.
+        first_step: Number of the step that the first batch is for. By default `fit` starts at the
+            learner's own step, and every other use at 0.
+        steps: Batches of one iteration. By default one pass over the unlabeled images (with
+            `labeled_alone`, the labeled ones), rounded up;
+            with an `input_context` no end, because Keras cannot tell the length of distributed
+            batches.
         with_positions: Whether batches contain the positions of their unlabeled images, for
             learners whose `needs_positions` is true.
         class_balanced: Whether labeled images are drawn independently instead: first a class, all
@@ -75,6 +111,8 @@ def training_batches(
     >>> (labeled, unlabeled), labels = next(iter(batches))
     >>> labeled.shape, unlabeled.shape
     (TensorShape([2, 8, 8, 3]), TensorShape([4, 8, 8, 3]))
+    >>> len(batches)
+    1
     """
     unlabeled_size = batch_size * unlabeled_ratio
     _check_batch("labeled", batch_size, len(data.labeled), "batch_size")
@@ -82,29 +120,13 @@ def training_batches(
         check_unlabeled(len(data.unlabeled))
         requested = "batch_size * unlabeled_ratio"
         _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), requested)
-    if class_balanced:
-        labeled_members = class_balanced_draws(data.labeled.labels, batch_size, seed, first_step)
-    else:
-        labeled_members = endless_passes(
-            len(data.labeled), seed, BatchStream.LABELED, first_step * batch_size
-        )
     context = tf.distribute.InputContext() if input_context is None else input_context
     check_split(batch_size, context.num_replicas_in_sync)
-    labeled_members = _of_worker(labeled_members, batch_size, context)
-    batch_size //= context.num_replicas_in_sync
-    parts = [data.labeled.dataset(labeled_members, batch_size, drop_remainder=True)]
-    if labeled_alone:
-        none = np.zeros((0, *data.labeled.size, 3), np.uint8), np.zeros(0, np.int32)
-        parts.append(tf.data.Dataset.from_tensors(none).repeat())
-    else:
-        unlabeled_members = endless_passes(
-            len(data.unlabeled), seed, BatchStream.UNLABELED, first_step * unlabeled_size
+    if steps is None and input_context is None:
+        images, per_step = (
+            (data.labeled, batch_size) if labeled_alone else (data.unlabeled, unlabeled_size)
         )
-        unlabeled_members = _of_worker(unlabeled_members, unlabeled_size, context)
-        unlabeled_size //= context.num_replicas_in_sync
-        parts.append(data.unlabeled.dataset(unlabeled_members, unlabeled_size, drop_remainder=True))
-        if with_positions:
-            parts.append(unlabeled_members.batch(unlabeled_size, drop_remainder=True))
+        steps = math.ceil(len(images) / per_step)
     some_known = not labeled_alone and (data.unlabeled.labels != UNKNOWN).any()
 
     def together(labeled: _Batch, unlabeled: _Batch, *positions: tf.Tensor) -> tuple:
@@ -112,12 +134,42 @@ def training_batches(
         images += tuple(tf.cast(members, tf.int64) for members in positions)
         return images, labels if some_known else labels[0]
 
-    batches = tf.data.Dataset.zip(tuple(parts)).map(together)
+    def batches_from(step: tf.Tensor) -> tf.data.Dataset:
+        if class_balanced:
+            labeled = class_balanced_draws(data.labeled.labels, batch_size, seed, step)
+        else:
+            labeled = endless_passes(
+                len(data.labeled), seed, BatchStream.LABELED, step * batch_size
+            )
+        labeled = _of_worker(labeled, batch_size, context)
+        rows = batch_size // context.num_replicas_in_sync
+        parts = [data.labeled.dataset(labeled, rows, drop_remainder=True)]
+        if labeled_alone:
+            none = np.zeros((0, *data.labeled.size, 3), np.uint8), np.zeros(0, np.int32)
+            parts.append(tf.data.Dataset.from_tensors(none).repeat())
+            return tf.data.Dataset.zip(tuple(parts)).map(together)
+        unlabeled = endless_passes(
+            len(data.unlabeled), seed, BatchStream.UNLABELED, step * unlabeled_size
+        )
+        unlabeled = _of_worker(unlabeled, unlabeled_size, context)
+        rows = unlabeled_size // context.num_replicas_in_sync
+        parts.append(data.unlabeled.dataset(unlabeled, rows, drop_remainder=True))
+        if with_positions:
+            parts.append(unlabeled.batch(rows, drop_remainder=True))
+        return tf.data.Dataset.zip(tuple(parts)).map(together)
+
+    position = Position(first_step or 0, steps or 0, follows_learner=first_step is None)
+
+    def iteration(_: tf.Tensor) -> tf.data.Dataset:
+        return batches_from(tf.ensure_shape(tf.numpy_function(position.advance, [], tf.int64), ()))
+
     replicas = context.num_replicas_in_sync // context.num_input_pipelines
-    cardinality = tf.data.INFINITE_CARDINALITY if steps is None else steps * replicas
-    batches = batches.take(cardinality)
-    batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
-    return _finished(batches)
+    count = tf.data.INFINITE_CARDINALITY if steps is None else steps * replicas
+    batches = tf.data.Dataset.range(1).flat_map(iteration).take(count)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    batches = _finished(batches)
+    batches.daso_tf_position = position
+    return batches
 
 
 def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Dataset:

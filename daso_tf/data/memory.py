@@ -44,7 +44,8 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
     aligned = array.size and array.ctypes.data % _ALIGNMENT == 0
     if aligned and array.flags.c_contiguous and array.flags.writeable:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    with tf.device("CPU:0"):
+    # Not as a constant of the function of a dataset: its graph may have at most 2 GB.
+    with tf.init_scope(), tf.device("CPU:0"):
         return tf.constant(array)
 
 

@@ -118,6 +118,12 @@ def from_arrays(
     >>> data.labeled_counts
     array([1, 1])
     """
+    if unlabeled_images is None:
+        raise DataError(
+            "unlabeled_images is None; semi-supervised learning needs images without labels. Give "
+            "pictures of the same kind that nobody has labeled, or split off a part of yours; for "
+            "daso_tf.Supervised alone, which ignores them, give the labeled images again."
+        )
     labeled = Images(labeled_images, np.asarray(labels))
     if unlabeled_images is None:
         raise DataError(

@@ -43,14 +43,16 @@ def random_order(size: int, stream: Stream, *key: int) -> np.ndarray:
     return np.argsort(draws, kind="stable")
 
 
-def endless_passes(count: int, seed: int, stream: BatchStream, start: int) -> tf.data.Dataset:
+def endless_passes(
+    count: int, seed: int, stream: BatchStream, start: int | tf.Tensor
+) -> tf.data.Dataset:
     """Makes endless passes over the positions 0..count-1, each in a random order of its own.
 
     Args:
         count: How many positions, at least 1.
         seed: Integer >= 0.
         stream: Which images of a batch the positions are for.
-        start: How many positions to skip, in order to resume there.
+        start: How many positions to skip, in order to resume there; an int64 scalar.
 
     Returns:
         A dataset of int32 scalars.
@@ -61,13 +63,13 @@ def endless_passes(count: int, seed: int, stream: BatchStream, start: int) -> tf
         order = tf.random.experimental.stateless_shuffle(tf.range(count), pass_seed, alg="philox")
         return tf.data.Dataset.from_tensor_slices(order)
 
-    first_pass, skipped = divmod(start, count)
+    first_pass, skipped = start // count, start % count
     passes = tf.data.Dataset.range(first_pass, tf.int64.max)
     return passes.flat_map(order_of_pass).skip(skipped)
 
 
 def class_balanced_draws(
-    labels: np.ndarray, per_step: int, seed: int, first_step: int
+    labels: np.ndarray, per_step: int, seed: int, first_step: int | tf.Tensor
 ) -> tf.data.Dataset:
     """Draws positions endlessly: a class, all with the same probability, then one of its images.
 
@@ -75,7 +77,7 @@ def class_balanced_draws(
         labels: Integer array of shape (N,), classes 0..K-1, every class at least once.
         per_step: Positions per step.
         seed: Integer >= 0.
-        first_step: Number of the step that the first positions are for.
+        first_step: Number of the step that the first positions are for; an int64 scalar.
 
     Returns:
         A dataset of int64 scalars.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from daso_tf.encoders.checks import check_encoder
 from daso_tf.learners.supervised import Supervised
 from daso_tf.step.outcome import StepOutcome
 
@@ -55,6 +56,7 @@ class ClassifierRetraining(Supervised):
     def __init__(
         self, encoder: keras.Model, num_classes: int, *, ema_decay: float = 0.999, **kwargs: Any
     ):
+        check_encoder(encoder)
         encoder.trainable = False
         super().__init__(encoder, num_classes, ema_decay=ema_decay, **kwargs)
 

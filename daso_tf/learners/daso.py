@@ -42,7 +42,7 @@ class DASO(FixMatch):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: DASOPseudoLabeler | None = None,
+        pseudo_labeler: DASOPseudoLabeler | str | None = None,
         **kwargs: Any,
     ):
         names = inspect.signature(DASOPseudoLabeler).parameters.keys() - {"kwargs", "name"}

@@ -66,10 +66,10 @@ class FixMatch(Learner):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: PseudoLabeler | None = None,
+        pseudo_labeler: PseudoLabeler | str | None = None,
         *,
         strong: keras.layers.Layer | None = None,
-        threshold: float | Threshold = 0.95,
+        threshold: float | str | Threshold = 0.95,
         **kwargs: Any,
     ):
         super().__init__(

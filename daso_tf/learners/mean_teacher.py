@@ -67,7 +67,7 @@ class MeanTeacher(Learner):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: PseudoLabeler | None = None,
+        pseudo_labeler: PseudoLabeler | str | None = None,
         *,
         unlabeled_weight: float = 50.0,
         **kwargs: Any,

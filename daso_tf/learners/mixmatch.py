@@ -72,7 +72,7 @@ class MixMatch(Learner):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: PseudoLabeler | None = None,
+        pseudo_labeler: PseudoLabeler | str | None = None,
         *,
         sharpening_temperature: float = 0.5,
         mixup_beta: float = 0.5,

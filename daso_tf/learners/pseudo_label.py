@@ -65,9 +65,9 @@ class PseudoLabel(Learner):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: PseudoLabeler | None = None,
+        pseudo_labeler: PseudoLabeler | str | None = None,
         *,
-        threshold: float | Threshold = 0.95,
+        threshold: float | str | Threshold = 0.95,
         **kwargs: Any,
     ):
         super().__init__(

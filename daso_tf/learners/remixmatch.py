@@ -89,7 +89,7 @@ class ReMixMatch(Learner):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: PseudoLabeler | None = None,
+        pseudo_labeler: PseudoLabeler | str | None = None,
         *,
         distribution_alignment: keras.layers.Layer | None = None,
         strong: keras.layers.Layer | None = None,
@@ -103,11 +103,6 @@ class ReMixMatch(Learner):
         mixing.check_arguments(sharpening_temperature, mixup_beta)
         premixup_weight = checked_number("premixup_weight", premixup_weight, least=0)
         rotation_weight = checked_number("rotation_weight", rotation_weight, least=0)
-        compatibility.check(
-            type(self),
-            pseudo_labeler=pseudo_labeler,
-            distribution_alignment=distribution_alignment,
-        )
         super().__init__(
             encoder,
             num_classes,
@@ -115,6 +110,11 @@ class ReMixMatch(Learner):
             loss_names=("supervised_loss", "consistency_loss", "premixup_loss", "rotation_loss"),
             unlabeled_weight=unlabeled_weight,
             **kwargs,
+        )
+        compatibility.check(
+            type(self),
+            pseudo_labeler=self.pseudo_labeler,
+            distribution_alignment=distribution_alignment,
         )
         self.sharpening_temperature = float(sharpening_temperature)
         self.mixup_beta = float(mixup_beta)

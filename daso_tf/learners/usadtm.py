@@ -102,6 +102,8 @@ class USADTM(Learner):
         )
         if (given := kwargs.pop("pseudo_labeler", None)) is not None:
             reason = self.refuses["pseudo_labeler"]
+            if isinstance(given, str):
+                raise ValueError(f"{given!r} does not go with {type(self).__name__}: {reason}.")
             raise ValueError(str(Conflict(type(given), type(self), reason)))
         super().__init__(
             encoder,

@@ -15,6 +15,26 @@ import tensorflow as tf
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 
+def check_configuration() -> None:
+    """Checks what is configured for Keras as a whole.
+
+    Raises:
+        ValueError: If Keras computes with another library than TensorFlow, or its weights are not
+            float32.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Keras computes with {keras.backend.backend()}, but daso_tf needs TensorFlow: set "
+            'KERAS_BACKEND="tensorflow" in the environment, before Keras is imported.'
+        )
+    if keras.backend.floatx() != "float32":
+        raise ValueError(
+            f"keras.config.floatx() is {keras.backend.floatx()}, but weights must be float32: "
+            'call keras.backend.set_floatx("float32"). For speed, make the encoder with '
+            'dtype="mixed_bfloat16" or "mixed_float16".'
+        )
+
+
 def scaled_normal(scale: float, mode: str) -> keras.initializers.Initializer:
     """Makes an initializer that draws weights from a normal distribution.
 

@@ -50,6 +50,7 @@ def stages(
             unlabeled_ratio=settings.unlabeled_ratio,
             seed=settings.seed,
             first_step=step,
+            steps=epochs * length,
             **learner.batch_arguments,
         )
         distributed = strategies.distributed(learner.distribute_strategy, batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from daso_tf.balance.logit_adjustment import adjusted
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
+from daso_tf.encoders.checks import check_encoder, restoring
 from daso_tf.encoders.precision import computes_in
 from daso_tf.platform.checks import (
     checked_channel_statistics,
@@ -18,8 +20,14 @@ from daso_tf.platform.checks import (
     checked_number,
     checked_whole_number,
 )
-from daso_tf.platform.keras_versions import KERAS_3, build_optimizer, scales_losses, step_logs
-from daso_tf.step import losses
+from daso_tf.platform.keras_versions import (
+    KERAS_3,
+    build_optimizer,
+    check_configuration,
+    scales_losses,
+    step_logs,
+)
+from daso_tf.step import inputs, losses
 from daso_tf.step.export import write_saved_model
 from daso_tf.step.formats import write_litert, write_onnx
 from daso_tf.step.metrics import BalancedAccuracy
@@ -69,6 +77,8 @@ class Classifier(keras.Model):
         labeled_counts: Sequence[int] | None = None,
         name: str | None = None,
     ):
+        check_configuration()
+        check_encoder(encoder)
         super().__init__(dtype="float32", name=name)  # its parts have their own dtype policies
         self.num_classes = checked_whole_number("num_classes", num_classes, least=2)
         mean, std = _checked_statistics(mean, std)
@@ -169,12 +179,14 @@ class Classifier(keras.Model):
         BatchNorm is in inference mode.
 
         Args:
-            images: uint8 `(batch, height, width, 3)` of any size.
+            images: uint8 `(batch, height, width, 3)` of any size, or other numbers in 0 to 255,
+                which are rounded.
 
         Returns:
             float32 `(batch, K)`.
         """
-        features = self.network.ema_features(self.as_input(images), training=False)
+        images = self.as_input(inputs.raw(images))
+        features = self.network.ema_features(images, training=False)
         logits = self.answering_logits(features)
         if not self.test_logit_adjustment or self.labeled_counts is None:
             return logits
@@ -184,7 +196,8 @@ class Classifier(keras.Model):
         """Classifies raw images with the averaged network.
 
         Args:
-            inputs: uint8 `(batch, height, width, 3)` of any size.
+            inputs: uint8 `(batch, height, width, 3)` of any size, or other numbers in 0 to 255,
+                which are rounded.
             training: Unused: predictions never come from the trained network.
 
         Returns:
@@ -255,7 +268,8 @@ class Classifier(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Measures the averaged network on raw images and their classes."""
-        images, labels = unpack(data)
+        images, labels = inputs.unpack(data)
+        inputs.check_kinds(inputs.evaluation_parts(images, labels), self.num_classes)
         logits = self.ema_logits(images)
         loss, accuracy, balanced_accuracy = self._test_metrics
         loss.update_state(losses.cross_entropy(labels, logits))
@@ -266,9 +280,14 @@ class Classifier(keras.Model):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the averaged network; arguments and result as `keras.Model.evaluate`."""
+        guard, given = inputs.Guard(self.num_classes), arguments_of("evaluate", args, kwargs)
+        inputs.check_no_weights(given)
+        if not given.get("_use_cached_eval_dataset"):  # else `fit` has checked it
+            given["x"] = guard.checked(inputs.evaluation_parts, given.get("x"), given.get("y"))
         self._evaluating = True
         try:
-            return super().evaluate(*args, **kwargs)
+            with guard:
+                return super().evaluate(**given)
         finally:
             self._evaluating = False
 
@@ -278,12 +297,30 @@ class Classifier(keras.Model):
         It computes one batch per call for every `steps_per_execution`: Keras would compile as many
         copies of the network into one function and keep their images in memory together.
         """
+        guard, given = inputs.Guard(self.num_classes), arguments_of("predict", args, kwargs)
+        given["x"] = guard.checked(inputs.prediction_parts, given.get("x"))
         steps_per_execution = int(getattr(self, "steps_per_execution", None) or 1)
         self.steps_per_execution = 1
         try:
-            return super().predict(*args, **kwargs)
+            with guard:
+                return super().predict(**given)
         finally:
             self.steps_per_execution = steps_per_execution
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves everything in a `.keras` file; arguments as `keras.Model.save`.
+
+        Raises:
+            ValueError: If the name of the file ends in something else.
+        """
+        if isinstance(filepath, (str, os.PathLike)) and not str(filepath).endswith(".keras"):
+            raise ValueError(
+                f"{filepath} does not end in .keras, the only format that holds everything a "
+                f"learner remembers. Save it as {os.path.splitext(filepath)[0]}.keras; "
+                "export(directory) writes a SavedModel for inference, and "
+                'save_weights("NAME.weights.h5") the weights alone.'
+            )
+        super().save(filepath, *args, **kwargs)
 
     def export(
         self,
@@ -409,14 +446,14 @@ class Classifier(keras.Model):
     ) -> Classifier:
         """Creates the model from the result of `get_config`."""
         deserialize: Callable = keras.saving.deserialize_keras_object
-        return cls(
-            **{
-                key: deserialize(value, custom_objects=custom_objects)
-                if isinstance(value, dict)
-                else value
-                for key, value in config.items()
-            }
-        )
+        arguments = {
+            key: deserialize(value, custom_objects=custom_objects)
+            if isinstance(value, dict)
+            else value
+            for key, value in config.items()
+        }
+        with restoring():
+            return cls(**arguments)
 
     # Checks ----------------------------------------------------------------------------------
 
@@ -449,15 +486,18 @@ class Classifier(keras.Model):
         """Does nothing: all is built, and Keras 3 cannot inspect a batch of many workers."""
 
 
-def unpack(data: Any) -> tuple:
-    """Returns inputs and labels of what Keras hands to a step."""
-    inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if labels is None or weights is not None:
-        raise ValueError(
-            "A batch is (inputs, labels), without sample weights; this one has "
-            f"{'no labels' if labels is None else 'sample weights'}."
-        )
-    return inputs, labels
+def arguments_of(method: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a call of a `keras.Model` method by name.
+
+    Args:
+        method: Name of the method.
+        args: Its positional arguments, without the model.
+        kwargs: Its keyword arguments.
+    """
+    signature = inspect.signature(getattr(keras.Model, method))
+    given = dict(signature.bind(None, *args, **kwargs).arguments)
+    del given["self"]
+    return {**given.pop("kwargs", {}), **given}
 
 
 def _checked_statistics(

@@ -13,6 +13,9 @@ import tensorflow as tf
 from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
 from daso_tf.balance.balanced_head import AveragedFeatures, Features
+from daso_tf.data import SemiSupervisedData
+from daso_tf.data.batches import Position, position_of
+from daso_tf.encoders.checks import check_encoder
 from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
@@ -22,11 +25,12 @@ from daso_tf.platform.keras_versions import (
     train_on_batch,
 )
 from daso_tf.pseudo_labels import PseudoLabeler
-from daso_tf.step import compatibility, gradients
-from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, unpack
+from daso_tf.step import compatibility, gradients, inputs
+from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, arguments_of
 from daso_tf.step.feature_memory import FeatureMemory
-from daso_tf.step.metrics import StepMetrics
-from daso_tf.step.network import decay_at
+from daso_tf.step.metrics import StepMetrics, direction
+from daso_tf.step.named_parts import Known, part
+from daso_tf.step.network import decay_at, input_size
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.signatures import show_all_arguments
 from daso_tf.thresholds import FixedThreshold, Threshold
@@ -57,7 +61,9 @@ class Learner(Classifier):
             features `(batch, D)`.
         num_classes: K, at least 2.
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; None where the learner makes no
-            pseudo-labels.
+            pseudo-labels. Like `threshold`, `balanced_head`, `supervised_loss` and `weak`, it may
+            also be its name on the command line, such as `"daso"`. A part by name has the
+            defaults of the command's flags.
         loss_names: Names of the loss terms that `compute_losses` returns, without those of
             `pseudo_labeler`, `threshold` and `balanced_head`.
         threshold: How strongly each pseudo-label is taught: a least confidence in [0, 1], or a
@@ -81,6 +87,11 @@ class Learner(Classifier):
             another, to save memory (gradient accumulation). Views, optimizer, moving average, step
             and memories see the whole batch. Whatever looks at a batch as a whole sees a part:
             BatchNorm, queues, moving averages of thresholds and alignment, MixUp.
+        data: The `daso_tf.data.SemiSupervisedData` that the learner will be trained on. Parts by
+            name take their counts from it, and `mean`, `std`, `class_names` and `labeled_counts`
+            are its own unless they are given. It is not saved.
+        total_steps: Steps of the whole training, for parts by name that depend on it. It is not
+            saved.
 
     Attributes:
         asks_for: What the learner needs from its batches: "class_balanced_batches", batches with
@@ -118,22 +129,30 @@ class Learner(Classifier):
         self,
         encoder: keras.Model,
         num_classes: int,
-        pseudo_labeler: PseudoLabeler | None = None,
+        pseudo_labeler: PseudoLabeler | str | None = None,
         *,
         loss_names: tuple[str, ...] = ("supervised_loss",),
-        threshold: float | Threshold | None = None,
-        balanced_head: BalancedHead | None = None,
+        threshold: float | str | Threshold | None = None,
+        balanced_head: BalancedHead | str | None = None,
         unlabeled_weight: float = 1.0,
         ramp_steps: int = 0,
-        supervised_loss: SupervisedLoss | None = None,
-        weak: keras.layers.Layer | None = None,
+        supervised_loss: SupervisedLoss | str | None = None,
+        weak: keras.layers.Layer | str | None = None,
         weight_decay: float = 5e-4,
         ema_decay: float = 0.999,
         seed: int = 0,
         first_step: int = 0,
         microbatches: int = 1,
+        data: SemiSupervisedData | None = None,
+        total_steps: int | None = None,
         **kwargs: Any,
     ):
+        check_encoder(encoder)
+        if data is not None:
+            _check_is_of(data, num_classes)
+            counts = data.labeled_counts.tolist()
+            of_data = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+            kwargs = {**of_data, "labeled_counts": counts, **kwargs}
         if "confidence_threshold" in kwargs:  # its name until version 0.1
             if threshold != inspect.signature(type(self)).parameters["threshold"].default:
                 raise ValueError(
@@ -141,20 +160,29 @@ class Learner(Classifier):
                     f"threshold={threshold!r} is given."
                 )
             threshold = kwargs.pop("confidence_threshold")
-        threshold = _as_threshold(threshold)
+
+        def known() -> Known:
+            resolution = kwargs.get("resolution") or input_size(encoder)
+            return Known(type(self), data, total_steps, resolution)
+
+        labeler = part("pseudo_labeler", pseudo_labeler, known)
+        selects = _as_threshold(part("threshold", threshold, known))
+        head = part("balanced_head", balanced_head, known)
+        loss = part("supervised_loss", supervised_loss, known)
+        views = part("weak", weak, known)
         compatibility.check(
             type(self),
-            pseudo_labeler=pseudo_labeler,
-            threshold=threshold,
-            balanced_head=balanced_head,
+            pseudo_labeler=labeler,
+            threshold=selects,
+            balanced_head=head,
         )
-        if pseudo_labeler is None and (unlabeled_weight != 1 or ramp_steps):
+        if labeler is None and (unlabeled_weight != 1 or ramp_steps):
             raise ValueError(
                 f"{type(self).__name__} makes no pseudo-labels: leave out unlabeled_weight and "
                 "ramp_steps."
             )
-        self._check_is_for(balanced_head, num_classes)
-        self._check_is_for(supervised_loss, num_classes)
+        self._check_is_for(head, num_classes)
+        self._check_is_for(loss, num_classes)
         weights = {"unlabeled_weight": unlabeled_weight, "weight_decay": weight_decay}
         weights = {name: checked_number(name, value, least=0) for name, value in weights.items()}
         ema_decay = checked_number("ema_decay", ema_decay, least=0, below=1)
@@ -172,8 +200,8 @@ class Learner(Classifier):
         self.seed = counts["seed"]
         self.first_step = counts["first_step"]
         self.microbatches = microbatches
-        self.supervised_loss = SupervisedLoss() if supervised_loss is None else supervised_loss
-        self.weak = Weak() if weak is None else weak
+        self.supervised_loss = SupervisedLoss() if loss is None else loss
+        self.weak = Weak() if views is None else views
         self.step = self.add_weight(
             name="step", shape=(), initializer="zeros", trainable=False, dtype="int64"
         )
@@ -181,25 +209,23 @@ class Learner(Classifier):
         self.weak.build((None, None, None, 3))
 
         # A part that comes from a saved model is built already.
-        self.pseudo_labeler = cast(PseudoLabeler, pseudo_labeler)
-        if pseudo_labeler is not None and not pseudo_labeler.built:
-            pseudo_labeler.build([(None, self.num_classes), (None, self.num_features)])
-        self.threshold = cast(Threshold, threshold)
-        if threshold is not None and not threshold.built:
-            threshold.build((None, self.num_classes))
-        self.balanced_head = balanced_head
-        if balanced_head is not None:
+        self.pseudo_labeler = cast(PseudoLabeler, labeler)
+        if labeler is not None and not labeler.built:
+            labeler.build([(None, self.num_classes), (None, self.num_features)])
+        self.threshold = cast(Threshold, selects)
+        if selects is not None and not selects.built:
+            selects.build((None, self.num_classes))
+        self.balanced_head: BalancedHead | None = head
+        if head is not None:
             self.balanced_classifier, self.ema_balanced_classifier = self.add_head(
                 "balanced_classifier", self.num_classes
             )
-            if "averaged_features" in balanced_head.asks_for:
-                self.balanced_memory = FeatureMemory(
-                    balanced_head.labeled_counts, name="balanced_memory"
-                )
+            if "averaged_features" in head.asks_for:
+                self.balanced_memory = FeatureMemory(head.labeled_counts, name="balanced_memory")
                 self.balanced_memory.build([(None, self.num_classes), (None, self.num_features)])
-        parts = [part for part in (pseudo_labeler, threshold, balanced_head) if part is not None]
-        names = (*loss_names, *(name for part in parts for name in part.loss_names))
-        self._step_metrics = StepMetrics(names, self.num_classes, pseudo_labeler is not None)
+        parts = [p for p in (labeler, selects, head) if p is not None]
+        names = (*loss_names, *(name for p in parts for name in p.loss_names))
+        self._step_metrics = StepMetrics(names, self.num_classes, labeler is not None)
         self._training_metrics = self._step_metrics.all
 
     # What a learner defines ------------------------------------------------------------------
@@ -446,20 +472,13 @@ class Learner(Classifier):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes views of raw images and trains on them; one compiled function."""
-        inputs, labels = unpack(data)
-        labeled, unlabeled, positions = inputs if len(inputs) == 3 else (*inputs, None)
-        labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
-        seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
-        views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
-        strong_labeled = None
-        if self.balanced_head is not None and "averaged_features" in self.balanced_head.asks_for:
-            make = self.network.compiled_part(self.make_strong_labeled_views)
-            strong_labeled = make(labeled, seed)
-        outcome = self.train_on_views(views, labels, positions, strong_labeled)
-        return step_logs(self, self._track(outcome, labels, unlabeled_labels))
+        # A batch that is refused where it is made must not count as a step.
+        with tf.control_dependencies(list(filter(tf.is_tensor, tf.nest.flatten(data)))):
+            return self._train_step(*inputs.unpack(data))
 
     def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
+        inputs.Guard(self.num_classes).checked(inputs.training_parts, x, y)
         return train_on_batch(self, x, y, return_dict)
 
     def train_on_views(
@@ -481,9 +500,9 @@ class Learner(Classifier):
         Returns:
             The `StepOutcome`.
         """
-        inputs = {"labels": labels, "positions": positions, "strong_labeled": strong_labeled}
-        inputs = {name: value for name, value in inputs.items() if value is not None}
-        outcome, gradient = self._losses_and_gradient(views, inputs)
+        given = {"labels": labels, "positions": positions, "strong_labeled": strong_labeled}
+        given = {name: value for name, value in given.items() if value is not None}
+        outcome, gradient = self._losses_and_gradient(views, given)
         # All replicas have equally many rows: the mean of their gradients is that of the batch.
         gradient = replicas.mean(gradient)
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
@@ -516,6 +535,47 @@ class Learner(Classifier):
         }
 
     # Keras -----------------------------------------------------------------------------------
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains; arguments and result as `keras.Model.fit`.
+
+        Batches are those of `daso_tf.data.training_batches`, or any that look like them. Without a
+        `first_step`, batches of `training_batches` start at the step of this learner: a loaded
+        learner, a second `fit`, and `keras.callbacks.BackupAndRestore` continue where training
+        stopped. A data set that is shorter than `steps_per_epoch` is repeated.
+
+        Raises:
+            ValueError: If an argument has no meaning here, or a batch is not as described; before
+                the first step that would use it.
+        """
+        given = arguments_of("fit", args, kwargs)
+        inputs.check_fit_arguments(given)
+        x, position = given.get("x"), position_of(given.get("x"))
+        callbacks = _listed(given.get("callbacks"))
+        for callback in callbacks:
+            if getattr(callback, "mode", None) == "auto":  # Keras knows only its own metrics
+                callback.mode = direction(callback.monitor) or "auto"
+        if position is not None and position.follows_learner:
+            callbacks.append(_StartAtStep(position, self))
+        if not isinstance(given.get("callbacks"), keras.callbacks.CallbackList):
+            given["callbacks"] = callbacks
+        with inputs.Guard(self.num_classes) as guard:
+            if position is None:  # else `from_arrays` or `load` has checked it
+                x = guard.checked(inputs.training_parts, x, given.get("y"))
+                inputs.check_lengths(x, given.get("y"))
+            if given.get("steps_per_epoch") and isinstance(x, tf.data.Dataset):
+                x = x.repeat()
+            given["x"] = x
+            validation = given.get("validation_data")
+            if isinstance(validation, (tuple, list)):
+                images, labels = inputs.unpack(tuple(validation))
+                given["validation_data"] = (
+                    guard.checked(inputs.evaluation_parts, images, labels),
+                    labels,
+                )
+            elif validation is not None:
+                given["validation_data"] = guard.checked(inputs.evaluation_parts, validation)
+            return super().fit(**given)
 
     def compile(
         self, *args: Any, jit_compile: bool | str | None = JIT_COMPILE_DEFAULT, **kwargs: Any
@@ -570,20 +630,34 @@ class Learner(Classifier):
 
     # Details ---------------------------------------------------------------------------------
 
+    def _train_step(self, images: Any, labels: Any) -> dict[str, tf.Tensor]:
+        inputs.check_kinds(inputs.training_parts(images, labels), self.num_classes)
+        labeled, unlabeled, positions = images if len(images) == 3 else (*images, None)
+        labeled, unlabeled = inputs.raw(labeled), inputs.raw(unlabeled)
+        labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
+        seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
+        views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
+        strong_labeled = None
+        if self.balanced_head is not None and "averaged_features" in self.balanced_head.asks_for:
+            make = self.network.compiled_part(self.make_strong_labeled_views)
+            strong_labeled = make(labeled, seed)
+        outcome = self.train_on_views(views, labels, positions, strong_labeled)
+        return step_logs(self, self._track(outcome, labels, unlabeled_labels))
+
     def _unlabeled_config(self) -> dict[str, Any]:
         return {"unlabeled_weight": self.unlabeled_weight, "ramp_steps": self.ramp_steps}
 
     def _losses_and_gradient(
-        self, views: Any, inputs: dict[str, tf.Tensor]
+        self, views: Any, given: dict[str, tf.Tensor]
     ) -> tuple[StepOutcome, list[tf.Tensor]]:
         variables, count = self.trainable_variables, self.microbatches
         if count == 1:
             return gradients.of_batch(
-                lambda: self.compute_losses(views, **inputs), variables, self.optimizer
+                lambda: self.compute_losses(views, **given), variables, self.optimizer
             )
-        parts = self.cut_views(views, count), Learner.cut_views(self, inputs, count)
+        parts = self.cut_views(views, count), Learner.cut_views(self, given, count)
         return gradients.of_microbatches(
-            lambda views, inputs: self.compute_losses(views, **inputs),
+            lambda views, given: self.compute_losses(views, **given),
             parts,
             count,
             variables,
@@ -630,6 +704,37 @@ class Learner(Classifier):
 
 
 show_all_arguments(Learner, Classifier, hidden=frozenset())
+
+
+class _StartAtStep(keras.callbacks.Callback):
+    """Starts batches at the learner's step, once callbacks such as BackupAndRestore have set it."""
+
+    def __init__(self, position: Position, learner: Learner):
+        super().__init__()
+        self.position = position
+        self.set_model(learner)  # a list that Keras did not make would not do it
+        self._started = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the first step of the first epoch; the epochs after it continue."""
+        if not self._started:
+            self.position.next_step = int(self.model.step.numpy())
+            self._started = True
+
+
+def _check_is_of(data: SemiSupervisedData, num_classes: int) -> None:
+    if data.num_classes != num_classes:
+        raise ValueError(
+            f"data has {data.num_classes} classes, but num_classes is {num_classes}. Give "
+            "num_classes=data.num_classes."
+        )
+
+
+def _listed(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Returns callbacks as a list; that of a `CallbackList` is its own."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks.callbacks
+    return list(tf.nest.flatten(callbacks)) if callbacks is not None else []
 
 
 def _as_threshold(threshold: float | Threshold | None) -> Threshold | None:

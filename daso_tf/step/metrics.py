@@ -16,6 +16,27 @@ from daso_tf.step.outcome import StepOutcome
 __all__ = ["BalancedAccuracy", "ClassStatistics", "OneHotLabels"]
 
 _COUNTS = ("true", "predicted", "correct", "assigned")
+# The last words of the names of metrics that should rise and that should fall.
+_RISING, _FALLING = ("accuracy", "recall", "precision", "mask_rate"), ("loss", "gradient_norm")
+
+
+def direction(name: str) -> str | None:
+    """Returns whether training should raise or lower a metric.
+
+    Args:
+        name: Its name in the logs of `fit`, such as `"val_balanced_accuracy"`.
+
+    Returns:
+        `"max"`, `"min"`, or None for a metric that this library does not have.
+
+    Example:
+
+    >>> direction("val_accuracy"), direction("consistency_loss"), direction("val_f1_score")
+    ('max', 'min', None)
+    """
+    if name.endswith(_RISING):
+        return "max"
+    return "min" if name.endswith(_FALLING) else None
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -156,6 +177,8 @@ class OneHotLabels(keras.metrics.Metric):
     def __init__(self, metric: keras.metrics.Metric, name: str | None = None, **kwargs: Any):
         super().__init__(name=name or metric.name, **kwargs)
         self.metric = metric
+        if hasattr(metric, "_direction"):  # callbacks of Keras 3 with mode="auto" read it
+            self._direction = metric._direction
 
     def update_state(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
