@@ -5,7 +5,7 @@
 # ./run.sh test [pytest arguments]   checks style, types and imports, and runs the test suite
 # ./run.sh test-addons [arguments]   runs it with TensorFlow 2.15 and TensorFlow Addons
 # ./run.sh docs                      builds the documentation into docs/_build/html
-# ./run.sh notebooks                 executes examples/*.ipynb and runs their tests
+# ./run.sh notebooks                 executes examples/*.ipynb
 # ./run.sh wheel                     builds wheel and sdist into dist/ and tests them elsewhere
 #
 # The first call makes .venv in this folder and installs daso_tf into it, in the versions that
@@ -82,11 +82,9 @@ build_docs() {
   .venv/bin/python docs/check.py docs/_build/html
 }
 
-# Some of the tests need packages of the extra `notebooks`; `./run.sh test` skips them.
 run_notebooks() {
-  export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
-  .venv/bin/jupyter-execute --timeout=600 examples/*.ipynb
-  .venv/bin/python -m pytest tests/test_notebooks.py
+  TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" \
+    .venv/bin/jupyter-execute --timeout=600 examples/*.ipynb
 }
 
 # check_wheel: tests the wheel and the sdist where the checkout is not importable. The new
@@ -134,9 +132,8 @@ quietly() {
 
 case "${1:-}" in
   "" | workers | *.cfg) install_newest test ;;
-  test | wheel) install_newest litert,onnx,test ;;
-  docs) install_newest docs,test ;;
-  notebooks) install_newest notebooks,test ;;
+  # One set of packages for all of them, which is installed once.
+  test | docs | notebooks | wheel) install_newest docs,litert,notebooks,onnx,test ;;
   test-addons) install_addons ;;
   *)
     fail "expected nothing, 'workers', 'test', 'test-addons', 'docs', 'notebooks', 'wheel' or a flag" \
