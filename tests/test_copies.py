@@ -103,17 +103,27 @@ def test_the_first_near_image_is_that_of_comparing_all_pairs(block, monkeypatch)
     centers = rng.integers(0, 2, (7, 64))
     bits = centers[rng.integers(0, 7, 60)]
     bits = np.where(rng.random(bits.shape) < 0.03, 1 - bits, bits)
-    expected = []
+    bits[40:42] = 0  # empty images, which resemble none
+    expected = {}
     for k, row in enumerate(bits):
         near = np.flatnonzero((bits[:k] != row).sum(axis=1) <= 4)
-        expected.append(near[0] if len(near) else k)
-    assert 7 < len(set(expected)) < 50
+        if len(near) and row.any():
+            expected[k] = near[0]
+    assert 10 < len(expected) < 50
+    images = np.zeros((60, 8, 8, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(60)
+    pool = ArrayPool(images, np.zeros(60, np.int32))
     monkeypatch.setattr(module, "_BLOCK", block)
-    hashes = [np.where(row, 1, -1).astype(np.float32) for row in bits]
-    np.testing.assert_array_equal(module._first_near(hashes), expected)
-    with_gaps = [*hashes[:3], None, np.zeros(64, np.float32), np.zeros(64, np.float32)]
-    assert module._first_near(with_gaps).tolist()[3:] == [3, 4, 5]
-    assert len(module._first_near([])) == 0
+    copies = find_copies(
+        {"labeled": (pool, np.arange(60))}, lambda picture: bits[picture.getpixel((0, 0))[0]]
+    )
+    assert {copy.place: copy.original_name for copy in copies} == {
+        k: f"image {original}" for k, original in expected.items()
+    }
+
+
+def test_no_images():
+    assert find_copies({}, perceptual_hash()) == []
 
 
 def test_images_in_memory():
@@ -138,7 +148,7 @@ def test_the_command_lists_copies_and_leaves_them_out(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert ["all", "7", "6", "-", "4"] in [line.split() for line in lines]
     assert "5 images are copies of others: 3 identical, 2 near." in lines
-    assert "Of a test image: 2 unlabeled." in lines
+    assert "Copies of test images: 2 unlabeled." in lines
     assert (
         f"  labeled '{folder}/train/dog/same.png' (dog) = labeled '{folder}/train/cat/0.png' (cat)"
         in lines

@@ -25,7 +25,7 @@ def found(copies: Sequence[Copy], class_names: Sequence[str]) -> str:
     >>> copies = [Copy("unlabeled", 3, "a.jpg", -1, "test", "b.jpg", 1, identical=True)]
     >>> print(found(copies, ["cat", "dog"]))
     1 image is a copy of another: 1 identical, 0 near.
-    Of a test image: 1 unlabeled.
+    Copies of test images: 1 unlabeled.
       unlabeled 'a.jpg' = test 'b.jpg' (dog)
     """
     if not copies:
@@ -39,8 +39,7 @@ def found(copies: Sequence[Copy], class_names: Sequence[str]) -> str:
     pairs = Counter((copy.original_part, copy.part) for copy in copies)
     for original in dict.fromkeys(part for part, _ in pairs):
         of = [f"{pairs[original, part]} {part}" for first, part in pairs if first == original]
-        article = "an" if original == "unlabeled" else "a"
-        lines.append(f"Of {article} {original} image: {', '.join(of)}.")
+        lines.append(f"Copies of {original} images: {', '.join(of)}.")
     for copy in copies[:MOST_SHOWN]:
         sign = "=" if copy.identical else "~"
         one = _image(copy.part, copy.name, copy.label, class_names)
