@@ -10,6 +10,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load, reading
@@ -26,12 +27,12 @@ from daso_tf.run.callbacks import (
     StopAtNonFiniteLoss,
 )
 from daso_tf.run.checkpoints import CheckpointError, Checkpoints
-from daso_tf.run.flags_file import changes_since, write_flags_file
+from daso_tf.run.flags_file import changes_since, continued, write_flags_file
 from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import table
 from daso_tf.run.results import Results
-from daso_tf.settings import combinations
+from daso_tf.settings import combinations, limits
 from daso_tf.settings.build import build_encoder, build_learner
 from daso_tf.settings.flags import complete
 from daso_tf.settings.methods import SELF_TRAINING
@@ -79,6 +80,8 @@ def prepare(settings: Settings) -> Run:
     combinations.check(settings)
     model_dir = Path(settings.model_dir)
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
+    is_new = not checkpoints.paths()
+    settings = _new(settings) if is_new else continued(model_dir / "flags.cfg", settings)
     _check_unchanged(settings, model_dir, checkpoints)
     data = load(
         settings.dataset,
@@ -99,6 +102,8 @@ def prepare(settings: Settings) -> Run:
     )
     strategy = strategies.make(settings.strategy, settings.wait_for_workers)
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if is_new:
+        limits.check_cutout(settings, data.labeled.size)
     if strategies.is_chief(strategy):
         check_writable(settings.export_dir)
     run = begin(settings, data, checkpoints, strategy)
@@ -263,6 +268,20 @@ def _restored_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Mod
     if not restored:
         raise ValueError(f"--from_model_dir={model_dir} has no checkpoint of a training run.")
     return encoder
+
+
+def _new(settings: Settings) -> Settings:
+    """Checks the settings of a run that starts, and shortens a default that is too long for it."""
+    limits.check_effects(settings)
+    shortened = limits.shortened(settings)
+    if shortened != settings:
+        logging.warning(
+            "--pretrain_steps is %d, a tenth of --steps=%d, because its default of %d is not below",
+            shortened.pretrain_steps,
+            settings.steps,
+            settings.pretrain_steps,
+        )
+    return shortened
 
 
 def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoints) -> None:

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
+
+
+class _Largest(NamedTuple):
+    """The largest number that a type of flag may have, and why."""
+
+    number: float
+    reason: str
+
+
+_WHOLE = _Largest(
+    2**31 - 1,
+    f"must be at most {2**31 - 1:,}: no machine can do or hold more, and TensorFlow counts in 32 "
+    "bits",
+)
+_LARGEST = {
+    flags.DEFINE_integer: _WHOLE,
+    flags.DEFINE_list: _WHOLE,
+    flags.DEFINE_float: _Largest(
+        3.4e38, "must be at most 3.4e38: larger numbers are infinite in TensorFlow's 32 bits"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +90,13 @@ class Flag:
                 message="must be whole numbers, such as 200000,225000",
                 flag_values=values,
             )
+        if largest := _LARGEST.get(self.define):
+            flags.register_validator(
+                self.name,
+                lambda value: all(abs(number) <= largest.number for number in _numbers(value)),
+                message=largest.reason,
+                flag_values=values,
+            )
 
     def parse(self, text: str) -> Any:
         """Returns the value that a text on the command line stands for."""
@@ -114,6 +142,13 @@ def as_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _numbers(value: Any) -> list[float]:
+    """Returns the numbers in the value of a flag, which may be a list of texts, or None."""
+    if isinstance(value, list):
+        return [int(text) for text in value if text.isdecimal()]
+    return [] if value is None else [value]
 
 
 def _inside(value: float, interval: str) -> bool:
