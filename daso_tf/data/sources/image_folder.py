@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from daso_tf.data.errors import DataError
+from daso_tf.data.folders import is_folder, visible
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
 from daso_tf.data.sources.source import Source
@@ -87,9 +88,9 @@ def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool:
                 f"{', '.join(map(repr, class_names[:10]))}{', ...' * (len(class_names) > 10)}). "
                 "Add the class to train, or remove this folder."
             )
-        members = _visible(folder)
+        members = visible(folder)
         for entry in members:
-            if _is_folder(entry):
+            if is_folder(entry):
                 raise DataError(
                     f"{entry.path!r} is a folder. The folder of a class may hold only image files; "
                     "move the images up and remove it."
@@ -100,42 +101,29 @@ def _class_pool(part: Path, class_names: Sequence[str]) -> FilePool:
 
 
 def _unlabeled_pool(part: Path) -> FilePool:
-    paths = _checked_paths(part, list(_walk(part, set())))
+    paths = _checked_paths(part, list(_walk(part)))
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
 
 
 def _class_folders(part: Path) -> list[os.DirEntry[str]]:
-    folders = _visible(part)
+    folders = visible(part)
     for entry in folders:
-        if not _is_folder(entry):
+        if not is_folder(entry):
             raise DataError(f"{entry.path!r} is not in the folder of a class. {_LAYOUT}")
     return folders
 
 
-def _walk(folder: os.PathLike[str], entered: set[str]) -> Iterator[os.DirEntry[str]]:
+def _walk(part: Path) -> Iterator[os.DirEntry[str]]:
     """Yields the files in a folder and its subfolders; links to a folder are followed once."""
-    if (real := os.path.realpath(folder)) in entered:
-        return
-    entered.add(real)
-    for entry in _visible(folder):
-        if _is_folder(entry):
-            yield from _walk(entry, entered)
-        else:
+    entered = {os.path.realpath(part)}
+    entries = visible(part)[::-1]
+    while entries:
+        entry = entries.pop()
+        if not is_folder(entry):
             yield entry
-
-
-def _visible(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder that are not hidden, sorted by name."""
-    try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{os.fspath(folder)!r} cannot be listed: {error}.") from error
-    return sorted(entries, key=lambda entry: entry.name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # os.path.isdir returns False for a link to itself; DirEntry.is_dir would raise.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+        elif (real := os.path.realpath(entry)) not in entered:
+            entered.add(real)
+            entries += reversed(visible(entry))
 
 
 def _is_endless(entry: os.DirEntry[str]) -> bool:

@@ -22,6 +22,7 @@ from daso_tf.data.sources.source import Option, Source
 from daso_tf.data.statistics import Statistics
 
 NUM_CLASSES = 200
+_MOST_BYTES = 2**26  # of a list, unpacked; the longest published one has less than 2**23
 
 OPTIONS = {
     "labeled": Option(("l_train", "l_train_val"), "semi_aves: its labeled images."),
@@ -178,7 +179,13 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     opened = lzma.open if file.suffix == ".xz" else open
     try:
         with opened(file, "rb") as stream:
-            text = stream.read().decode("utf-8-sig")
+            content = stream.read(_MOST_BYTES + 1)  # unpacks no more than that
+        if len(content) > _MOST_BYTES:
+            raise DataError(
+                f"{str(file)!r} has more than {_MOST_BYTES:,} bytes; a list of images is smaller. "
+                "Download it again."
+            )
+        text = content.decode("utf-8-sig")
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise DataError(f"{str(file)!r} cannot be read: {error}. Download it again.") from error
     # splitlines() would also split at characters that can be part of a name.
