@@ -14,11 +14,10 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from daso_tf.commands import terminal
+from daso_tf.platform import launcher_folder
 from daso_tf.settings.settings import Settings
 
 _POLL_SECONDS = 0.2
@@ -58,7 +57,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
             "needs the number of workers, then the flags of daso-tf train, such as: 2 "
             "--flagfile=digits_lt.cfg"
         )
-    logs = Path(tempfile.mkdtemp(prefix="daso_tf-workers-"))
+    logs = launcher_folder.make()
     command = [sys.executable, "-m", "daso_tf.train", *flags, "--strategy=multi_worker"]
     processes: list[subprocess.Popen] = []
     with contextlib.ExitStack() as stack:
