@@ -95,7 +95,7 @@ def read(
     """
     suffix = Path(source).suffix
     if suffix not in _READERS:
-        raise ValueError(f"SOURCE must be a {', '.join(_READERS)} file")
+        raise ValueError("SOURCE must be a .keras, .npz or .safetensors file")
     open_file(source).close()  # a missing file, a folder or a pipe is found here
     try:
         content = _READERS[suffix](source)

@@ -16,15 +16,12 @@ def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         DataError: If it cannot be listed.
     """
     try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                (entry for entry in entries if not entry.name.startswith(".")),
-                key=lambda entry: entry.name,
-            )
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         name = os.fspath(folder)
         shown = repr(name) if len(name) < 200 else f"{name[:150]!r}... ({len(name)} characters)"
-        raise DataError(f"{shown} cannot be listed: {error.strerror}.") from error
+        raise DataError(f"{shown} cannot be listed: {error.strerror or error}.") from error
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
