@@ -331,6 +331,7 @@ def test_the_command_trains_from_the_files(tree, tmp_path):
         "batch_size": 4,
         "stream": "true",
         "steps": 2,
+        "pretrain_steps": 1,
         "evaluate_every": 2,
     }
     assert run_train(*arguments(**settings, data_dir=tree, model_dir=tmp_path / "run")) == 0

@@ -17,6 +17,7 @@ import tensorflow as tf
 from command import arguments, completed, parsed, run_train
 from test_resume import small_learner
 
+from daso_tf.platform import launcher_folder
 from daso_tf.platform.disk import naming
 from daso_tf.run import files
 from daso_tf.run.checkpoints import Checkpoints
@@ -181,6 +182,20 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     prepare(parsed(*arguments(model_dir=run_dir, export_dir=exports / "digits")))
     assert not any(path.exists() for path in (*own, unfinished))
     assert all(path.exists() for path in foreign)
+
+
+def test_only_launchers_that_have_ended_leave_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(launcher_folder.tempfile, "tempdir", str(tmp_path))
+    ended, foreign = (tmp_path / f"{launcher_folder.PREFIX}{name}" for name in ("ended", "foreign"))
+    for folder in (ended, foreign):
+        folder.mkdir()
+        (folder / "worker_1.log").write_text("output")
+    (ended / "launcher.lock").touch()
+    first = launcher_folder.make()
+    second = launcher_folder.make()
+    # This process has not ended; a folder without a lock may be that of another program.
+    assert {*tmp_path.iterdir()} == {first, second, foreign}
 
 
 @pytest.mark.parametrize("kind", ["a file", "a folder with other files", "below a file"])

@@ -196,6 +196,6 @@ def test_flags_of_another_run_do_not_replace_its_export(copied_run, tmp_path):
     exported = (copied_run / "export" / "saved_model.pb").read_bytes()
     # The export folder is in the flag file of that run.
     settings = arguments(model_dir=tmp_path / "new", export_dir=copied_run / "export")
-    assert run_train(*settings, "--steps=1", "--evaluate_every=1", "--logit_adjustment=1") == 0
+    assert run_train(*settings, "--steps=1", "--pretrain_steps=0", "--logit_adjustment=1") == 0
     assert (copied_run / "export" / "saved_model.pb").read_bytes() == exported
     assert tf.saved_model.contains_saved_model(str(tmp_path / "new" / "export"))

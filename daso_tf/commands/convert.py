@@ -22,8 +22,9 @@ The state dict of a single network can be converted too. Its average is then the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,13 +33,17 @@ import daso_tf
 from daso_tf.commands import terminal
 from daso_tf.data.sources.benchmarks import CIFAR10_STATISTICS
 from daso_tf.encoders.pytorch_names import assign, pytorch_weights
+from daso_tf.platform.disk import open_file
 from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_2_models import load_model
+from daso_tf.platform.npz import ArrayFile
 from daso_tf.settings.flag import integer, string
 from daso_tf.settings.settings import Settings
+from daso_tf.step.classifier import Classifier
 
 CIFAR10_MEAN, CIFAR10_STD = CIFAR10_STATISTICS
 
+_WIDEST = 64  # times the width of a residual network; published ones have up to 20
 # Heads that only training needs.
 _UNUSED = re.compile(r"projection\.")
 
@@ -89,16 +94,17 @@ def read(
         OSError: If it cannot be read.
     """
     suffix = Path(source).suffix
-    if suffix == ".keras":
-        return load_model(source)
-    if suffix == ".npz":
-        with np.load(source, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    elif suffix == ".safetensors":
-        arrays = _read_safetensors(source)
-    else:
+    if suffix not in _READERS:
         raise ValueError("SOURCE must be a .keras, .npz or .safetensors file")
-    return from_state_dict(arrays, image_size, mean, std)
+    open_file(source).close()  # a missing file, a folder or a pipe is found here
+    try:
+        content = _READERS[suffix](source)
+        if suffix == ".keras":
+            return content
+        return from_state_dict(content, image_size, mean, std)
+    except Exception as error:  # damaged files and those of other programs fail in many ways
+        reason = str(error).strip() or type(error).__name__
+        raise ValueError(reason.splitlines()[0]) from error
 
 
 def write(learner: keras.Model, target: str) -> None:
@@ -162,6 +168,11 @@ def from_state_dict(
         )
     blocks = {match[1] for name in network if (match := re.match(r"encoder\.unit1\.(\d+)\.", name))}
     num_classes, features = network[classifier].shape
+    if features % 64 or features // 64 > _WIDEST:
+        raise ValueError(
+            f"its features have {features} numbers; those of the authors' network have 64 to "
+            f"{64 * _WIDEST}, a multiple of 64"
+        )
     shape = (image_size, image_size, 3)
     encoder = daso_tf.encoders.wide_resnet(6 * len(blocks) + 4, features // 64, shape)
     learner = daso_tf.DASO(encoder, num_classes, mean=tuple(mean), std=tuple(std))
@@ -173,6 +184,18 @@ def from_state_dict(
     return learner
 
 
+def _read_learner(path: str) -> Classifier:
+    model = load_model(path)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"it holds a {type(model).__name__}, not a learner of daso_tf")
+    return model
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    with ArrayFile(path) as file:
+        return {name: file[name] for name in file.headers}
+
+
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
     safetensors = import_extra("safetensors.numpy", "safetensors", "reading it")
     errors = import_extra("safetensors", "safetensors", "reading it")
@@ -180,6 +203,13 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
         return safetensors.load_file(path)
     except errors.SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    ".keras": _read_learner,
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+}
 
 
 def _channels(settings: Settings, name: str) -> tuple[float, ...]:

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from daso_tf.augment.ops import OPS
 from daso_tf.augment.policies import RandAugment, Weak, magnitudes
 from daso_tf.commands import terminal
+from daso_tf.data import read_image
+from daso_tf.data.folders import files_below
 from daso_tf.settings.flag import integer
 from daso_tf.settings.settings import Settings
 
@@ -72,17 +74,15 @@ def read_images(source: Path, side: int) -> list[np.ndarray]:
     """
     paths = [source]
     if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = (Path(entry.path) for entry in files_below(source))
+        paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
         if not paths:
             raise FileNotFoundError(f"the folder {source} has no images ({', '.join(SUFFIXES)})")
     elif not source.exists():
         raise FileNotFoundError(f"there is no image or folder {source}")
     images = []
     for path in paths[:MOST_IMAGES]:
-        try:
-            image = Image.open(path).convert("RGB")
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        image = Image.fromarray(read_image(path))
         image.thumbnail((side, side), Image.Resampling.BILINEAR)
         images.append(np.asarray(image))
     return images

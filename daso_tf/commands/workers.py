@@ -16,13 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from daso_tf.commands import terminal
-from daso_tf.platform import signals
+from daso_tf.platform import launcher_folder, signals
 from daso_tf.settings.settings import Settings
 
 _POLL_SECONDS = 0.2
@@ -63,7 +62,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
             "needs the number of workers, then the flags of daso-tf train, such as: 2 "
             "--flagfile=digits_lt.cfg"
         )
-    logs = Path(tempfile.mkdtemp(prefix="daso_tf-workers-"))
+    logs = launcher_folder.make()
     command = [sys.executable, "-m", "daso_tf.train", *flags, "--strategy=multi_worker"]
     workers = _Workers()
     with signals.taken_by(workers.forward), workers:

@@ -37,12 +37,13 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_unpacked(archive, path)
             version = json.loads(archive.read("metadata.json"))["keras_version"]
             config = json.loads(archive.read("config.json"))
             weights = archive.read("model.weights.h5")
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        of_keras_3 = int(version.split(".")[0]) >= 3
+    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is not a .keras file: {error}") from error
-    of_keras_3 = int(version.split(".")[0]) >= 3
     if of_keras_3 and not KERAS_3:
         raise ValueError(
             f"it was written by Keras {version}, and Keras {keras.__version__} cannot read it. "
@@ -57,6 +58,14 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         raise ValueError(str(error)) from error
     _load_weights(learner, weights)
     return learner
+
+
+def _check_unpacked(archive: zipfile.ZipFile, path: str | os.PathLike) -> None:
+    """Refuses a file that unpacks to far more than Keras packs into one of its size."""
+    size = os.path.getsize(path)
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > 100 * size + 2**20:
+        raise ValueError(f"it has {size:,} bytes and unpacks to {unpacked:,}")
 
 
 def _translated(config: Any) -> Any:

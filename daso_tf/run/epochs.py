@@ -12,6 +12,7 @@ import tensorflow as tf
 from daso_tf.data import SemiSupervisedData, training_batches
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
+from daso_tf.settings.limits import divisors
 from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
 
@@ -85,7 +86,7 @@ def check(settings: Settings, step: int) -> None:
         stops[f"the {step} steps done so far"] = step
     common = math.gcd(*stops.values())
     if common % settings.steps_per_execution:
-        allowed = [str(n) for n in range(1, common + 1) if common % n == 0]
+        allowed = map(str, divisors(common))
         raise ValueError(
             f"--steps_per_execution={settings.steps_per_execution} must divide {', '.join(stops)},"
             f" because training stops there; allowed values: {', '.join(allowed)}."

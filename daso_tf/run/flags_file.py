@@ -21,6 +21,28 @@ _FLAG_LINE = re.compile(r"--(\w+)=(.*)")
 _RULES_LINE = re.compile(r"^# Rules (\d{1,9})\b", re.MULTILINE)
 
 
+def continued(path: Path, settings: Settings) -> Settings:
+    """Returns the settings with the `--pretrain_steps` that a run started with, unless given.
+
+    Its default depends on `--steps`, which may grow.
+
+    Args:
+        path: The flag file of the run; it need not exist.
+        settings: The present settings, completed.
+
+    Raises:
+        ValueError: If the file is damaged.
+        OSError: If it cannot be read.
+    """
+    if "pretrain_steps" in settings.given or not path.exists():
+        return settings
+    there, _ = _read(path)
+    started_with = there.get("pretrain_steps", "")
+    return (
+        settings.replace(pretrain_steps=int(started_with)) if started_with.isdecimal() else settings
+    )
+
+
 class Changes(NamedTuple):
     """What differs between the start of a run and now.
 

@@ -31,12 +31,12 @@ from daso_tf.run.callbacks import (
     StopAtNonFiniteLoss,
 )
 from daso_tf.run.checkpoints import CheckpointError, Checkpoints
-from daso_tf.run.flags_file import RULES, changes_since, write_flags_file
+from daso_tf.run.flags_file import RULES, changes_since, continued, write_flags_file
 from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import LONGEST_NAME, table
 from daso_tf.run.results import Results
-from daso_tf.settings import combinations
+from daso_tf.settings import combinations, limits
 from daso_tf.settings.build import build_encoder, build_learner
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
@@ -103,6 +103,8 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     combinations.check(settings)
     model_dir = Path(settings.model_dir)
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
+    is_new = not checkpoints.paths()
+    settings = _new(settings) if is_new else continued(model_dir / "flags.cfg", settings)
     _check_unchanged(settings, model_dir, checkpoints)
     data = load(
         settings.dataset,
@@ -134,6 +136,8 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
     )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if is_new:
+        limits.check_cutout(settings, data.labeled.size)
     if strategies.is_chief(strategy):
         check_writable(settings.export_dir)
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
@@ -337,6 +341,20 @@ def _identity(settings: Settings) -> str:
     shared = (name for name in sorted(TRAIN.keys() - _OF_ONE_WORKER))
     texts = [f"{name}={as_text(settings[name])}" for name in shared if settings[name] is not None]
     return hashlib.sha256("\n".join([f"rules={RULES}", *texts]).encode()).hexdigest()[:32]
+
+
+def _new(settings: Settings) -> Settings:
+    """Checks the settings of a run that starts, and shortens a default that is too long for it."""
+    limits.check_effects(settings)
+    shortened = limits.shortened(settings)
+    if shortened != settings:
+        logging.warning(
+            "--pretrain_steps is %d, a tenth of --steps=%d, because its default of %d is not below",
+            shortened.pretrain_steps,
+            settings.steps,
+            settings.pretrain_steps,
+        )
+    return shortened
 
 
 def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoints) -> None:

@@ -9,7 +9,7 @@ import keras
 from daso_tf import encoders
 from daso_tf.data import SemiSupervisedData
 from daso_tf.learners import Learner
-from daso_tf.settings import compilation, methods, optimizers
+from daso_tf.settings import compilation, limits, methods, optimizers
 from daso_tf.settings.settings import Settings
 
 
@@ -40,6 +40,7 @@ def build_learner(
     """
     counts = data.labeled_counts.tolist() if labeled_counts is None else list(labeled_counts)
     encoder = build_encoder(settings, data) if encoder is None else encoder
+    limits.check_memory(settings, data.num_classes, encoder.output_shape[-1])
     warmup_steps, drops = methods.published_schedule(settings.learner, settings.steps)
     if settings.warmup_steps is not None:
         warmup_steps = settings.warmup_steps

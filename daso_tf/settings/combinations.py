@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from daso_tf.learners import ClassifierRetraining, ReMixMatch
 from daso_tf.pseudo_labels import DistributionAlignment
+from daso_tf.settings.limits import divisors
 from daso_tf.settings.methods import (
     BALANCED_HEADS,
     LEARNERS,
@@ -154,7 +155,7 @@ def check(settings: Settings) -> None:
 
 def _check_microbatches(microbatches: int, batch_size: int) -> None:
     if batch_size % microbatches:
-        allowed = [str(n) for n in range(1, batch_size + 1) if batch_size % n == 0]
+        allowed = map(str, divisors(batch_size))
         raise ValueError(
             f"--microbatches={microbatches} must divide --batch_size={batch_size}; allowed values:"
             f" {', '.join(allowed)}."

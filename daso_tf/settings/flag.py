@@ -6,9 +6,30 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
+
+
+class _Largest(NamedTuple):
+    """The largest number that a type of flag may have, and why."""
+
+    number: float
+    reason: str
+
+
+_WHOLE = _Largest(
+    2**31 - 1,
+    f"must be at most {2**31 - 1:,}: no machine can do or hold more, and TensorFlow counts in 32 "
+    "bits",
+)
+_LARGEST = {
+    flags.DEFINE_integer: _WHOLE,
+    flags.DEFINE_list: _WHOLE,
+    flags.DEFINE_float: _Largest(
+        3.4e38, "must be at most 3.4e38: larger numbers are infinite in TensorFlow's 32 bits"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +90,13 @@ class Flag:
                 self.name,
                 lambda steps: steps is None or all(step.isdecimal() for step in steps),
                 message="must be whole numbers, such as 200000,225000",
+                flag_values=values,
+            )
+        if largest := _LARGEST.get(self.define):
+            flags.register_validator(
+                self.name,
+                lambda value: all(abs(number) <= largest.number for number in _numbers(value)),
+                message=largest.reason,
                 flag_values=values,
             )
 
@@ -166,6 +194,13 @@ class _PathParser(flags.ArgumentParser[str]):
 
 def _define_path(name: str, default: str | None, text: str, flag_values: flags.FlagValues) -> None:
     flags.DEFINE(_PathParser(), name, default, text, flag_values)
+
+
+def _numbers(value: Any) -> list[float]:
+    """Returns the numbers in the value of a flag, which may be a list of texts, or None."""
+    if isinstance(value, list):
+        return [int(text) for text in value if text.isdecimal()]
+    return [] if value is None else [value]
 
 
 def _inside(value: float, interval: str) -> bool:

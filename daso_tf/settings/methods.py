@@ -130,7 +130,11 @@ CONFIDENCE = number(
     "Least confidence of the pseudo-labels that are taught.",
 )
 PRETRAIN_STEPS = integer(
-    "pretrain_steps", 5000, "[0, inf)", "Steps before semantic pseudo-labels are used."
+    "pretrain_steps",
+    5000,
+    "[0, inf)",
+    "Steps before semantic pseudo-labels are used; by default a tenth of --steps where the run is "
+    "not longer than this.",
 )
 QUEUE_SIZE = integer("queue_size", 256, "[1, inf)", "Labeled features that are kept per class (Q).")
 EPOCH_STEPS = integer(
@@ -410,14 +414,10 @@ WEAK_VIEW = choice(
     WEAK_VIEWS,
     "How weak views are cropped: shifted by up to --crop_padding, or a random part of any size.",
 )
-_strong = Computed(
-    lambda c: augment.RandAugment(cutout=c.settings.cutout_size),
-    (
-        integer(
-            "cutout_size", 16, "[0, 1024]", "Side in pixels of the square cut out of strong views."
-        ),
-    ),
+CUTOUT_SIZE = integer(
+    "cutout_size", 16, "[0, 1024]", "Side in pixels of the square cut out of strong views."
 )
+_strong = Computed(lambda c: augment.RandAugment(cutout=c.settings.cutout_size), (CUTOUT_SIZE,))
 
 # ---- Which views are made, which losses are summed?
 
@@ -475,6 +475,27 @@ def aligns(settings: Settings) -> bool:
         and not (settings.reverse_unlabeled and settings.labeled_imbalance > 1)
     )
     return same and not (settings.pseudo_labeler == "daso" and settings.dataset == "cifar10")
+
+
+def uses(settings: Settings, flag: Flag) -> bool:
+    """Whether the method that settings ask for depends on a flag.
+
+    Args:
+        settings: Those of a training run.
+        flag: A flag of a learner or of a pseudo-labeler.
+    """
+    learner = LEARNERS[settings.learner]
+    if flag is UNLABELED_DISTRIBUTION and settings.learner == "remixmatch" and aligns(settings):
+        return True
+    if flag is not UNLABELED_DISTRIBUTION and flag in learner.flags:
+        return True
+    labels = "pseudo_labeler" in learner.arguments
+    return labels and flag in PSEUDO_LABELERS[settings.pseudo_labeler].flags
+
+
+def uses_unlabeled_images(settings: Settings) -> bool:
+    """Whether the learner that settings ask for learns from unlabeled images."""
+    return "unlabeled_weight" in LEARNERS[settings.learner].arguments
 
 
 def published_schedule(learner: str, steps: int) -> tuple[int, tuple[int, ...]]:

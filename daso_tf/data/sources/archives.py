@@ -22,6 +22,9 @@ from daso_tf.data.memory import empty_images
 from daso_tf.data.pools import ArrayPool
 from daso_tf.data.sources.restricted_pickle import RestrictedUnpickler
 
+# Bytes of a file: the largest of CIFAR has 155 MB, that of STL-10 2.8 GB.
+_MOST_CIFAR, _MOST_STL10 = 2**29, 2**33
+
 _Files = Iterator[tuple[str, int, IO[bytes]]]  # names, sizes in bytes, and contents
 
 
@@ -112,6 +115,12 @@ def _packed_files(packed: Path, folder: str) -> _Files:
                 yield path.name, member.size, content
 
 
+def _check_size(name: str, size: int, most: int) -> None:
+    """Refuses a file that is far larger than the published one, before it is unpacked."""
+    if size > most:
+        raise _FormatError(f"{name} has {size:,} bytes; in the published archive it has fewer")
+
+
 def _check_sum(archive: Archive, packed: Path) -> None:
     if packed.stat().st_size != archive.bytes:
         logging.warning(
@@ -151,7 +160,11 @@ def _read_cifar100(files: _Files) -> ArchiveData:
 
 def _read_cifar(files: _Files, train: list[str], test: str, meta: str, label: str) -> ArchiveData:
     wanted = [*train, test, meta]
-    found = {name: _unpickled(name, file) for name, _, file in files if name in wanted}
+    found = {}
+    for name, size, file in files:
+        _check_size(name, size, _MOST_CIFAR)
+        if name in wanted:
+            found[name] = _unpickled(name, file)
     _check_complete(found, wanted)
     names = found[meta].get(f"{label}_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
@@ -205,6 +218,7 @@ def _read_stl10(files: _Files) -> ArchiveData:
     pixels: dict[str, np.ndarray] = {}
     texts: dict[str, bytes] = {}
     for name, size, file in files:
+        _check_size(name, size, _MOST_STL10 if name.endswith("_X.bin") else _MOST_CIFAR)
         if name in ("train_X.bin", "test_X.bin", "unlabeled_X.bin"):
             pixels[name] = _stl10_images(name, size, file)
         elif name in ("train_y.bin", "test_y.bin", "class_names.txt"):

@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from daso_tf.data.errors import DataError
+from daso_tf.data.folders import is_folder, visible
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
 from daso_tf.data.sources.clutter import Clutter
@@ -123,7 +124,7 @@ def _class_pool(part: Path, class_names: Sequence[str], clutter: Clutter) -> Fil
             )
         members = _visible(folder, clutter)
         for entry in members:
-            if _is_folder(entry):
+            if is_folder(entry):
                 raise DataError(
                     f"{entry.path!r} is a folder. The folder of a class may hold only image files; "
                     "move the images up and remove it."
@@ -134,45 +135,34 @@ def _class_pool(part: Path, class_names: Sequence[str], clutter: Clutter) -> Fil
 
 
 def _unlabeled_pool(part: Path, clutter: Clutter) -> FilePool:
-    paths = _checked_paths(part, list(_walk(part, set(), clutter)))
+    paths = _checked_paths(part, list(_walk(part, clutter)))
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
 
 
 def _class_folders(part: Path, clutter: Clutter) -> list[os.DirEntry[str]]:
     folders = _visible(part, clutter)
     for entry in folders:
-        if not _is_folder(entry):
+        if not is_folder(entry):
             raise DataError(f"{entry.path!r} is not in the folder of a class. {_LAYOUT}")
     return folders
 
 
-def _walk(
-    folder: os.PathLike[str], entered: set[str], clutter: Clutter
-) -> Iterator[os.DirEntry[str]]:
+def _walk(part: Path, clutter: Clutter) -> Iterator[os.DirEntry[str]]:
     """Yields the files in a folder and its subfolders; links to a folder are followed once."""
-    if (real := os.path.realpath(folder)) in entered:
-        return
-    entered.add(real)
-    for entry in _visible(folder, clutter):
-        if _is_folder(entry):
-            yield from _walk(entry, entered, clutter)
-        else:
+    entered = {os.path.realpath(part)}
+    entries = _visible(part, clutter)[::-1]
+    while entries:
+        entry = entries.pop()
+        if not is_folder(entry):
             yield entry
+        elif (real := os.path.realpath(entry)) not in entered:
+            entered.add(real)
+            entries += reversed(_visible(entry, clutter))
 
 
 def _visible(folder: os.PathLike[str], clutter: Clutter) -> list[os.DirEntry[str]]:
     """Returns the entries of a folder that are neither hidden nor clutter, sorted by name."""
-    try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{os.fspath(folder)!r} cannot be listed: {error}.") from error
-    entries.sort(key=lambda entry: entry.name)
-    return [entry for entry in entries if not clutter.has(entry.path, _is_folder(entry))]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # os.path.isdir returns False for a link to itself; DirEntry.is_dir would raise.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+    return [entry for entry in visible(folder) if not clutter.has(entry.path, is_folder(entry))]
 
 
 def _is_endless(entry: os.DirEntry[str]) -> bool:

@@ -23,6 +23,7 @@ from daso_tf.data.statistics import Statistics
 from daso_tf.data.text import decoded, numbered_lines, refuse_wrong_lines
 
 NUM_CLASSES = 200
+_MOST_BYTES = 2**26  # of a list, unpacked; the longest published one has less than 2**23
 
 OPTIONS = {
     "labeled": Option(("l_train", "l_train_val"), "semi_aves: its labeled images."),
@@ -179,7 +180,10 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     opened = lzma.open if file.suffix == ".xz" else open
     try:
         with opened(file, "rb") as stream:
-            text = decoded(stream.read(), file)
+            content = stream.read(_MOST_BYTES + 1)  # unpacks no more than that
+        if len(content) > _MOST_BYTES:
+            raise DataError(f"it has more than {_MOST_BYTES:,} bytes, too many for a list of images")
+        text = decoded(content, file)
     except (OSError, EOFError, lzma.LZMAError, DataError) as error:
         raise DataError(f"{str(file)!r} cannot be read: {error}. Download it again.") from error
     yield from numbered_lines(text)
