@@ -8,7 +8,8 @@ from dense_learner import SIZE, K, dense_learner
 
 import daso_tf
 from daso_tf import balance, pseudo_labels, thresholds
-from daso_tf.platform.keras_versions import KERAS_3
+from daso_tf.encoders.batch_normalization import batch_norms_of, follow_quickly
+from daso_tf.platform.keras_versions import KERAS_3, model_variables
 from daso_tf.step.metrics import OneHotLabels
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), np.uint8)
@@ -29,7 +30,7 @@ def batches(**options):
 
 
 def state(model):
-    return [np.asarray(tf.convert_to_tensor(weight)) for weight in model.weights]
+    return [np.asarray(tf.convert_to_tensor(weight)) for weight in model_variables(model)]
 
 
 def assert_same(model, other):
@@ -118,7 +119,7 @@ def test_image_dataset_from_directory_works_as_it_is(trained, tmp_path):
         for number, image in enumerate(IMAGES[:10][k == LABELS]):
             keras.utils.save_img(tmp_path / f"class_{k}" / f"{number}.png", image, scale=False)
     folder = keras.utils.image_dataset_from_directory(
-        tmp_path, image_size=(SIZE, SIZE), shuffle=False, verbose=0
+        tmp_path, image_size=(SIZE, SIZE), shuffle=False
     )
     ((images, labels),) = folder.as_numpy_iterator()
     assert images.dtype == np.float32
@@ -148,7 +149,7 @@ def test_callbacks_know_the_direction(tmp_path):
         "stop": keras.callbacks.EarlyStopping,
         "rate": keras.callbacks.ReduceLROnPlateau,
         "best": lambda name: keras.callbacks.ModelCheckpoint(
-            tmp_path / "best.keras", monitor=name, save_best_only=True
+            str(tmp_path / "best.keras"), monitor=name, save_best_only=True
         ),
     }
     callbacks = {(kind, name): kinds[kind](name) for kind in kinds for name in names}
@@ -179,10 +180,6 @@ def test_save_names_the_format_that_holds_everything(trained, tmp_path, name):
 # Parts by name -------------------------------------------------------------------------------
 
 
-def named(**arguments):
-    return dense_learner(strong=daso_tf.augment.Weak(), **arguments)
-
-
 @pytest.mark.parametrize(
     ("argument", "name", "expected"),
     [
@@ -196,7 +193,7 @@ def named(**arguments):
     ],
 )
 def test_a_name_makes_the_part_of_the_command_line(argument, name, expected):
-    model = named(**{argument: name}, data=DATA, total_steps=100)
+    model = learner(**{argument: name}, data=DATA, total_steps=100)
     part = getattr(model, argument)
     ours, theirs = part.get_config(), expected.get_config()
     assert {**ours, "name": 0, "dtype": 0} == {**theirs, "name": 0, "dtype": 0}
@@ -232,3 +229,74 @@ def test_a_learner_takes_what_the_data_know():
 def test_a_name_that_makes_no_part_is_explained(arguments, said):
     with pytest.raises(ValueError, match=said):
         dense_learner(**arguments)
+
+
+# Encoders of Keras ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("MobileNetV2", 52), ("MobileNetV3Small", 34), ("EfficientNetB0", 49), ("DenseNet121", 121)],
+)
+def test_networks_of_keras_have_statistics_soon(name, layers):
+    """A batch makes a tenth of them; with the momentum of Keras, it would make 1 % or less."""
+    encoder = daso_tf.encoders.application(name, 32, DATA.mean, DATA.std)
+    before = [norm.momentum for norm in batch_norms_of(encoder)]
+    follow_quickly(encoder)  # what a learner does
+    after = [norm.momentum for norm in batch_norms_of(encoder)]
+    assert min(before) >= 0.99 and after == [0.9] * layers
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Block(keras.layers.Layer):
+    """A layer that consists of others."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = keras.layers.Conv2D(8, 3, use_bias=False)
+        self.norm = keras.layers.BatchNormalization()
+
+    def build(self, input_shape):
+        self.convolution.build(input_shape)
+        self.norm.build(self.convolution.compute_output_shape(input_shape))
+
+    def call(self, images, training=False):
+        return tf.nn.relu(self.norm(self.convolution(images), training=training))
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_an_encoder_with_batch_norm_of_keras_is_soon_evaluated_as_it_was_trained():
+    keras.utils.set_random_seed(0)
+    labels = np.arange(60) % K
+    colors = np.random.default_rng(0).normal(110, 20, (60, SIZE, SIZE, 3))
+    colors[np.arange(60), :, :, labels] += 60
+    colors = np.clip(colors, 0, 255).astype(np.uint8)
+    data = daso_tf.data.from_arrays(colors[:30], labels[:30], colors[30:])
+    image = keras.Input((SIZE, SIZE, 3))
+    features = keras.layers.GlobalAveragePooling2D()(Block()(Block()(image)))
+    model = daso_tf.Supervised(keras.Model(image, features), K, data=data)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=False)
+    pairs = daso_tf.data.training_batches(data, batch_size=15, unlabeled_ratio=1, seed=0, steps=40)
+    model.fit(pairs, shuffle=False, verbose=0)
+    inputs = model.as_input(tf.constant(colors))
+    of_batch = model.network.ema_features(inputs, training=True)
+    running = model.network.ema_features(inputs, training=False)
+    scores = model.evaluate(colors, labels, batch_size=60, verbose=0, return_dict=True)
+    assert scores["accuracy"] > 0.95
+    assert float(tf.norm(running - of_batch) / tf.norm(of_batch)) < 0.3
+
+
+def test_a_loaded_learner_keeps_its_momentum_and_so_do_layers_of_this_library():
+    image = keras.Input((SIZE, SIZE, 3))
+    x = daso_tf.encoders.BatchNormalization(momentum=0.95)(image)
+    x = keras.layers.BatchNormalization(momentum=0.5)(x)
+    encoder = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    model = daso_tf.Supervised(encoder, K, data=DATA)
+    assert [norm.momentum for norm in batch_norms_of(model.ema_encoder)] == [0.95, 0.5]
+    config = model.get_config()
+    encoder.layers[2].momentum = 0.99
+    config["encoder"] = keras.saving.serialize_keras_object(encoder)
+    again = daso_tf.Supervised.from_config(config)
+    assert [norm.momentum for norm in batch_norms_of(again.encoder)] == [0.95, 0.99]

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from daso_tf.platform import replicas
 from daso_tf.platform.checks import checked_number
+from daso_tf.platform.keras_versions import layers_of
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -278,8 +279,12 @@ def _before_activation(
     return tf.where(before > 0, upstream, negative_slope * upstream)
 
 
+# That of PyTorch and of this library's encoders.
+MOMENTUM = 0.9
+
+
 def batch_norms_of(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
-    """Yields the BatchNorm layers of a model and of the models in it, including those of Keras.
+    """Yields the BatchNorm layers of a model and of all that it consists of, also those of Keras.
 
     Example:
 
@@ -287,11 +292,31 @@ def batch_norms_of(model: keras.Model) -> Iterator[keras.layers.BatchNormalizati
     >>> len(list(batch_norms_of(encoder)))
     7
     """
-    for layer in getattr(model, "layers", ()):
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             yield layer
-        elif isinstance(layer, keras.Model):
-            yield from batch_norms_of(layer)
+
+
+def follow_quickly(encoder: keras.Model) -> None:
+    """Lowers the momentum of BatchNorm layers of Keras to 0.9.
+
+    Predictions use the running statistics. With the momentum of `keras.layers.BatchNormalization`
+    (0.99) and of some networks in `keras.applications` (0.999), they are for hundreds of steps
+    those of the initial weights, and the predictions chance. Layers of this library keep theirs.
+
+    Args:
+        encoder: Any model; its layers are changed.
+
+    Example:
+
+    >>> layer = keras.layers.BatchNormalization()
+    >>> follow_quickly(keras.Sequential([keras.Input((8, 8, 3)), layer]))
+    >>> layer.momentum
+    0.9
+    """
+    for layer in batch_norms_of(encoder):
+        if not isinstance(layer, BatchNormalization):
+            layer.momentum = min(layer.momentum, MOMENTUM)
 
 
 def _mean_of_channels(x: tf.Tensor) -> tf.Tensor:

@@ -200,6 +200,18 @@ def model_variables(model: keras.Model) -> list[tf.Variable]:
     return [variable for variable in model.variables if id(variable) not in of_metrics]
 
 
+def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yields all layers of a model, those inside other layers too, each once.
+
+    Keras has no public way to look into a layer that consists of others.
+    """
+    seen: set[int] = set()
+    for layer in model._flatten_layers(include_self=False):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+
+
 def own_name(variable: tf.Variable) -> str:
     """Returns the name of a variable within its layer; Keras 2 calls it `layer/name:0`."""
     return variable.name.split("/")[-1].split(":")[0]

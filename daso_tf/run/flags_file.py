@@ -150,6 +150,8 @@ def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
             yield "ReMixMatch makes strong views at --resolution"
     if settings.pseudo_labeler in SELF_TRAINING and settings.ramp_fraction:
         yield "the weight of the unlabeled loss grows in every generation"
+    if settings.encoder.startswith("applications:"):
+        yield "BatchNorm of keras.applications updates its statistics with momentum 0.9"
     if settings.learner == "usadtm":
         yield "USADTM keeps 5 times the labeled images of each class in its queues"
     listed = settings.dataset in ("digits", *BENCHMARKS) or settings.class_order is not None

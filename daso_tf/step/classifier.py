@@ -11,8 +11,12 @@ import keras
 import tensorflow as tf
 
 from daso_tf.balance.logit_adjustment import adjusted
-from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
-from daso_tf.encoders.checks import check_encoder, restoring
+from daso_tf.encoders.batch_normalization import (
+    BatchNormalization,
+    batch_norms_of,
+    follow_quickly,
+)
+from daso_tf.encoders.checks import check_encoder, is_restoring, restoring
 from daso_tf.encoders.precision import computes_in
 from daso_tf.platform.checks import (
     checked_channel_statistics,
@@ -44,7 +48,8 @@ class Classifier(keras.Model):
 
     Args:
         encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
-            features `(batch, D)`.
+            features `(batch, D)`. The momentum of Keras's BatchNorm layers in it is lowered to
+            0.9, so that evaluation has the statistics of the trained weights.
         num_classes: K, at least 2.
         mean: Mean of each colour channel of the training images, in [0, 1]: `data.mean` of
             `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
@@ -96,6 +101,8 @@ class Classifier(keras.Model):
         self._check_one_per_class("class_names", self.class_names)
         self._check_one_per_class("labeled_counts", self.labeled_counts)
 
+        if not is_restoring():  # a saved learner continues as it was
+            follow_quickly(encoder)
         self.network = AveragedNetwork(encoder, self.num_classes, resolution, mean, std)
         # Keras saves the layers that are attributes of the model.
         self.encoder = self.network.encoder

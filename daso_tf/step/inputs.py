@@ -6,6 +6,7 @@ on the host, so that no batch is taken out of its order and no step is slower.
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+
+from daso_tf.platform.keras_versions import KERAS_3
 
 MAKE_BATCHES = (
     "Make the batches with daso_tf.data.from_arrays(images, labels, unlabeled_images) and "
@@ -232,7 +235,8 @@ class Guard:
                 self._check(parts_of, *_split(_local(next(iter(x)))))
             return x
         if isinstance(x, types.GeneratorType):
-            return self._checked_generator(parts_of, x)
+            batches = self._checked_generator(parts_of, x)
+            return batches if KERAS_3 else _dataset_of(batches)
         if isinstance(x, keras.utils.Sequence):
             self._check(parts_of, *_split(x[0]))
             return x
@@ -353,6 +357,17 @@ def unpack(data: Any) -> tuple[Any, Any]:
 
 
 _split = unpack
+
+
+def _dataset_of(batches: Iterator[Any]) -> tf.data.Dataset:
+    """Makes a dataset of a generator; Keras 2 would hide height and width of its images."""
+    first = next(batches)
+    signature = tf.nest.map_structure(
+        lambda rows: tf.TensorSpec((None, *np.shape(rows)[1:]), np.asarray(rows).dtype), first
+    )
+    return tf.data.Dataset.from_generator(
+        lambda: itertools.chain([first], batches), output_signature=signature
+    )
 
 
 def _local(batch: Any) -> Any:

@@ -563,7 +563,7 @@ class Learner(Classifier):
             if position is None:  # else `from_arrays` or `load` has checked it
                 x = guard.checked(inputs.training_parts, x, given.get("y"))
                 inputs.check_lengths(x, given.get("y"))
-            if given.get("steps_per_epoch") and isinstance(x, tf.data.Dataset):
+            if given.get("steps_per_epoch") and isinstance(given.get("x"), tf.data.Dataset):
                 x = x.repeat()
             given["x"] = x
             validation = given.get("validation_data")

@@ -181,11 +181,14 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
         with opened(file, "rb") as stream:
             content = stream.read(_MOST_BYTES + 1)  # unpacks no more than that
-        if len(content) > _MOST_BYTES:
-            raise DataError(f"it has more than {_MOST_BYTES:,} bytes, too many for a list of images")
-        text = decoded(content, file)
+        text = decoded(content[:_MOST_BYTES], file)
     except (OSError, EOFError, lzma.LZMAError, DataError) as error:
         raise DataError(f"{str(file)!r} cannot be read: {error}. Download it again.") from error
+    if len(content) > _MOST_BYTES:
+        raise DataError(
+            f"{str(file)!r} has more than {_MOST_BYTES:,} bytes; a list of images is smaller. "
+            "Download it again."
+        )
     yield from numbered_lines(text)
 
 
