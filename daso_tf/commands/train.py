@@ -36,8 +36,7 @@ def _train(settings: Settings) -> int:
     run = prepare(settings)
     try:
         run = train(run)
-        if strategies.is_chief(run.strategy):
-            finish(run)
+        finish(run)
         strategies.wait_for_chief(run.strategy)
     except NonFiniteError as error:
         message = f"stopped, {error}. The checkpoints in {run.model_dir} are from before."

@@ -133,16 +133,14 @@ class ContinueMetrics(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Takes the metrics, before Keras resets them."""
-        self._counted = [
-            (variable, np.asarray(tf.convert_to_tensor(variable)))
-            for metric in self.model.metrics
-            for variable in metric.variables
-        ]
+        variables = [variable for metric in self.model.metrics for variable in metric.variables]
+        self._counted = [np.asarray(tf.convert_to_tensor(variable)) for variable in variables]
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets them again in the first epoch."""
-        for variable, value in self._counted:
-            replicas.set_sum(self.model.distribute_strategy, variable, value)
+        if any(values.any() for values in self._counted):
+            variables = [variable for metric in self.model.metrics for variable in metric.variables]
+            replicas.set_sums(self.model.distribute_strategy, variables, self._counted)
         self._counted = []
 
 
@@ -175,11 +173,11 @@ class Evaluation(keras.callbacks.Callback):
         """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events."""
         evaluation = self._evaluate()
         self.model.reset_metrics()  # it has reported them
+        self.results.add(evaluation, write=self.directory is not None)
         if self.directory is None:
             return
         for name in self.parts:
             print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
-        self.results.add(evaluation)
         draw(self.results, self.directory / "results.png")
         self._write_events(evaluation, logs)
 

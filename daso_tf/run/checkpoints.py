@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -84,9 +84,13 @@ class Checkpoints:
         """The checkpoint files, newest first."""
         return sorted(self.directory.glob("step_*.npz"), reverse=True)
 
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, the newest first."""
+        return [int(path.stem.removeprefix("step_")) for path in self.paths()]
+
     def newest_step(self) -> int:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
-        return max((int(path.stem.removeprefix("step_")) for path in self.paths()), default=0)
+        return max(self.steps(), default=0)
 
     def save(self, model: keras.Model, write: bool = True) -> Path:
         """Writes the variables of the model, of its optimizer and of its metrics.
@@ -124,19 +128,29 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def restore(self, model: keras.Model) -> bool:
+    def restore(self, model: keras.Model, step: int | None = None) -> bool:
         """Sets every variable to the newest checkpoint that can be read.
 
         Args:
             model: A compiled learner with the settings of the saved one.
+            step: The step whose checkpoint is restored instead; no other one is tried.
 
         Returns:
             False if there is no checkpoint; the model is unchanged then.
 
         Raises:
-            CheckpointError: If there are checkpoints but none can be read.
+            CheckpointError: If there are checkpoints but none can be read, or not that of `step`.
         """
+        paths = self.paths()
+        if step is not None:
+            paths = [path for path, of in zip(paths, self.steps(), strict=True) if of == step]
+            if not paths:
+                raise CheckpointError(
+                    f"{self.directory} has no checkpoint of step {step}; it has those of "
+                    f"{', '.join(map(str, self.steps())) or 'no step'}"
+                )
         version = self._restore(
+            paths,
             lambda version: dict(_named_variables(model, version)) | _metric_variables(model),
             whole=True,
             memories={id(variable) for variable in _image_memories(model)},
@@ -160,31 +174,38 @@ class Checkpoints:
         """
         weights = enumerate(encoder.weights)
         variables = {f"average/{i:04d}": weight for i, weight in weights}
-        return bool(self._restore(lambda _: variables, whole=False))
+        return bool(self._restore(self.paths(), lambda _: variables, whole=False))
 
     def _restore(
         self,
+        paths: Sequence[Path],
         variables_of: Callable[[int], dict[str, tf.Variable]],
         whole: bool,
         memories: Collection[int] = (),
         strategy: tf.distribute.Strategy | None = None,
     ) -> int:
-        """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
-        for path in self.paths():
+        """Sets variables to the first file that can be read; returns its version, 0 for none."""
+        reasons = []
+        for path in paths:
             try:
                 version, variables, arrays = _read(
                     path, variables_of, whole, memories, self.unlabeled
                 )
             except UNREADABLE as error:
-                logging.warning("%s cannot be read (%s); trying the previous one", path, error)
+                reasons.append(f"{path} cannot be read ({error})")
+                if len(paths) > 1:
+                    logging.warning("%s; trying the previous one", reasons[-1])
                 continue
-            for name, array in arrays.items():
-                if name.startswith(METRICS):
-                    replicas.set_sum(strategy, variables[name], array)
-                else:
-                    variables[name].assign(array)
+            counted = [name for name in arrays if name.startswith(METRICS)]
+            for name in arrays.keys() - counted:
+                variables[name].assign(arrays[name])
+            if strategy is not None:
+                of_metrics = [variables[name] for name in counted]
+                replicas.set_sums(strategy, of_metrics, [arrays[name] for name in counted])
             return version
-        if self.paths():
+        if len(paths) == 1 < len(self.paths()):
+            raise CheckpointError(reasons[0])
+        if paths:
             raise CheckpointError(
                 f"none of the {len(self.paths())} checkpoints in {self.directory} can be read;"
                 " remove that folder to train from the beginning"

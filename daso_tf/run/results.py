@@ -86,6 +86,11 @@ class Results:
         unlabeled_counts: Unlabeled images of each class; None where they are not known.
         data: A fingerprint of what is evaluated; None where it is not known.
 
+    Attributes:
+        evaluations: The evaluations, in the order of their steps.
+        exported: The scores of the exported model, with its `step` and `test_logit_adjustment`;
+            None until there is one.
+
     Raises:
         ValueError: If the file exists but contains something else.
     """
@@ -106,13 +111,29 @@ class Results:
         )
         self.data = self._data_there = data
         self.evaluations: list[dict[str, Any]] = []
+        self.exported: dict[str, Any] | None = None
         if self.path.exists():
             self.evaluations = _read_evaluations(self.path)
             self._data_there = _read_data(self.path)
 
-    def add(self, evaluation: dict[str, Any]) -> None:
-        """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
+    def add(self, evaluation: dict[str, Any], write: bool = True) -> None:
+        """Appends an evaluation, a nested dictionary with a `step`, and writes the file.
+
+        Args:
+            evaluation: The evaluation.
+            write: Whether this process writes the file; other workers only remember it.
+        """
         self.evaluations.append(_nan_to_none(evaluation))
+        if write:
+            self.write()
+
+    def at(self, step: int) -> dict[str, Any] | None:
+        """Returns the evaluation of a step; None where there is none."""
+        return next((entry for entry in self.evaluations if entry["step"] == step), None)
+
+    def set_exported(self, exported: dict[str, Any]) -> None:
+        """Records the scores of the exported model, and writes the file."""
+        self.exported = _nan_to_none(exported)
         self.write()
 
     def forget_after(self, step: int) -> None:
@@ -148,6 +169,7 @@ class Results:
             "labeled_counts": self.labeled_counts,
             "unlabeled_counts": self.unlabeled_counts,
             f"median_of_last_{MEDIAN_OVER}": self.medians(),
+            "exported": self.exported,
         }
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items()]
         evaluations = ",\n".join(json.dumps(entry) for entry in self.evaluations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from daso_tf.data.identity import Identity
 from daso_tf.data.sources import OPTIONS
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.run import data_file, epochs
+from daso_tf.run import data_file, epochs, exported
 from daso_tf.run.callbacks import (
     ContinueMetrics,
     Evaluation,
@@ -30,7 +30,7 @@ from daso_tf.run.flags_file import changes_since, write_flags_file
 from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import table
-from daso_tf.run.results import Results
+from daso_tf.run.results import Results, scores
 from daso_tf.settings import combinations
 from daso_tf.settings.build import build_encoder, build_learner
 from daso_tf.settings.flags import complete
@@ -81,6 +81,25 @@ def prepare(settings: Settings) -> Run:
     model_dir = Path(settings.model_dir)
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
     _check_unchanged(settings, model_dir, checkpoints)
+    run_data = _load(settings, checkpoints)
+    data = run_data.data
+    strategy = strategies.make(settings.strategy, settings.wait_for_workers)
+    check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    run = begin(settings, data, run_data.identity, checkpoints, strategy)
+    if strategies.is_chief(strategy):
+        if run_data.news:
+            print(run_data.news)
+        model_dir.mkdir(parents=True, exist_ok=True)
+        run_data.write(model_dir / data_file.NAME)
+        write_flags_file(model_dir / "flags.cfg", settings)
+        if data.test is not None:
+            folder = model_dir / "test_images"
+            _write_images(data.test, data.class_names, folder, settings.test_images)
+    return run
+
+
+def _load(settings: Settings, checkpoints: Checkpoints) -> data_file.RunData:
+    """Loads the data and checks that it is that of the run."""
     data = load(
         settings.dataset,
         data_dir=settings.data_dir,
@@ -98,22 +117,30 @@ def prepare(settings: Settings) -> Run:
         seed=settings.seed,
     )
     run_data = data_file.continue_with(
-        data, settings.data_dir, model_dir, bool(checkpoints.paths()), settings.adopt_data
+        data,
+        settings.data_dir,
+        Path(settings.model_dir),
+        bool(checkpoints.paths()),
+        settings.adopt_data,
     )
-    checkpoints.unlabeled, data = run_data.unlabeled, run_data.data
-    strategy = strategies.make(settings.strategy, settings.wait_for_workers)
-    check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    run = begin(settings, data, run_data.identity, checkpoints, strategy)
-    if strategies.is_chief(strategy):
-        if run_data.news:
-            print(run_data.news)
-        model_dir.mkdir(parents=True, exist_ok=True)
-        run_data.write(model_dir / data_file.NAME)
-        write_flags_file(model_dir / "flags.cfg", settings)
-        if data.test is not None:
-            folder = model_dir / "test_images"
-            _write_images(data.test, data.class_names, folder, settings.test_images)
-    return run
+    checkpoints.unlabeled = run_data.unlabeled
+    return run_data
+
+
+def _generation_length(settings: Settings) -> int:
+    """Returns the steps of a generation of self-training; those of the run without it."""
+    self_training = settings.pseudo_labeler in SELF_TRAINING
+    return settings.generation_steps if self_training else settings.steps
+
+
+def _results(settings: Settings, data: SemiSupervisedData, identity: Identity) -> Results:
+    return Results(
+        Path(settings.model_dir) / "results.json",
+        data.class_names,
+        data.labeled_counts,
+        data.unlabeled_counts,
+        identity.evaluated,
+    )
 
 
 def begin(
@@ -139,9 +166,7 @@ def begin(
     step = int(learner.step.numpy())
     strategies.check_same(strategy, "step of the newest checkpoint", step)
     epochs.check(settings, step)
-    self_training = settings.pseudo_labeler in SELF_TRAINING
-    length = settings.generation_steps if self_training else settings.steps
-    generation = Generation.at(step, length, settings.steps)
+    generation = Generation.at(step, _generation_length(settings), settings.steps)
     trained_on = data
     if generation.number:
         images = PseudoLabeledImages(model_dir / "generations", checkpoints.unlabeled)
@@ -161,13 +186,7 @@ def begin(
         if step > generation.first_step:
             checkpoints.restore(learner)
     stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))
-    results = Results(
-        model_dir / "results.json",
-        data.class_names,
-        data.labeled_counts,
-        data.unlabeled_counts,
-        identity.evaluated,
-    )
+    results = _results(settings, data, identity)
     results.forget_after(step)
     return Run(
         settings,
@@ -201,18 +220,95 @@ def train(run: Run) -> Run:
 
 
 def finish(run: Run) -> None:
-    """Exports the learner and prints the table of results.
+    """Exports the learner and prints the table of results; every worker must call it.
 
     Raises:
         OSError: If the export cannot be written.
     """
-    export_dir = run.settings.export_dir
-    if run.stages or not tf.saved_model.contains_saved_model(export_dir):
-        run.learner.export(export_dir)
+    with reading(run.data):
+        answers = _answers(run.settings, run.data, run.learner, run.results)
+    if not strategies.is_chief(run.strategy):
+        return
+    exported.export(run.learner, run.settings, run.settings.export_dir)
+    run.results.set_exported(answers)
     print(f"\n{run.model_dir} is finished, {run.settings.steps} steps.", end="\n\n")
-    if run.results.evaluations:
-        print(table(run.results), end="\n\n")
-    print(f"All evaluations: {run.results.path}\nExported model:  {export_dir}")
+    _print_results(run.results, run.settings.export_dir)
+
+
+def export(settings: Settings, step: int | None = None) -> None:
+    """Exports a step of a run and prints its results.
+
+    Args:
+        settings: Those of the run, completed.
+        step: The step, one that has a checkpoint; by default the newest one.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    combinations.check(settings)
+    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
+    if not checkpoints.paths():
+        raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
+    run_data = _load(settings, checkpoints)
+    data, strategy = run_data.data, strategies.make("none")
+    if run_data.news:
+        print(run_data.news)
+    results = _results(settings, data, run_data.identity)
+    results.forget_after(checkpoints.newest_step())
+    step = checkpoints.newest_step() if step is None else step
+    learner = _restored(settings, data, checkpoints, strategy, step)
+    with reading(data):
+        answers = _answers(settings, data, learner, results)
+    exported.export(learner, settings, settings.export_dir)
+    if Path(settings.export_dir).resolve().parent == Path(settings.model_dir).resolve():
+        results.set_exported(answers)
+    else:
+        results.exported = answers
+    print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
+    _print_results(results, settings.export_dir)
+
+
+def _print_results(results: Results, export_dir: str) -> None:
+    if results.evaluations:
+        print(table(results), end="\n\n")
+    print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
+
+
+def _answers(
+    settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
+) -> dict[str, Any]:
+    """Returns the scores of a learner with its own logit adjustment at test time."""
+    step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
+    answers: dict[str, Any] = {"step": step, "test_logit_adjustment": strength}
+    evaluation = results.at(step)
+    for name, images in (("test", data.test), ("validation", data.validation)):
+        if images is None:
+            continue
+        known = evaluation and evaluation.get(name)
+        if known and strength in (0, 1):  # the evaluation has both
+            found = known["logit_adjusted"] if strength else known
+        else:
+            probabilities = Prediction(learner, settings.evaluation_batch_size)(images)
+            found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
+        answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
+    return answers
+
+
+def _restored(
+    settings: Settings,
+    data: SemiSupervisedData,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+    step: int,
+) -> Learner:
+    """Makes the learner of a checkpoint."""
+    generation = Generation.at(max(step - 1, 0), _generation_length(settings), settings.steps)
+    images = PseudoLabeledImages(Path(settings.model_dir) / "generations", checkpoints.unlabeled)
+    trained_on = images.added_to(data, generation)
+    learner = _learner(settings, strategy, data, trained_on, generation)
+    checkpoints.restore(learner, step)
+    return learner
 
 
 def _train_generation(run: Run) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
@@ -14,7 +16,10 @@ from daso_tf.platform.keras_versions import write_archive
 
 
 def write_saved_model(
-    model: keras.Model, directory: str | os.PathLike, class_names: Sequence[str] | None = None
+    model: keras.Model,
+    directory: str | os.PathLike,
+    class_names: Sequence[str] | None = None,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Writes `model` as a SavedModel with one signature, `serving_default`.
 
@@ -27,6 +32,7 @@ def write_saved_model(
         directory: The folder to write. A SavedModel that it contains is replaced once the new one
             is complete; other files are never overwritten.
         class_names: K names.
+        extra: Further files of the folder, by path; TensorFlow ignores those in `assets.extra`.
 
     Raises:
         FileExistsError: If `directory` contains something else than a SavedModel.
@@ -67,6 +73,10 @@ def write_saved_model(
     unfinished = tempfile.mkdtemp(prefix=".export-", dir=os.path.dirname(directory))
     try:
         write_archive(archive, unfinished)
+        for name, content in extra.items():
+            path = Path(unfinished, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner can read
         if os.path.isdir(directory):
             shutil.rmtree(directory)
