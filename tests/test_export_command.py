@@ -81,7 +81,7 @@ def test_another_strength_is_measured(copied_run):
     found = results_of(copied_run)["exported"]
     assert (found["step"], found["test_logit_adjustment"]) == (5, 0.5)
     assert found["test"]["balanced_accuracy"] == pytest.approx(np.mean(found["test"]["recall"]))
-    assert set(found) == {"step", "test_logit_adjustment", "test", "validation"}
+    assert set(found) == {"step", "best", "test_logit_adjustment", "test", "validation"}
 
 
 def test_an_unchanged_export_is_not_written_again(copied_run):
@@ -163,6 +163,7 @@ def test_a_moved_run_exports_into_its_own_folder(copied_run, tmp_path):
     [
         (["--step=3"], "no checkpoint of step 3; it has those of 5, 4, 2"),
         (["--step=0"], "--step=0"),
+        (["--step=2", "--best"], "give one of them"),
         (["--step=2", "more"], "needs one argument"),
         (["--data_dir=nowhere", "--dataset=digits"], "dataset"),
     ],

@@ -15,7 +15,7 @@ from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse
 
 # What may differ from the run. The other flags are those of its flag file.
-_OF_RUN = ("test_logit_adjustment", "export_dir", "data_dir", "stream", "adopt_data")
+_OF_RUN = ("best", "test_logit_adjustment", "export_dir", "data_dir", "stream", "adopt_data")
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -30,6 +30,8 @@ def main(settings: Settings, arguments: list[str]) -> int:
     """
     if len(arguments) != 1:
         return terminal.fail("needs one argument, the folder of a training run: daso-tf export RUN")
+    if settings.step is not None and settings.best:
+        return terminal.fail("--step and --best both say which step; give one of them")
     of_run = _settings_of(Path(arguments[0]), settings)
     # An export elsewhere writes nothing into the folder of a run, which may go on meanwhile.
     own = Path(of_run.export_dir).resolve().is_relative_to(Path(of_run.model_dir).resolve())
@@ -50,6 +52,8 @@ def _settings_of(model_dir: Path, given: Settings) -> Settings:
     if of_run.export_dir == f"{of_run.model_dir}/export":  # the folder may have been moved
         of_run = of_run.replace(export_dir=None)
     changed = {name: given[name] for name in _OF_RUN if name in given.given}
+    if given.step is not None:
+        changed["best"] = False
     # One device is enough, and the other workers of the run need not be there.
     return complete(of_run.replace(**changed, model_dir=str(model_dir), strategy="none"))
 
@@ -63,7 +67,7 @@ COMMAND = terminal.Command(
             None,
             "[1, inf)",
             "A step that has a checkpoint.",
-            shown_default="the newest one",
+            shown_default="the newest one; the best one if the run has --best",
         ),
         *(TRAIN[name] for name in _OF_RUN),
     ),

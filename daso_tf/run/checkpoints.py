@@ -92,13 +92,20 @@ class Checkpoints:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
         return max(self.steps(), default=0)
 
-    def save(self, model: keras.Model, write: bool = True) -> Path:
+    def save(
+        self,
+        model: keras.Model,
+        write: bool = True,
+        best_until: Callable[[int], int | None] = lambda step: None,
+    ) -> Path:
         """Writes the variables of the model, of its optimizer and of its metrics.
 
         Args:
             model: A compiled learner, after `model.step` steps.
             write: Whether this process writes the file. Other workers only take part: what the
                 metrics count is in all of them.
+            best_until: Returns the best step until a step, whose checkpoint is kept, too. Should a
+                newer checkpoint turn out to be damaged, the best one until the others is there.
 
         Returns:
             The file that was written.
@@ -124,8 +131,10 @@ class Checkpoints:
                 )
         self.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: np.savez(file, **arrays))
-        for old in self.paths()[self.keep :]:
-            old.unlink()
+        best = {best_until(step) for step in self.steps()[: self.keep]}
+        for old, step in list(zip(self.paths(), self.steps(), strict=True))[self.keep :]:
+            if step not in best:
+                old.unlink()
         return path
 
     def restore(self, model: keras.Model, step: int | None = None) -> bool:

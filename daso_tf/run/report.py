@@ -122,12 +122,13 @@ def _summaries(results: Results) -> Iterator[str]:
     last = results.evaluations[-1]
     exported = results.exported or last
     strength = exported.get("test_logit_adjustment", 0)
-    if exported["step"] != last["step"] or strength:
+    best = " (the best on validation)" if exported.get("best") else ""
+    if exported["step"] != last["step"] or strength or best:
         adjusted = f", logit adjustment {strength:g}" if strength else ""
         for part in ("test", "validation"):
             if scores := exported.get(part):
                 yield (
-                    f"exported model, step {exported['step']}{adjusted}, {part}: accuracy"
+                    f"exported model, step {exported['step']}{best}{adjusted}, {part}: accuracy"
                     f" {_percent(scores['accuracy'])} %, balanced"
                     f" {_percent(scores['balanced_accuracy'])} %"
                 )

@@ -131,6 +131,26 @@ class Results:
         """Returns the evaluation of a step; None where there is none."""
         return next((entry for entry in self.evaluations if entry["step"] == step), None)
 
+    def best_step(self, until: float = math.inf) -> int | None:
+        """Returns the step with the best balanced accuracy on the validation images.
+
+        Args:
+            until: The last step that counts.
+
+        Returns:
+            The earliest of the best steps; None where no validation images were evaluated.
+        """
+        evaluated = [entry for entry in self.evaluations if entry.get("validation")]
+        evaluated = [entry for entry in evaluated if entry["step"] <= until]
+        if not evaluated:
+            return None
+        return max(evaluated, key=lambda entry: entry["validation"]["balanced_accuracy"])["step"]
+
+    def without_progress(self) -> int:
+        """Returns how many evaluations there are after that of the best step."""
+        best = self.best_step()
+        return 0 if best is None else sum(entry["step"] > best for entry in self.evaluations)
+
     def set_exported(self, exported: dict[str, Any]) -> None:
         """Records the scores of the exported model, and writes the file."""
         self.exported = _nan_to_none(exported)

@@ -78,11 +78,22 @@ def prepare(settings: Settings) -> Run:
     """
     settings = complete(settings)
     combinations.check(settings)
+    if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
+        raise ValueError(
+            f"--stop_after does not go with --pseudo_labeler={settings.pseudo_labeler}: each "
+            "generation begins with new weights, which are worse at first. Leave one of them out."
+        )
     model_dir = Path(settings.model_dir)
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
     _check_unchanged(settings, model_dir, checkpoints)
     run_data = _load(settings, checkpoints)
     data = run_data.data
+    if data.validation is None and (settings.best or settings.stop_after):
+        flag = "--best" if settings.best else f"--stop_after={settings.stop_after}"
+        raise ValueError(
+            f"{flag} needs validation images: set some aside with --validation_size, or use data "
+            "that has them. The test images must not choose."
+        )
     strategy = strategies.make(settings.strategy, settings.wait_for_workers)
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
     run = begin(settings, data, run_data.identity, checkpoints, strategy)
@@ -188,6 +199,10 @@ def begin(
     stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))
     results = _results(settings, data, identity)
     results.forget_after(step)
+    if settings.best and results.evaluations:
+        _best_step(results, checkpoints)
+    if _is_over(settings, results):
+        stages = []
     return Run(
         settings,
         strategy,
@@ -220,19 +235,29 @@ def train(run: Run) -> Run:
 
 
 def finish(run: Run) -> None:
-    """Exports the learner and prints the table of results; every worker must call it.
+    """Exports the last step, or the best one, and prints the table of results.
+
+    Every worker must call it.
 
     Raises:
         OSError: If the export cannot be written.
     """
+    settings, learner = run.settings, run.learner
+    last_step = step = int(learner.step.numpy())
+    if settings.best:
+        step = _best_step(run.results, run.checkpoints)
+    if step != last_step:
+        learner = _restored(settings, run.data, run.checkpoints, run.strategy, step)
     with reading(run.data):
-        answers = _answers(run.settings, run.data, run.learner, run.results)
+        answers = _answers(settings, run.data, learner, run.results)
     if not strategies.is_chief(run.strategy):
         return
-    exported.export(run.learner, run.settings, run.settings.export_dir)
+    exported.export(learner, settings, settings.export_dir)
     run.results.set_exported(answers)
-    print(f"\n{run.model_dir} is finished, {run.settings.steps} steps.", end="\n\n")
-    _print_results(run.results, run.settings.export_dir)
+    early = last_step < settings.steps
+    reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
+    print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
+    _print_results(run.results, settings.export_dir)
 
 
 def export(settings: Settings, step: int | None = None) -> None:
@@ -240,7 +265,8 @@ def export(settings: Settings, step: int | None = None) -> None:
 
     Args:
         settings: Those of the run, completed.
-        step: The step, one that has a checkpoint; by default the newest one.
+        step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
+            best one.
 
     Raises:
         ValueError: If a setting, the data or the checkpoint cannot be used.
@@ -256,7 +282,9 @@ def export(settings: Settings, step: int | None = None) -> None:
         print(run_data.news)
     results = _results(settings, data, run_data.identity)
     results.forget_after(checkpoints.newest_step())
-    step = checkpoints.newest_step() if step is None else step
+    if step is None:
+        newest = checkpoints.newest_step()
+        step = _best_step(results, checkpoints) if settings.best else newest
     learner = _restored(settings, data, checkpoints, strategy, step)
     with reading(data):
         answers = _answers(settings, data, learner, results)
@@ -280,7 +308,11 @@ def _answers(
 ) -> dict[str, Any]:
     """Returns the scores of a learner with its own logit adjustment at test time."""
     step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
-    answers: dict[str, Any] = {"step": step, "test_logit_adjustment": strength}
+    answers: dict[str, Any] = {
+        "step": step,
+        "best": settings.best,
+        "test_logit_adjustment": strength,
+    }
     evaluation = results.at(step)
     for name, images in (("test", data.test), ("validation", data.validation)):
         if images is None:
@@ -293,6 +325,25 @@ def _answers(
             found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
         answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
     return answers
+
+
+def _best_step(results: Results, checkpoints: Checkpoints) -> int:
+    """Returns the step with the best validation result, which must have a checkpoint."""
+    step = results.best_step()
+    if step is None:
+        raise ValueError(f"--best: {results.path} has no evaluations of validation images.")
+    if step not in checkpoints.steps():
+        raise ValueError(
+            f"--best: step {step} is the best of {checkpoints.directory.parent}, but its "
+            "checkpoint is gone: it is kept if the run is started with --best. There are "
+            f"checkpoints of the steps {', '.join(map(str, checkpoints.steps()))}."
+        )
+    return step
+
+
+def _is_over(settings: Settings, results: Results) -> bool:
+    """Whether the run has made no progress for `--stop_after` evaluations."""
+    return 0 < settings.stop_after <= results.without_progress()
 
 
 def _restored(
@@ -316,12 +367,19 @@ def _train_generation(run: Run) -> None:
     evaluated = {name: images for name, images in parts.items() if images is not None}
     predict = Prediction(run.learner, run.settings.evaluation_batch_size)
     is_chief = strategies.is_chief(run.strategy)
-    save = SaveCheckpoint(run.checkpoints, run.settings.checkpoint_every, is_chief)
+    settings = run.settings
+    save = SaveCheckpoint(
+        run.checkpoints,
+        settings.checkpoint_every,
+        is_chief,
+        run.results.best_step if settings.best else lambda step: None,
+    )
+    directory = run.model_dir if is_chief else None
     callbacks: list[keras.callbacks.Callback] = [
         ContinueMetrics(),
         StopAtNonFiniteLoss(),
         *([ShortProgress()] if is_chief else []),
-        Evaluation(evaluated, predict, run.results, run.model_dir if is_chief else None),
+        Evaluation(evaluated, predict, run.results, directory, settings.stop_after),
         save,
     ]
     verbose = 0
@@ -345,6 +403,8 @@ def _train_generation(run: Run) -> None:
                 shuffle=False,  # the batches are shuffled already
                 verbose=verbose,
             )
+            if _is_over(settings, run.results):
+                return
 
 
 def _learner(
