@@ -25,7 +25,7 @@ from daso_tf.platform.keras_versions import (
     own_name,
     scales_losses,
 )
-from daso_tf.run.data_file import UnlabeledImages
+from daso_tf.run.data_file import UnlabeledImages, as_number, as_text
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
@@ -123,7 +123,7 @@ class Checkpoints:
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)} | metrics
         arrays[VERSION_NAME] = np.array(VERSION)
         if self.unlabeled is not None:
-            arrays[UNLABELED_NAME] = np.array(self.unlabeled.fingerprint)
+            arrays[UNLABELED_NAME] = as_number(self.unlabeled.fingerprint)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
@@ -324,7 +324,7 @@ def _read(
         version = int(file[VERSION_NAME]) if VERSION_NAME in file.files else 1
         variables = variables_of(version)
         arrays = {name: file[name] for name in file.files if whole or name in variables}
-        fingerprint = str(file[UNLABELED_NAME]) if UNLABELED_NAME in file.files else None
+        fingerprint = as_text(file[UNLABELED_NAME]) if UNLABELED_NAME in file.files else None
     arrays.pop(VERSION_NAME, None)
     arrays.pop(UNLABELED_NAME, None)
     differing = arrays.keys() ^ variables.keys()
