@@ -51,8 +51,7 @@ def _run(settings: Settings, last_step: LastStep) -> int:
     try:
         run = train(run)
         last_step.unsaved = True  # the export
-        if strategies.is_chief(run.strategy):
-            finish(run)
+        finish(run)
         strategies.wait_for_chief(run.strategy)
         if last_step.requested:
             return terminal.fail(

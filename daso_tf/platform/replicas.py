@@ -8,7 +8,7 @@ same result, so their variables stay equal. With one replica, the functions retu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -119,31 +119,32 @@ def average(variables: Iterable[tf.Variable]) -> None:
         variable.assign(value)
 
 
-def set_sum(strategy: tf.distribute.Strategy, variable: tf.Variable, value: np.ndarray) -> None:
-    """Sets a variable whose value is the sum over the replicas, outside of a step.
+def set_sums(
+    strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable], values: Sequence[np.ndarray]
+) -> None:
+    """Sets variables whose values are sums over the replicas, outside of a step.
 
     Args:
-        strategy: The strategy of the variable.
-        variable: A variable of a metric: each replica adds to its own.
-        value: The sum. The first replica gets it; its parts would be rounded.
+        strategy: The strategy of the variables.
+        variables: Variables of metrics: each replica adds to its own.
+        values: The sums. The first replica gets them whole; their parts would be rounded.
 
     Example:
 
     >>> variable = tf.Variable(0.0)
-    >>> set_sum(tf.distribute.get_strategy(), variable, np.array(5.0))
+    >>> set_sums(tf.distribute.get_strategy(), [variable], [np.array(5.0)])
     >>> float(variable)
     5.0
     """
-    if strategy.num_replicas_in_sync == 1:
-        variable.assign(value)
-        return
 
     def set_own() -> None:
-        context = tf.distribute.get_replica_context()
-        is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        variable.assign(tf.where(is_first, value, tf.zeros_like(value)))
+        context = _context()
+        share = 1 if context is None else tf.equal(context.replica_id_in_sync_group, 0)
+        for variable, value in zip(variables, values, strict=True):
+            value = tf.convert_to_tensor(value, variable.dtype)
+            variable.assign(value * tf.cast(share, value.dtype))
 
-    strategy.run(set_own)
+    tf.function(lambda: strategy.run(set_own), autograph=False)()
 
 
 def _reduced(operation: tf.distribute.ReduceOp, values: Values) -> Values:

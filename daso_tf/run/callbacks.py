@@ -168,16 +168,14 @@ class ContinueMetrics(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Takes the metrics, before Keras resets them."""
-        self._counted = [
-            (variable, np.asarray(tf.convert_to_tensor(variable)))
-            for metric in self.model.metrics
-            for variable in metric.variables
-        ]
+        variables = [variable for metric in self.model.metrics for variable in metric.variables]
+        self._counted = [np.asarray(tf.convert_to_tensor(variable)) for variable in variables]
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets them again in the first epoch."""
-        for variable, value in self._counted:
-            replicas.set_sum(self.model.distribute_strategy, variable, value)
+        if any(values.any() for values in self._counted):
+            variables = [variable for metric in self.model.metrics for variable in metric.variables]
+            replicas.set_sums(self.model.distribute_strategy, variables, self._counted)
         self._counted = []
 
 
@@ -190,6 +188,7 @@ class Evaluation(keras.callbacks.Callback):
         results: The evaluations of the run.
         directory: Folder of TensorBoard's event files and of `results.png`; None in workers that
             only take part in the evaluation.
+        stop_after: Number of evaluations without progress after which training ends; 0 for never.
     """
 
     def __init__(
@@ -198,12 +197,14 @@ class Evaluation(keras.callbacks.Callback):
         predict: Prediction,
         results: Results,
         directory: Path | None,
+        stop_after: int = 0,
     ):
         super().__init__()
         self.parts = parts
         self.predict = predict
         self.results = results
         self.directory = directory
+        self.stop_after = stop_after
         if directory:
             with naming(directory):
                 self.writer = tf.summary.create_file_writer(str(directory))
@@ -216,11 +217,13 @@ class Evaluation(keras.callbacks.Callback):
         """
         evaluation = self._evaluate()
         self.model.reset_metrics()  # it has reported them
+        self.results.add(evaluation, write=self.directory is not None)
+        if 0 < self.stop_after <= self.results.without_progress():
+            self.model.stop_training = True
         if self.directory is None:
             return
         for name in self.parts:
             print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
-        self.results.add(evaluation)
         draw(self.results, self.directory / "results.png")
         self._write_events(evaluation, logs)
 
@@ -262,10 +265,18 @@ class SaveCheckpoint(keras.callbacks.Callback):
         checkpoints: The checkpoints of the run.
         every: Number of steps of the run after which another one is saved; 0 for none.
         write: Whether this worker writes them; the others only take part.
+        best_until: Returns the best step until a step; see `Checkpoints.save`.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every: int = 0, write: bool = True):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: int = 0,
+        write: bool = True,
+        best_until: Callable[[int], int | None] = lambda step: None,
+    ):
         super().__init__()
+        self.best_until = best_until
         self.checkpoints = checkpoints
         self.every = every
         self.write = write
@@ -277,8 +288,11 @@ class SaveCheckpoint(keras.callbacks.Callback):
     def after_step(self, batch: int, last: bool) -> None:
         """Saves within an epoch: after the last step, and after every `every` steps of the run."""
         if last or (self.every and (self._first_step + batch + 1) % self.every == 0):
-            self.checkpoints.save(self.model, self.write)
+            self._save()
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves every variable of model and optimizer."""
-        self.checkpoints.save(self.model, self.write)
+        self._save()
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.model, self.write, self.best_until)

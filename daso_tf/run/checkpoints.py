@@ -7,7 +7,7 @@ the ZIP format show later damage. A file that only has such a name is neither re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -25,7 +25,7 @@ from daso_tf.platform.keras_versions import (
     scales_losses,
 )
 from daso_tf.platform.npz import ArrayFile
-from daso_tf.run.data_file import UnlabeledImages
+from daso_tf.run.data_file import UnlabeledImages, as_number, as_text
 from daso_tf.run.files import write_atomically
 from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
@@ -85,17 +85,28 @@ class Checkpoints:
         named = [path for path in files if _NAME.fullmatch(path.name) and path.is_file()]
         return sorted(named, key=_step_of, reverse=True)
 
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, the newest first."""
+        return [_step_of(path) for path in self.paths()]
+
     def newest_step(self) -> int:
         """Returns the number of steps of the newest checkpoint; 0 where there is none."""
-        return max(map(_step_of, self.paths()), default=0)
+        return max(self.steps(), default=0)
 
-    def save(self, model: keras.Model, write: bool = True) -> Path:
+    def save(
+        self,
+        model: keras.Model,
+        write: bool = True,
+        best_until: Callable[[int], int | None] = lambda step: None,
+    ) -> Path:
         """Writes the variables of the model, of its optimizer and of its metrics.
 
         Args:
             model: A compiled learner, after `model.step` steps.
             write: Whether this process writes the file. Other workers only take part: what the
                 metrics count is in all of them.
+            best_until: Returns the best step until a step, whose checkpoint is kept, too. Should a
+                newer checkpoint turn out to be damaged, the best one until the others is there.
 
         Returns:
             The file that was written.
@@ -114,7 +125,7 @@ class Checkpoints:
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)} | metrics
         arrays[VERSION_NAME] = np.array(VERSION)
         if self.unlabeled is not None:
-            arrays[UNLABELED_NAME] = np.array(self.unlabeled.fingerprint)
+            arrays[UNLABELED_NAME] = as_number(self.unlabeled.fingerprint)
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise NonFiniteError(
@@ -123,23 +134,35 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: np.savez(file, **arrays))
         own = [file for file in self.paths() if _step_of(file) <= _step_of(path)]
+        best = {best_until(_step_of(file)) for file in own[: self.keep]}
         for old in filter(_is_checkpoint, own[self.keep :]):
-            old.unlink(missing_ok=True)
+            if _step_of(old) not in best:
+                old.unlink(missing_ok=True)
         return path
 
-    def restore(self, model: keras.Model) -> bool:
+    def restore(self, model: keras.Model, step: int | None = None) -> bool:
         """Sets every variable to the newest checkpoint that can be read.
 
         Args:
             model: A compiled learner with the settings of the saved one.
+            step: The step whose checkpoint is restored instead; no other one is tried.
 
         Returns:
             False if there is no checkpoint; the model is unchanged then.
 
         Raises:
-            CheckpointError: If there are checkpoints but none can be read.
+            CheckpointError: If there are checkpoints but none can be read, or not that of `step`.
         """
+        paths = self.paths()
+        if step is not None:
+            paths = [path for path, of in zip(paths, self.steps(), strict=True) if of == step]
+            if not paths:
+                raise CheckpointError(
+                    f"{self.directory} has no checkpoint of step {step}; it has those of "
+                    f"{', '.join(map(str, self.steps())) or 'no step'}"
+                )
         version = self._restore(
+            paths,
             lambda version: dict(_named_variables(model, version)) | _metric_variables(model),
             whole=True,
             step=model.step,
@@ -164,34 +187,40 @@ class Checkpoints:
         """
         weights = enumerate(encoder.weights)
         variables = {f"average/{i:04d}": weight for i, weight in weights}
-        return bool(self._restore(lambda _: variables, whole=False))
+        return bool(self._restore(self.paths(), lambda _: variables, whole=False))
 
     def _restore(
         self,
+        paths: Sequence[Path],
         variables_of: Callable[[int], dict[str, tf.Variable]],
         whole: bool,
         step: tf.Variable | None = None,
         memories: Collection[int] = (),
         strategy: tf.distribute.Strategy | None = None,
     ) -> int:
-        """Sets variables to the newest checkpoint; returns its version, 0 where there is none."""
-        for path in self.paths():
+        """Sets variables to the first file that can be read; returns its version, 0 for none."""
+        reasons = []
+        for path in paths:
             try:
                 version, variables, arrays = _read(
                     path, variables_of, whole, memories, self.unlabeled
                 )
                 _check_step(path, step, variables, arrays)
             except Exception as error:  # a damaged or foreign file fails in many ways
-                reason = str(error) or type(error).__name__
-                logging.warning("%s cannot be read (%s); trying the previous one", path, reason)
+                reasons.append(f"{path} cannot be read ({str(error) or type(error).__name__})")
+                if len(paths) > 1:
+                    logging.warning("%s; trying the previous one", reasons[-1])
                 continue
-            for name, array in arrays.items():
-                if name.startswith(METRICS):
-                    replicas.set_sum(strategy, variables[name], array)
-                else:
-                    variables[name].assign(array)
+            counted = [name for name in arrays if name.startswith(METRICS)]
+            for name in arrays.keys() - counted:
+                variables[name].assign(arrays[name])
+            if strategy is not None:
+                of_metrics = [variables[name] for name in counted]
+                replicas.set_sums(strategy, of_metrics, [arrays[name] for name in counted])
             return version
-        if self.paths():
+        if len(paths) == 1 < len(self.paths()):
+            raise CheckpointError(reasons[0])
+        if paths:
             raise CheckpointError(
                 f"none of the {len(self.paths())} checkpoints in {self.directory} can be read;"
                 " remove that folder to train from the beginning"
@@ -325,7 +354,7 @@ def _read(
     with ArrayFile(path) as file:
         version = int(file[VERSION_NAME]) if VERSION_NAME in file.headers else 1
         variables = variables_of(version)
-        fingerprint = str(file[UNLABELED_NAME]) if UNLABELED_NAME in file.headers else None
+        fingerprint = as_text(file[UNLABELED_NAME]) if UNLABELED_NAME in file.headers else None
         names = {name for name in file.headers if whole or name in variables}
         names -= {VERSION_NAME, UNLABELED_NAME}
         differing = names ^ variables.keys()

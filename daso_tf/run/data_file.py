@@ -18,6 +18,16 @@ NAME = "data.json"  # in the folder of a run
 _VERSION = 1
 
 
+def as_number(fingerprint: str) -> np.ndarray:
+    """Returns a fingerprint as an array, for files that have only numbers."""
+    return np.array(int(fingerprint, 16), np.uint64)
+
+
+def as_text(number: np.ndarray) -> str:
+    """Returns the fingerprint of such an array."""
+    return f"{int(number):016x}"
+
+
 class UnlabeledImages:
     """The unlabeled images of a run, now and before others were adopted.
 

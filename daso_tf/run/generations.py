@@ -16,7 +16,7 @@ import numpy as np
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
 from daso_tf.platform.npz import ArrayFile
-from daso_tf.run.data_file import UnlabeledImages
+from daso_tf.run.data_file import UnlabeledImages, as_number, as_text
 from daso_tf.run.files import write_atomically
 
 
@@ -176,7 +176,7 @@ class PseudoLabeledImages:
         path.parent.mkdir(parents=True, exist_ok=True)
         chosen: dict[str, Any] = {"positions": positions, "labels": labels}
         if self.unlabeled is not None:
-            chosen["unlabeled"] = np.array(self.unlabeled.fingerprint)
+            chosen["unlabeled"] = as_number(self.unlabeled.fingerprint)
         write_atomically(path, lambda file: np.savez(file, **chosen))
 
     def added_to(self, data: SemiSupervisedData, generation: Generation) -> SemiSupervisedData:
@@ -196,7 +196,8 @@ class PseudoLabeledImages:
         try:
             with ArrayFile(path) as chosen:
                 positions, labels = chosen["positions"], chosen["labels"]
-                fingerprint = str(chosen["unlabeled"]) if "unlabeled" in chosen.headers else None
+                known = "unlabeled" in chosen.headers
+                fingerprint = as_text(chosen["unlabeled"]) if known else None
             before = None if self.unlabeled is None else self.unlabeled.positions_in(fingerprint)
             if before is None:
                 _check_chosen(positions, labels, data)

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import daso_tf
-from daso_tf.run.files import write_atomically
 from daso_tf.run.results import Results
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import SECTIONS, TRAIN, complete
 from daso_tf.settings.settings import Settings
 
-NAME = "MODEL.md"
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
-
-
-def write(folder: str | Path, settings: Settings, results: Results, step: int) -> None:
-    """Writes `MODEL.md` into the folder of an export.
-
-    Args:
-        folder: The folder, which exists.
-        settings: Those of the run, completed.
-        results: Those of the run.
-        step: The step whose network is exported.
-    """
-    text = model_card(settings, results, step)
-    write_atomically(Path(folder) / NAME, lambda file: file.write(text.encode()))
 
 
 def model_card(settings: Settings, results: Results, step: int) -> str:

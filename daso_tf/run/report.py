@@ -23,7 +23,9 @@ LONGEST_NAME = 24  # of a class, in characters, in a picture
 
 
 def table(results: Results) -> str:
-    """Writes the last evaluation as a table, one line per class, with summaries below.
+    """Writes the result of a run as a table, one line per class, with summaries below.
+
+    It is that of the exported model, or the last evaluation where nothing was exported yet.
 
     Args:
         results: Those of a run with at least one evaluation.
@@ -32,15 +34,16 @@ def table(results: Results) -> str:
         Lines of text. Recall and precision are in percent, "-" where they are not known.
     """
     last = results.evaluations[-1]
+    exported = results.exported or last
     unknown = [None] * len(results.class_names)
     columns = {
         "class": map(printable, results.class_names),
         "labeled": map(str, results.labeled_counts),
         "unlabeled": ["-" if n is None else str(n) for n in results.unlabeled_counts or unknown],
-        "recall %": map(_percent, _evaluated(last).get("recall", unknown)),
+        "recall %": map(_percent, _evaluated(exported).get("recall", unknown)),
         **{
             f"pseudo-label {score} %": map(_percent, shares)
-            for score, shares in _pseudo_labels(last).items()
+            for score, shares in _pseudo_labels(results.at(exported["step"]) or last).items()
         },
     }
     if assigned := _assigned(last):
@@ -136,8 +139,23 @@ def _percentages(shares: Sequence[float | None]) -> np.ndarray:
 
 
 def _summaries(results: Results) -> Iterator[str]:
-    """Yields a line per part for the last evaluation, and one for the median of the last few."""
+    """Yields lines per part: the exported model, the last evaluation, the median of the last few.
+
+    The exported model has no line where it is that of the last evaluation.
+    """
     last = results.evaluations[-1]
+    exported = results.exported or last
+    strength = exported.get("test_logit_adjustment", 0)
+    best = " (the best on validation)" if exported.get("best") else ""
+    if exported["step"] != last["step"] or strength or best:
+        adjusted = f", logit adjustment {strength:g}" if strength else ""
+        for part in ("test", "validation"):
+            if scores := exported.get(part):
+                yield (
+                    f"exported model, step {exported['step']}{best}{adjusted}, {part}: accuracy"
+                    f" {_percent(scores['accuracy'])} %, balanced"
+                    f" {_percent(scores['balanced_accuracy'])} %"
+                )
     count = min(MEDIAN_OVER, len(results.evaluations))
     for part, medians in results.medians().items():
         yield f"step {last['step']}, {accuracy_line(part, last[part])}"

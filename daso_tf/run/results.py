@@ -87,6 +87,11 @@ class Results:
         unlabeled_counts: Unlabeled images of each class; None where they are not known.
         data: A fingerprint of what is evaluated; None where it is not known.
 
+    Attributes:
+        evaluations: The evaluations, in the order of their steps.
+        exported: The scores of the exported model, with its `step` and `test_logit_adjustment`;
+            None until there is one.
+
     Raises:
         ValueError: If the file exists but contains something else.
     """
@@ -107,13 +112,49 @@ class Results:
         )
         self.data = self._data_there = data
         self.evaluations: list[dict[str, Any]] = []
+        self.exported: dict[str, Any] | None = None
         if self.path.exists():
             self.evaluations = _read_evaluations(self.path, len(self.class_names))
             self._data_there = _read_data(self.path)
 
-    def add(self, evaluation: dict[str, Any]) -> None:
-        """Appends an evaluation, a nested dictionary with a `step`, and writes the file."""
+    def add(self, evaluation: dict[str, Any], write: bool = True) -> None:
+        """Appends an evaluation, a nested dictionary with a `step`, and writes the file.
+
+        Args:
+            evaluation: The evaluation.
+            write: Whether this process writes the file; other workers only remember it.
+        """
         self.evaluations.append(_nan_to_none(evaluation))
+        if write:
+            self.write()
+
+    def at(self, step: int) -> dict[str, Any] | None:
+        """Returns the evaluation of a step; None where there is none."""
+        return next((entry for entry in self.evaluations if entry["step"] == step), None)
+
+    def best_step(self, until: float = math.inf) -> int | None:
+        """Returns the step with the best balanced accuracy on the validation images.
+
+        Args:
+            until: The last step that counts.
+
+        Returns:
+            The earliest of the best steps; None where no validation images were evaluated.
+        """
+        evaluated = [entry for entry in self.evaluations if entry.get("validation")]
+        evaluated = [entry for entry in evaluated if entry["step"] <= until]
+        if not evaluated:
+            return None
+        return max(evaluated, key=lambda entry: entry["validation"]["balanced_accuracy"])["step"]
+
+    def without_progress(self) -> int:
+        """Returns how many evaluations there are after that of the best step."""
+        best = self.best_step()
+        return 0 if best is None else sum(entry["step"] > best for entry in self.evaluations)
+
+    def set_exported(self, exported: dict[str, Any]) -> None:
+        """Records the scores of the exported model, and writes the file."""
+        self.exported = _nan_to_none(exported)
         self.write()
 
     def forget_after(self, step: int) -> None:
@@ -150,6 +191,7 @@ class Results:
             "labeled_counts": self.labeled_counts,
             "unlabeled_counts": self.unlabeled_counts,
             f"median_of_last_{MEDIAN_OVER}": self.medians(),
+            "exported": self.exported,
         }
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items()]
         evaluations = ",\n".join(json.dumps(entry) for entry in self.evaluations)

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import data_file, epochs, model_card
+from daso_tf.run import data_file, epochs, exported
 from daso_tf.run.callbacks import (
     ContinueMetrics,
     Evaluation,
@@ -33,9 +33,10 @@ from daso_tf.run.callbacks import (
 from daso_tf.run.checkpoints import CheckpointError, Checkpoints
 from daso_tf.run.flags_file import RULES, changes_since, continued, write_flags_file
 from daso_tf.run.generations import Generation, PseudoLabeledImages, alignment_temperature
+from daso_tf.run.model_card import model_card
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import LONGEST_NAME, table
-from daso_tf.run.results import Results
+from daso_tf.run.results import Results, scores
 from daso_tf.settings import combinations, limits
 from daso_tf.settings.build import build_encoder, build_learner
 from daso_tf.settings.flag import as_text
@@ -101,11 +102,49 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     """
     settings = complete(settings)
     combinations.check(settings)
+    if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
+        raise ValueError(
+            f"--stop_after does not go with --pseudo_labeler={settings.pseudo_labeler}: each "
+            "generation begins with new weights, which are worse at first. Leave one of them out."
+        )
     model_dir = Path(settings.model_dir)
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
     is_new = not checkpoints.paths()
     settings = _new(settings) if is_new else continued(model_dir / "flags.cfg", settings)
     _check_unchanged(settings, model_dir, checkpoints)
+    run_data = _load(settings, checkpoints)
+    data = run_data.data
+    if data.validation is None and (settings.best or settings.stop_after):
+        flag = "--best" if settings.best else f"--stop_after={settings.stop_after}"
+        raise ValueError(
+            f"{flag} needs validation images: set some aside with --validation_size, or use data "
+            "that has them. The test images must not choose."
+        )
+    last_step = last_step or LastStep()
+    strategy = strategies.make(
+        settings.strategy, settings.wait_for_workers, _identity(settings), last_step
+    )
+    check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if is_new:
+        limits.check_cutout(settings, data.labeled.size)
+    if strategies.is_chief(strategy):
+        check_writable(settings.export_dir)
+    run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
+    if strategies.is_chief(strategy):
+        if run_data.news:
+            print(run_data.news)
+        _remove_leftovers(model_dir, settings.export_dir)
+        model_dir.mkdir(parents=True, exist_ok=True)
+        run_data.write(model_dir / data_file.NAME)
+        write_flags_file(model_dir / "flags.cfg", settings)
+        if data.test is not None:
+            folder = model_dir / "test_images"
+            _write_images(data.test, data.class_names, folder, settings.test_images)
+    return run
+
+
+def _load(settings: Settings, checkpoints: Checkpoints) -> data_file.RunData:
+    """Loads the data and checks that it is that of the run."""
     data = load(
         settings.dataset,
         data_dir=settings.data_dir,
@@ -128,30 +167,30 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     )
     _note_missing_parts(settings, data)
     run_data = data_file.continue_with(
-        data, settings.data_dir, model_dir, bool(checkpoints.paths()), settings.adopt_data
+        data,
+        settings.data_dir,
+        Path(settings.model_dir),
+        bool(checkpoints.paths()),
+        settings.adopt_data,
     )
-    checkpoints.unlabeled, data = run_data.unlabeled, run_data.data
-    last_step = last_step or LastStep()
-    strategy = strategies.make(
-        settings.strategy, settings.wait_for_workers, _identity(settings), last_step
+    checkpoints.unlabeled = run_data.unlabeled
+    return run_data
+
+
+def _generation_length(settings: Settings) -> int:
+    """Returns the steps of a generation of self-training; those of the run without it."""
+    self_training = settings.pseudo_labeler in SELF_TRAINING
+    return settings.generation_steps if self_training else settings.steps
+
+
+def _results(settings: Settings, data: SemiSupervisedData, identity: Identity) -> Results:
+    return Results(
+        Path(settings.model_dir) / "results.json",
+        data.class_names,
+        data.labeled_counts,
+        data.unlabeled_counts,
+        identity.evaluated,
     )
-    check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    if is_new:
-        limits.check_cutout(settings, data.labeled.size)
-    if strategies.is_chief(strategy):
-        check_writable(settings.export_dir)
-    run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
-    if strategies.is_chief(strategy):
-        if run_data.news:
-            print(run_data.news)
-        _remove_leftovers(model_dir, settings.export_dir)
-        model_dir.mkdir(parents=True, exist_ok=True)
-        run_data.write(model_dir / data_file.NAME)
-        write_flags_file(model_dir / "flags.cfg", settings)
-        if data.test is not None:
-            folder = model_dir / "test_images"
-            _write_images(data.test, data.class_names, folder, settings.test_images)
-    return run
 
 
 def begin(
@@ -179,9 +218,7 @@ def begin(
     step = int(learner.step.numpy())
     strategies.check_same(strategy, "step of the newest checkpoint", step)
     epochs.check(settings, step)
-    self_training = settings.pseudo_labeler in SELF_TRAINING
-    length = settings.generation_steps if self_training else settings.steps
-    generation = Generation.at(step, length, settings.steps)
+    generation = Generation.at(step, _generation_length(settings), settings.steps)
     trained_on = data
     if generation.number:
         images = PseudoLabeledImages(model_dir / "generations", checkpoints.unlabeled)
@@ -201,14 +238,12 @@ def begin(
         if step > generation.first_step:
             checkpoints.restore(learner)
     stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))
-    results = Results(
-        model_dir / "results.json",
-        data.class_names,
-        data.labeled_counts,
-        data.unlabeled_counts,
-        identity.evaluated,
-    )
+    results = _results(settings, data, identity)
     results.forget_after(step)
+    if settings.best and results.evaluations:
+        _best_step(results, checkpoints)
+    if _is_over(settings, results):
+        stages = []
     return Run(
         settings,
         strategy,
@@ -245,19 +280,133 @@ def train(run: Run) -> Run:
 
 
 def finish(run: Run) -> None:
-    """Exports the learner and prints the table of results.
+    """Exports the last step, or the best one, and prints the table of results.
+
+    Every worker must call it.
 
     Raises:
         OSError: If the export cannot be written.
     """
-    export_dir = run.settings.export_dir
-    if run.stages or not tf.saved_model.contains_saved_model(export_dir):
-        run.learner.export(export_dir)
-        model_card.write(export_dir, run.settings, run.results, int(run.learner.step.numpy()))
-    print(f"\n{run.model_dir} is finished, {run.settings.steps} steps.", end="\n\n")
-    if run.results.evaluations:
-        print(table(run.results), end="\n\n")
-    print(f"All evaluations: {run.results.path}\nExported model:  {export_dir}")
+    settings, learner = run.settings, run.learner
+    last_step = step = int(learner.step.numpy())
+    if settings.best:
+        step = _best_step(run.results, run.checkpoints)
+    if step != last_step:
+        learner = _restored(settings, run.data, run.checkpoints, run.strategy, step)
+    with reading(run.data):
+        answers = _answers(settings, run.data, learner, run.results)
+    if not strategies.is_chief(run.strategy):
+        return
+    card = model_card(settings, run.results, step)
+    exported.export(learner, settings, settings.export_dir, card)
+    run.results.set_exported(answers)
+    early = last_step < settings.steps
+    reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
+    print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
+    _print_results(run.results, settings.export_dir)
+
+
+def export(settings: Settings, step: int | None = None) -> None:
+    """Exports a step of a run and prints its results.
+
+    Args:
+        settings: Those of the run, completed.
+        step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
+            best one.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    combinations.check(settings)
+    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
+    if not checkpoints.paths():
+        raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
+    run_data = _load(settings, checkpoints)
+    data, strategy = run_data.data, strategies.make("none")
+    if run_data.news:
+        print(run_data.news)
+    results = _results(settings, data, run_data.identity)
+    results.forget_after(checkpoints.newest_step())
+    if step is None:
+        newest = checkpoints.newest_step()
+        step = _best_step(results, checkpoints) if settings.best else newest
+    learner = _restored(settings, data, checkpoints, strategy, step)
+    with reading(data):
+        answers = _answers(settings, data, learner, results)
+    card = model_card(settings, results, step)
+    exported.export(learner, settings, settings.export_dir, card)
+    if Path(settings.export_dir).resolve().parent == Path(settings.model_dir).resolve():
+        results.set_exported(answers)
+    else:
+        results.exported = answers
+    print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
+    _print_results(results, settings.export_dir)
+
+
+def _print_results(results: Results, export_dir: str) -> None:
+    if results.evaluations:
+        print(table(results), end="\n\n")
+    print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
+
+
+def _answers(
+    settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
+) -> dict[str, Any]:
+    """Returns the scores of a learner with its own logit adjustment at test time."""
+    step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
+    answers: dict[str, Any] = {
+        "step": step,
+        "best": settings.best,
+        "test_logit_adjustment": strength,
+    }
+    evaluation = results.at(step)
+    for name, images in (("test", data.test), ("validation", data.validation)):
+        if images is None:
+            continue
+        known = evaluation and evaluation.get(name)
+        if known and strength in (0, 1):  # the evaluation has both
+            found = known["logit_adjusted"] if strength else known
+        else:
+            probabilities = Prediction(learner, settings.evaluation_batch_size)(images)
+            found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
+        answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
+    return answers
+
+
+def _best_step(results: Results, checkpoints: Checkpoints) -> int:
+    """Returns the step with the best validation result, which must have a checkpoint."""
+    step = results.best_step()
+    if step is None:
+        raise ValueError(f"--best: {results.path} has no evaluations of validation images.")
+    if step not in checkpoints.steps():
+        raise ValueError(
+            f"--best: step {step} is the best of {checkpoints.directory.parent}, but its "
+            "checkpoint is gone: it is kept if the run is started with --best. There are "
+            f"checkpoints of the steps {', '.join(map(str, checkpoints.steps()))}."
+        )
+    return step
+
+
+def _is_over(settings: Settings, results: Results) -> bool:
+    """Whether the run has made no progress for `--stop_after` evaluations."""
+    return 0 < settings.stop_after <= results.without_progress()
+
+
+def _restored(
+    settings: Settings,
+    data: SemiSupervisedData,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+    step: int,
+) -> Learner:
+    """Makes the learner of a checkpoint."""
+    generation = Generation.at(max(step - 1, 0), _generation_length(settings), settings.steps)
+    images = PseudoLabeledImages(Path(settings.model_dir) / "generations", checkpoints.unlabeled)
+    trained_on = images.added_to(data, generation)
+    learner = _learner(settings, strategy, data, trained_on, generation)
+    checkpoints.restore(learner, step)
+    return learner
 
 
 def _train_generation(run: Run) -> None:
@@ -265,12 +414,19 @@ def _train_generation(run: Run) -> None:
     evaluated = {name: images for name, images in parts.items() if images is not None}
     predict = Prediction(run.learner, run.settings.evaluation_batch_size)
     is_chief = strategies.is_chief(run.strategy)
-    save = SaveCheckpoint(run.checkpoints, run.settings.checkpoint_every, is_chief)
+    settings = run.settings
+    save = SaveCheckpoint(
+        run.checkpoints,
+        settings.checkpoint_every,
+        is_chief,
+        run.results.best_step if settings.best else lambda step: None,
+    )
+    directory = run.model_dir if is_chief else None
     callbacks: list[keras.callbacks.Callback] = [
         ContinueMetrics(),
         StopAtNonFiniteLoss(),
         *([ShortProgress()] if is_chief else []),
-        Evaluation(evaluated, predict, run.results, run.model_dir if is_chief else None),
+        Evaluation(evaluated, predict, run.results, directory, settings.stop_after),
         save,
     ]
     verbose = 0
@@ -295,6 +451,8 @@ def _train_generation(run: Run) -> None:
                 shuffle=False,  # the batches are shuffled already
                 verbose=verbose,
             )
+            if _is_over(settings, run.results):
+                return
 
 
 def _learner(

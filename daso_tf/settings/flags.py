@@ -191,6 +191,21 @@ RUN = (
         "Steps between further checkpoints; 0: only at evaluations.",
         free=True,
     ),
+    switch(
+        "best",
+        False,
+        "Export the step with the best balanced accuracy on the validation images, not the last "
+        "step.",
+        free=True,
+    ),
+    integer(
+        "stop_after",
+        0,
+        "[0, inf)",
+        "Evaluations in a row without a better balanced accuracy on the validation images after "
+        "which the run ends; 0: never.",
+        free=True,
+    ),
     integer(
         "evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True
     ),

@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
@@ -24,6 +26,7 @@ def write_saved_model(
     directory: str | os.PathLike,
     resolution: int,
     class_names: Sequence[str] | None = None,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Writes `model` as a SavedModel with two signatures.
 
@@ -40,6 +43,7 @@ def write_saved_model(
             is complete; other files are never overwritten.
         resolution: Side in pixels to which the model resizes images.
         class_names: K names.
+        extra: Further files of the folder, by path; TensorFlow ignores those in `assets.extra`.
 
     Raises:
         FileExistsError: If `directory` contains something else than a SavedModel.
@@ -77,6 +81,10 @@ def write_saved_model(
         unfinished = tempfile.mkdtemp(prefix=f".export-{name}-", dir=parent)
         try:
             write_archive(archive, unfinished)
+            for path, content in extra.items():
+                file = Path(unfinished, path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
             os.chmod(unfinished, 0o755)  # mkdtemp makes a directory that only its owner can read
             if os.path.isdir(directory):
                 shutil.rmtree(directory)

@@ -1,0 +1,77 @@
+"""Exports a step of a training run: `daso-tf export RUN --step=2000 --test_logit_adjustment=1`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from absl import flags
+
+from daso_tf.commands import terminal
+from daso_tf.run.lock import one_run
+from daso_tf.run.run import export
+from daso_tf.settings.flag import integer
+from daso_tf.settings.flags import TRAIN, complete
+from daso_tf.settings.settings import Settings, parse
+
+# What may differ from the run. The other flags are those of its flag file.
+_OF_RUN = ("best", "test_logit_adjustment", "export_dir", "data_dir", "stream", "adopt_data")
+
+
+def main(settings: Settings, arguments: list[str]) -> int:
+    """Exports the step.
+
+    Args:
+        settings: The flags below.
+        arguments: The folder of the run.
+
+    Returns:
+        The exit code.
+    """
+    if len(arguments) != 1:
+        return terminal.fail("needs one argument, the folder of a training run: daso-tf export RUN")
+    if settings.step is not None and settings.best:
+        return terminal.fail("--step and --best both say which step; give one of them")
+    of_run = _settings_of(Path(arguments[0]), settings)
+    # An export elsewhere writes nothing into the folder of a run, which may go on meanwhile.
+    own = Path(of_run.export_dir).resolve().is_relative_to(Path(of_run.model_dir).resolve())
+    with one_run(of_run) if own else contextlib.nullcontext():
+        export(of_run, settings.step)
+    return 0
+
+
+def _settings_of(model_dir: Path, given: Settings) -> Settings:
+    """Returns the settings of a run, with the flags that were given to this command."""
+    path = model_dir / "flags.cfg"
+    if not path.is_file():
+        raise ValueError(f"{model_dir} is no folder of a training run: it has no flags.cfg.")
+    try:
+        of_run, _ = parse([f"--flagfile={path}"], TRAIN.values())
+    except (flags.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    if of_run.export_dir == f"{of_run.model_dir}/export":  # the folder may have been moved
+        of_run = of_run.replace(export_dir=None)
+    changed = {name: given[name] for name in _OF_RUN if name in given.given}
+    if given.step is not None:
+        changed["best"] = False
+    # One device is enough, and the other workers of the run need not be there.
+    return complete(of_run.replace(**changed, model_dir=str(model_dir), strategy="none"))
+
+
+COMMAND = terminal.Command(
+    "export",
+    main,
+    flags=(
+        integer(
+            "step",
+            None,
+            "[1, inf)",
+            "A step that has a checkpoint.",
+            shown_default="the newest one; the best one if the run has --best",
+        ),
+        *(TRAIN[name] for name in _OF_RUN),
+    ),
+    usage="RUN",
+    details="RUN is the folder of a training run. Its other settings are those of its flags.cfg.\n"
+    "Exit code: 0 exported, 2 nothing was started.",
+)

@@ -1,0 +1,74 @@
+"""The export of a run: of which step and settings it is, so that it is never an old one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daso_tf.learners import Learner
+from daso_tf.settings.settings import Settings
+from daso_tf.step.export import write_saved_model
+
+# TensorFlow leaves the files of this folder of a SavedModel alone.
+RECORD = "assets.extra/daso_tf.json"
+_SETTINGS = ("test_logit_adjustment", "mixed_precision")  # they may change in a finished run
+
+
+def export(learner: Learner, settings: Settings, directory: str | Path, card: str) -> bool:
+    """Exports a learner, unless the folder has this export already.
+
+    The record is part of the export, which is complete or absent. So it is right even if the
+    process is killed, or if another run exports to the same folder.
+
+    Args:
+        learner: The learner, with the weights to export.
+        settings: Those of the run.
+        directory: Folder of the SavedModel.
+        card: The model card, which becomes `MODEL.md` in it.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    record = _record_of(learner, settings)
+    if _read_record(Path(directory)) == record:
+        return False
+    files = {RECORD: json.dumps(record, indent=1) + "\n", "MODEL.md": card}
+    write_saved_model(
+        learner,
+        directory,
+        learner.network.resolution,
+        learner.class_names,
+        {path: text.encode() for path, text in files.items()},
+    )
+    return True
+
+
+def _record_of(learner: Learner, settings: Settings) -> dict[str, Any]:
+    """Returns what the answers of a learner depend on."""
+    digest = hashlib.sha256()
+    for weight in learner.ema_network_weights:
+        digest.update(np.ascontiguousarray(weight.numpy()).data)
+    return {
+        "version": 1,
+        "step": int(learner.step.numpy()),
+        **{name: settings[name] for name in _SETTINGS},
+        "class_names": list(learner.class_names or ()),
+        "weights": digest.hexdigest(),
+    }
+
+
+def _read_record(directory: Path) -> Any:
+    """Returns the record of an export; None where there is none or it cannot be read."""
+    if not (directory / "saved_model.pb").is_file():
+        return None
+    try:
+        return json.loads((directory / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
