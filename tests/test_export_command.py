@@ -116,7 +116,7 @@ def test_an_export_without_the_record_of_what_it_is_is_replaced(tmp_path, monkey
     settings = Settings({"test_logit_adjustment": 0.0, "mixed_precision": "none"})
 
     def is_written():
-        return exported.export(learner, settings, tmp_path)
+        return exported.export(learner, settings, tmp_path, "# A card")
 
     assert is_written() and not is_written()
     for spoil in (
