@@ -37,6 +37,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,16 +102,23 @@ class Method:
         self.workers = int(workers[-1].partition("=")[2]) if workers else 0
         self.flags = [flag for flag in flags if flag not in workers]
 
-    def start(self, folder: Path) -> subprocess.Popen:
-        """Starts or continues the run of a folder, in a group of processes of its own."""
+    @contextlib.contextmanager
+    def started(self, folder: Path) -> Iterator[subprocess.Popen]:
+        """Starts or continues the run of a folder; no process of it outlives this context."""
         module = ["daso_tf.workers", str(self.workers)] if self.workers else ["daso_tf.train"]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", *module, *self.flags, f"--model_dir={folder}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the group of its own session
+            process.wait()
 
 
 def main(arguments: list[str]) -> int:
@@ -120,6 +128,7 @@ def main(arguments: list[str]) -> int:
         for flag in OWN_FLAGS:
             print(f"  --{flag.name}  {flag.text} [{flag.shown_default or flag.default}]")
         return 0
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # leaves no processes
     settings = parsed(arguments)
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -182,9 +191,10 @@ def disturbed(
     shutil.rmtree(folder, ignore_errors=True)
     whole = folder / "undisturbed"
     began = time.monotonic()
-    process = method.start(whole)
-    if ended(process, set()) != (0, ""):
-        raise SystemExit(f"The undisturbed run in {whole} has failed.")
+    with method.started(whole) as process:
+        code, printed = ended(process, set())
+    if code:
+        raise SystemExit(f"The undisturbed run in {whole} has failed: {printed}")
     seconds = time.monotonic() - began
     sizes = [path.stat().st_size for path in whole.rglob("*") if path.is_file()]
     failures: list[str] = []
@@ -201,7 +211,8 @@ def disturbed(
                 progress.update()
             else:  # the last run ends without a further disturbance
                 kind, when = "the end", 0.0
-                code, printed = ended(method.start(run), set())
+                with method.started(run) as process:
+                    code, printed = ended(process, set())
                 if code:
                     raise Failure(f"exit code {code}: {printed}")
                 finished = True
@@ -237,22 +248,22 @@ def disturb(
     Raises:
         Failure: If it ended in another way than it must.
     """
-    process = method.start(run)
-    workers: set[int] = set()
-    try:
-        process.wait(when)
-    except subprocess.TimeoutExpired:
-        children = children_of(process.pid)
-        workers = set(children) if method.workers else set()
-        target = draws.choice([process.pid, *children]) if method.workers else process.pid
-        if kind == "disk":
-            target = children[0] if method.workers and children else process.pid  # the chief
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
+    with method.started(run) as process:
+        workers: set[int] = set()
+        try:
+            process.wait(when)
+        except subprocess.TimeoutExpired:
+            children = children_of(process.pid)
+            workers = set(children) if method.workers else set()
+            target = draws.choice([process.pid, *children]) if method.workers else process.pid
             if kind == "disk":
-                resource.prlimit(target, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-            else:
-                os.kill(target, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
-    code, printed = ended(process, workers)
+                target = children[0] if method.workers and children else process.pid  # the chief
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                if kind == "disk":
+                    resource.prlimit(target, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+                else:
+                    os.kill(target, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+        code, printed = ended(process, workers)
     # Without one worker the others end with 1. The launcher ends with the code of the first.
     allowed = {"kill": {-9}, "term": {143}, "disk": {1, 2}}[kind] | {0}
     if method.workers:
@@ -280,10 +291,6 @@ def ended(process: subprocess.Popen, others: set[int]) -> tuple[int, str]:
             time.sleep(0.1)
     except subprocess.TimeoutExpired as error:
         raise Failure(f"it has not ended within {LONGEST_SECONDS} s") from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its own group
-        process.wait()
     where = [line for line in printed.splitlines() if line.startswith("The other workers print")]
     return process.returncode, "\n".join(set(printed.splitlines()) - set(where))
 
@@ -335,17 +342,17 @@ def soak(output: Path, flags: list[str], interval: int) -> int:
     """Trains a long run and samples what its process uses."""
     run = output / "soak"
     shutil.rmtree(run, ignore_errors=True)
-    process = Method(flags).start(run)
     samples: list[tuple[int, float, int, int]] = []
     steps = int(flags[-1].partition("=")[2])
-    with tqdm.tqdm(total=steps, desc="steps") as progress:
+    progress = tqdm.tqdm(total=steps, desc="steps")
+    with progress, Method(flags).started(run) as process:
         while process.poll() is None:
             step, used = newest_step(run), usage(process.pid)
             if step and used and (not samples or step > samples[-1][0]):
                 progress.update(step - progress.n)
                 samples.append((step, *used))
             time.sleep(interval)
-    code, printed = ended(process, set())
+        code, printed = ended(process, set())
     if code or len(samples) < 2:
         raise SystemExit(f"The run has ended with code {code}: {printed}")
     chosen = [

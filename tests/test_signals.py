@@ -124,6 +124,21 @@ WHILE = {
 }
 
 
+def test_a_signal_after_the_end_does_not_change_the_exit_code():
+    program = (
+        SENT.replace("while True:", "if False:")
+        + "import atexit\natexit.register(send)\nfrom daso_tf.commands import cli\ncli.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(int(signal.SIGTERM)), "presets", "stray"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert "stray" in ended.stderr and "SIGTERM" not in ended.stderr
+
+
 CONTINUES = "; the same command continues from the newest checkpoint"
 
 

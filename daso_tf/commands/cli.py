@@ -8,13 +8,14 @@ import sys
 
 import daso_tf
 from daso_tf.commands import SUMMARIES, terminal
+from daso_tf.platform import signals
 
 _HELP = ("--help", "-h", "-help", "help")
 
 
 def main() -> None:
     """Runs the process's own command line and exits with its code."""
-    sys.exit(call(sys.argv[1:]))
+    signals.exit_with(call(sys.argv[1:]))
 
 
 def call(arguments: list[str]) -> int:

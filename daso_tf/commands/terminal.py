@@ -14,6 +14,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from daso_tf.commands import SUMMARIES
+from daso_tf.platform import signals
 from daso_tf.settings.flag import Flag, as_text
 from daso_tf.settings.flags import VERBOSITY, other_defaults
 from daso_tf.settings.settings import Settings, parse
@@ -86,7 +87,7 @@ def call(command: Command, arguments: Sequence[str]) -> int:
 
 def run(command: Command) -> None:
     """Runs a command of the process's own command line and exits with its code."""
-    sys.exit(call(command, sys.argv[1:]))
+    signals.exit_with(call(command, sys.argv[1:]))
 
 
 def _call(command: Command, arguments: Sequence[str]) -> int:

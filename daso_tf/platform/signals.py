@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
@@ -44,6 +45,20 @@ def watch() -> None:
             signal.signal(number, lambda number, frame: None)
     threading.Thread(target=_read, args=(read,), name="signals", daemon=True).start()
     _State.watched = True
+
+
+def exit_with(code: int) -> NoReturn:
+    """Exits with a code that signals do not change anymore, because the command has ended.
+
+    Python would end with another code on a signal while it removes its objects.
+
+    Args:
+        code: The exit code.
+    """
+    if _State.watched:
+        for number in EXIT_CODES:
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 @contextlib.contextmanager
