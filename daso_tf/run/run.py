@@ -278,8 +278,6 @@ def export(settings: Settings, step: int | None = None) -> None:
         raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
     run_data = _load(settings, checkpoints)
     data, strategy = run_data.data, strategies.make("none")
-    if run_data.news:
-        print(run_data.news)
     results = _results(settings, data, run_data.identity)
     results.forget_after(checkpoints.newest_step())
     if step is None:
