@@ -260,13 +260,14 @@ def finish(run: Run) -> None:
     _print_results(run.results, settings.export_dir)
 
 
-def export(settings: Settings, step: int | None = None) -> None:
+def export(settings: Settings, step: int | None = None, record: bool = True) -> None:
     """Exports a step of a run and prints its results.
 
     Args:
         settings: Those of the run, completed.
         step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
             best one.
+        record: Whether `results.json` gets the scores of the export: it is that of the run.
 
     Raises:
         ValueError: If a setting, the data or the checkpoint cannot be used.
@@ -287,7 +288,7 @@ def export(settings: Settings, step: int | None = None) -> None:
     with reading(data):
         answers = _answers(settings, data, learner, results)
     exported.export(learner, settings, settings.export_dir)
-    if Path(settings.export_dir).resolve().parent == Path(settings.model_dir).resolve():
+    if record:
         results.set_exported(answers)
     else:
         results.exported = answers
