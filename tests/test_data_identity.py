@@ -55,6 +55,7 @@ def command(model_dir, data_dir, *more, **settings):
     values = {
         **small,
         "dataset": "image_folder",
+        "pretrain_steps": 1,
         "data_dir": data_dir,
         "model_dir": model_dir,
         "batch_size": 4,

@@ -33,15 +33,19 @@ def main(settings: Settings, arguments: list[str]) -> int:
     if settings.step is not None and settings.best:
         return terminal.fail("--step and --best both say which step; give one of them")
     of_run = _settings_of(Path(arguments[0]), settings)
-    # An export elsewhere writes nothing into the folder of a run, which may go on meanwhile.
-    own = Path(of_run.export_dir).resolve().is_relative_to(Path(of_run.model_dir).resolve())
+    export_dir = settings.export_dir or of_run.export_dir
+    own = Path(export_dir).resolve() == Path(of_run.export_dir).resolve()
+    # Another export changes nothing of the run, which may go on meanwhile.
     with one_run(of_run) if own else contextlib.nullcontext():
-        export(of_run, settings.step)
+        export(of_run.replace(export_dir=export_dir), settings.step, record=own)
     return 0
 
 
 def _settings_of(model_dir: Path, given: Settings) -> Settings:
-    """Returns the settings of a run, with the flags that were given to this command."""
+    """Returns the settings of a run, with the flags that were given to this command.
+
+    The folder of the export is still that of the run.
+    """
     path = model_dir / "flags.cfg"
     if not path.is_file():
         raise ValueError(f"{model_dir} is no folder of a training run: it has no flags.cfg.")
@@ -52,6 +56,7 @@ def _settings_of(model_dir: Path, given: Settings) -> Settings:
     if of_run.export_dir == f"{of_run.model_dir}/export":  # the folder may have been moved
         of_run = of_run.replace(export_dir=None)
     changed = {name: given[name] for name in _OF_RUN if name in given.given}
+    changed.pop("export_dir", None)
     if given.step is not None:
         changed["best"] = False
     # One device is enough, and the other workers of the run need not be there.

@@ -306,13 +306,14 @@ def finish(run: Run) -> None:
     _print_results(run.results, settings.export_dir)
 
 
-def export(settings: Settings, step: int | None = None) -> None:
+def export(settings: Settings, step: int | None = None, record: bool = True) -> None:
     """Exports a step of a run and prints its results.
 
     Args:
         settings: Those of the run, completed.
         step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
             best one.
+        record: Whether `results.json` gets the scores of the export: it is that of the run.
 
     Raises:
         ValueError: If a setting, the data or the checkpoint cannot be used.
@@ -324,8 +325,6 @@ def export(settings: Settings, step: int | None = None) -> None:
         raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
     run_data = _load(settings, checkpoints)
     data, strategy = run_data.data, strategies.make("none")
-    if run_data.news:
-        print(run_data.news)
     results = _results(settings, data, run_data.identity)
     results.forget_after(checkpoints.newest_step())
     if step is None:
@@ -336,7 +335,7 @@ def export(settings: Settings, step: int | None = None) -> None:
         answers = _answers(settings, data, learner, results)
     card = model_card(settings, results, step)
     exported.export(learner, settings, settings.export_dir, card)
-    if Path(settings.export_dir).resolve().parent == Path(settings.model_dir).resolve():
+    if record:
         results.set_exported(answers)
     else:
         results.exported = answers
