@@ -107,10 +107,15 @@ EXAMPLES = {
 OF_KERAS = {"dtype"}  # is of Keras in every layer
 
 
+# Learners make parts by name of these, and save the parts; `test_keras_habits.py` tests them.
+NOT_SAVED = {"data": "weak", "total_steps": "weak"}
+
+
 def constructor_arguments(cls):
-    """Returns the arguments that a class shows, by name."""
-    found = inspect.signature(cls).parameters.values()
-    return {p.name: p for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    """Returns the arguments that a class shows and saves, by name."""
+    found = inspect.signature(cls).parameters
+    named = [p for p in found.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return {p.name: p for p in named if NOT_SAVED.get(p.name) not in found}
 
 
 def documented_arguments(docstring):

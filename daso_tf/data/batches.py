@@ -7,6 +7,7 @@ lock, and would keep the interpreter from exiting while it makes a batch.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -29,12 +30,21 @@ class Position:
         next_step: Number of the step that the next iteration starts with.
         steps: Batches of one iteration.
         follows_learner: Whether `fit` sets it to the step of the learner that it trains.
+        batches_from: Makes a dataset of its own of the same batches, given the first step and the
+            number of steps.
     """
 
-    def __init__(self, next_step: int, steps: int, follows_learner: bool):
+    def __init__(
+        self,
+        next_step: int,
+        steps: int,
+        follows_learner: bool,
+        batches_from: Callable[[int, int], tf.data.Dataset],
+    ):
         self.next_step = next_step
         self.steps = steps
         self.follows_learner = follows_learner
+        self.batches_from = batches_from
 
     def advance(self) -> np.int64:
         """Returns the first step of an iteration that starts now."""
@@ -158,7 +168,20 @@ def training_batches(
             parts.append(unlabeled.batch(rows, drop_remainder=True))
         return tf.data.Dataset.zip(tuple(parts)).map(together)
 
-    position = Position(first_step or 0, steps or 0, follows_learner=first_step is None)
+    def twin(first_step: int, steps: int) -> tf.data.Dataset:
+        return training_batches(
+            data,
+            batch_size=batch_size,
+            unlabeled_ratio=unlabeled_ratio,
+            seed=seed,
+            first_step=first_step,
+            steps=steps,
+            with_positions=with_positions,
+            class_balanced=class_balanced,
+            input_context=input_context,
+        )
+
+    position = Position(first_step or 0, steps or 0, first_step is None, twin)
 
     def iteration(_: tf.Tensor) -> tf.data.Dataset:
         return batches_from(tf.ensure_shape(tf.numpy_function(position.advance, [], tf.int64), ()))

@@ -28,6 +28,7 @@ from daso_tf.pseudo_labels import PseudoLabeler
 from daso_tf.step import compatibility, gradients, inputs
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, arguments_of
 from daso_tf.step.feature_memory import FeatureMemory
+from daso_tf.step.fresh_statistics import FreshStatistics, lagging_norms
 from daso_tf.step.metrics import StepMetrics, direction
 from daso_tf.step.named_parts import Known, part
 from daso_tf.step.network import decay_at, input_size
@@ -90,8 +91,8 @@ class Learner(Classifier):
         data: The `daso_tf.data.SemiSupervisedData` that the learner will be trained on. Parts by
             name take their counts from it, and `mean`, `std`, `class_names` and `labeled_counts`
             are its own unless they are given. It is not saved.
-        total_steps: Steps of the whole training, for parts by name that depend on it. It is not
-            saved.
+        total_steps: Steps of the whole training, at least 1, for parts by name that depend on it.
+            It is not saved.
 
     Attributes:
         asks_for: What the learner needs from its batches: "class_balanced_batches", batches with
@@ -160,6 +161,9 @@ class Learner(Classifier):
                     f"threshold={threshold!r} is given."
                 )
             threshold = kwargs.pop("confidence_threshold")
+
+        if total_steps is not None:
+            total_steps = checked_whole_number("total_steps", total_steps, least=1)
 
         def known() -> Known:
             resolution = kwargs.get("resolution") or input_size(encoder)
@@ -550,13 +554,19 @@ class Learner(Classifier):
         """
         given = arguments_of("fit", args, kwargs)
         inputs.check_fit_arguments(given)
-        x, position = given.get("x"), position_of(given.get("x"))
+        x: Any = given.get("x")
+        position = position_of(x)
         callbacks = _listed(given.get("callbacks"))
         for callback in callbacks:
             if getattr(callback, "mode", None) == "auto":  # Keras knows only its own metrics
                 callback.mode = direction(callback.monitor) or "auto"
-        if position is not None and position.follows_learner:
-            callbacks.append(_StartAtStep(position, self))
+        if position is not None:
+            if position.follows_learner:
+                callbacks.append(_StartAtStep(position, self))
+            alone = self.distribute_strategy.num_replicas_in_sync == 1
+            if alone and any(lagging_norms(self.encoder)):
+                # Comes first, since the user's callbacks may evaluate.
+                callbacks.insert(0, FreshStatistics(self, position.batches_from))
         if not isinstance(given.get("callbacks"), keras.callbacks.CallbackList):
             given["callbacks"] = callbacks
         with inputs.Guard(self.num_classes) as guard:
