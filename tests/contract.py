@@ -1,7 +1,7 @@
 """What `test_contract.py` runs over: every registered class, and learners in which all take part.
 
-Run as a program, it trains each case on two replicas: `contract.py FOLDER`. The replicas are
-logical devices of one CPU, which must be configured before TensorFlow starts.
+Run as a program, it trains each case on two replicas and under XLA: `contract.py FOLDER`. The
+replicas are logical devices of one CPU, which must be configured before TensorFlow starts.
 
 A new class needs no entry here if its arguments are numbers, whose ranges are in its docstring, or
 have names that others use, too. If not, add an example of each new argument to `EXAMPLES`.
@@ -348,10 +348,41 @@ def difference(ours, theirs):
     return worst
 
 
-def main(folder):
-    """Trains each case on two replicas. Writes `NUMBER.npz` or `NUMBER.txt`, an error.
+def train_on_replicas(case, strategy):
+    """Trains a case on two replicas; returns the learner."""
 
-    Writes which classes `import daso_tf` has registered, too.
+    def distributed(rows):
+        half = len(rows) // 2
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: rows[half * context.replica_id_in_sync_group :][:half]
+        )
+
+    with strategy.scope():
+        learner = learner_of(case)
+    step = tf.function(lambda data: strategy.run(learner.train_step, args=(data,)), autograph=False)
+    for number in range(STEPS):
+        step(tf.nest.map_structure(distributed, batch(number)))
+    return learner
+
+
+def train_under_xla(case):
+    """Trains a case under XLA; returns the learner."""
+    learner = learner_of(case)
+    step = tf.function(learner.train_step, jit_compile=True, autograph=False)
+    program = step.experimental_get_compiler_ir(batch(0))
+    before = program(stage="hlo")
+    for number in range(STEPS):
+        step(batch(number))
+    # If a shape depended on the value of a variable, XLA would compile every step.
+    assert program(stage="hlo") == before, "the program of the step has changed"
+    return learner
+
+
+def main(folder):
+    """Writes the state of each learner as `replicas/CASE.npz` and `xla/CASE.npz`.
+
+    Writes `CASE.txt` with the error where there is one, and which classes `import daso_tf` has
+    registered as `registered.json`.
     """
     (folder / "registered.json").write_text(json.dumps(list(registered())))
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -360,25 +391,16 @@ def main(folder):
     strategy = strategies.make("mirrored")
     assert strategy.num_replicas_in_sync == 2
 
-    def distributed(rows):
-        half = len(rows) // 2
-        return strategy.experimental_distribute_values_from_function(
-            lambda context: rows[half * context.replica_id_in_sync_group :][:half]
-        )
-
-    for number, case in enumerate(cases()):
-        try:
-            with strategy.scope():
-                learner = learner_of(case)
-            step = tf.function(
-                lambda data, learner=learner: strategy.run(learner.train_step, args=(data,)),
-                autograph=False,
-            )
-            for i in range(STEPS):
-                step(tf.nest.map_structure(distributed, batch(i)))
-            np.savez(folder / f"{number}.npz", *state(learner))
-        except Exception as error:  # reported for this case; the others must run
-            (folder / f"{number}.txt").write_text(f"{type(error).__name__}: {error}")
+    for name, trained, chosen in (
+        ("replicas", functools.partial(train_on_replicas, strategy=strategy), cases()),
+        ("xla", train_under_xla, [case for case in cases() if not case.reason_against_xla]),
+    ):
+        (folder / name).mkdir()
+        for case in chosen:
+            try:
+                np.savez(folder / name / f"{case}.npz", *state(trained(case)))
+            except Exception as error:  # reported for this case; the others must run
+                (folder / name / f"{case}.txt").write_text(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from contract import STEPS, as_json, constructor_arguments, examples, learner_of, state, train
+from processes import FAST_XLA
 
 import daso_tf
 from daso_tf.settings import flags, methods
@@ -47,12 +47,11 @@ DEPENDS_ON_REPLICAS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_two_replicas(tmp_path_factory):
-    """Trains all cases on two replicas, in a process that runs while the other tests do."""
-    folder = tmp_path_factory.mktemp("replicas")
+def other_process(tmp_path_factory):
+    """Trains all cases on two replicas and under XLA, while the other tests run."""
+    folder = tmp_path_factory.mktemp("other_process")
     command = [sys.executable, contract.__file__, folder]
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
-    with subprocess.Popen(command, cwd=TESTS.parent, env=environment) as process:
+    with subprocess.Popen(command, cwd=TESTS.parent, env=FAST_XLA) as process:
 
         def finished():
             assert process.wait() == 0
@@ -60,6 +59,14 @@ def on_two_replicas(tmp_path_factory):
 
         yield finished
         process.kill()
+
+
+def state_in(folder, case):
+    """Returns the state of a case that the other process has written."""
+    error = folder / f"{case}.txt"
+    assert not error.exists(), error.read_text()
+    with np.load(folder / f"{case}.npz") as saved:
+        return list(saved.values())
 
 
 @functools.cache
@@ -151,23 +158,6 @@ def fit(case, **compile_arguments):
     learner = learner_of(case, **compile_arguments)
     learner.fit(contract.batches(), steps_per_epoch=STEPS, shuffle=False, verbose=0)
     return state(learner)
-
-
-@every_case
-def test_xla_computes_the_same_steps(case):
-    if case.reason_against_xla:
-        with pytest.raises(ValueError, match=re.escape(case.reason_against_xla)):
-            learner_of(case, jit_compile=True)
-    else:
-        learner = learner_of(case)
-        step = tf.function(learner.train_step, jit_compile=True, autograph=False)
-        program = step.experimental_get_compiler_ir(contract.batch(0))
-        before = program(stage="hlo")
-        for number in range(STEPS):
-            step(contract.batch(number))
-        assert contract.difference(state(trained(case)[0]), state(learner)) < 1e-4
-        # If a shape depended on the value of a variable, XLA would compile every step.
-        assert program(stage="hlo") == before
 
 
 @every_case
@@ -469,24 +459,30 @@ def test_command_has_the_defaults_of_the_constructor(learner, entry):
                 assert parameters[name].default == defaults[name], name
 
 
-# Several replicas: these tests wait for the other process and come last --------------------------
+# Several replicas, and XLA: these tests wait for the other process and come last ------------------
 
 
-def test_import_registers_every_class(on_two_replicas):
-    registered = json.loads((on_two_replicas() / "registered.json").read_text())
+def test_import_registers_every_class(other_process):
+    registered = json.loads((other_process() / "registered.json").read_text())
     assert set(contract.registered_after_importing_all_modules()) == set(registered)
 
 
 @every_case
-def test_two_replicas_compute_the_same_steps(case, on_two_replicas):
-    file = on_two_replicas() / f"{CASES.index(case)}.npz"
-    error = file.with_suffix(".txt")
-    assert not error.exists(), error.read_text()
-    with np.load(file) as saved:
-        replicas = list(saved.values())
+def test_two_replicas_compute_the_same_steps(case, other_process):
+    replicas = state_in(other_process() / "replicas", case)
     alone = state(trained(case)[0])
     if case.learner in DEPENDS_ON_REPLICAS:
         assert [value.shape for value in replicas] == [value.shape for value in alone]
         assert all(np.isfinite(value).all() for value in replicas)
     else:
         assert contract.difference(alone, replicas) < 1e-5
+
+
+@every_case
+def test_xla_computes_the_same_steps(case, other_process):
+    if case.reason_against_xla:
+        with pytest.raises(ValueError, match=re.escape(case.reason_against_xla)):
+            learner_of(case, jit_compile=True)
+    else:
+        compiled = state_in(other_process() / "xla", case)
+        assert contract.difference(state(trained(case)[0]), compiled) < 1e-4
