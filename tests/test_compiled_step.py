@@ -15,7 +15,7 @@ from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.platform.last_step import LastStep
 from daso_tf.pseudo_labels import DASOPseudoLabeler
 from daso_tf.run.callbacks import PacedCallbacks
-from daso_tf.run.run import prepare
+from daso_tf.run.preparation import prepare
 
 B, MU, STEPS = 4, 2, 12
 

@@ -11,7 +11,7 @@ from command import arguments, run_train
 from PIL import Image
 
 from daso_tf import data
-from daso_tf.run import run
+from daso_tf.run import learner
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 CLASSES = ("cat", "dog", "elk")
@@ -160,8 +160,8 @@ def test_files_that_break_during_training_stop_the_run_with_a_message(
             truncate(folder / "unlabeled" / name)
         return build_learner(*arguments, **more)
 
-    build_learner = run.build_learner
-    monkeypatch.setattr(run, "build_learner", damage_then_build)
+    build_learner = learner.build_learner
+    monkeypatch.setattr(learner, "build_learner", damage_then_build)
     settings = {"labeled_head": 0, "labeled_imbalance": 1, "unlabeled_head": 0}
     settings |= {"unlabeled_imbalance": 1, "validation_size": 0, "resolution": 16, "batch_size": 4}
     settings |= {"stream": "true", "max_bad_files": 1, "steps": 8, "evaluate_every": 8}

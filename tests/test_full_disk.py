@@ -22,9 +22,9 @@ from daso_tf.platform.disk import naming
 from daso_tf.run import files
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.flags_file import write_flags_file
+from daso_tf.run.preparation import prepare
 from daso_tf.run.report import draw
 from daso_tf.run.results import Results
-from daso_tf.run.run import prepare
 from daso_tf.step import export
 
 SETTINGS = {"steps": 5, "evaluate_every": 2, "test_images": 3}

@@ -13,7 +13,7 @@ from daso_tf.commands import SUMMARIES
 from daso_tf.commands.cli import command_of
 from daso_tf.data import from_arrays
 from daso_tf.run.flags_file import changes_since, continued, write_flags_file
-from daso_tf.run.run import prepare
+from daso_tf.run.preparation import prepare
 from daso_tf.settings import combinations, limits
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import PRESETS, parse

@@ -13,7 +13,7 @@ from command import arguments, run_train
 
 from daso_tf.commands import terminal, train, workers
 from daso_tf.platform import signals
-from daso_tf.run import callbacks, run
+from daso_tf.run import callbacks, finishing, run
 from daso_tf.run.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def test_sigterm_ends_after_the_step_and_the_run_continues_exactly(tmp_path, mon
 def test_sigterm_in_the_export_ends_after_it(tmp_path, monkeypatch, capsys):
     def terminate_and_finish(of_run):
         terminate()
-        run.finish(of_run)
+        finishing.finish(of_run)
 
     monkeypatch.setattr(train, "finish", terminate_and_finish)
     settings = {**SETTINGS, "steps": 1}
@@ -119,8 +119,8 @@ WHILE = {
     "    def find_spec(self, name, path, target=None):\n"
     "        if name == 'tensorflow': send()\n"
     "sys.meta_path.insert(0, Finder())\n",
-    "loading": "from daso_tf.run import run\nrun.load = send",
-    "exporting": "from daso_tf.step import classifier\nclassifier.write_saved_model = send",
+    "loading": "from daso_tf.run import preparation\npreparation.load = send",
+    "exporting": "from daso_tf.run import exported\nexported.write_saved_model = send",
 }
 
 

@@ -22,7 +22,7 @@ from daso_tf.data.text import printable
 from daso_tf.run.files import write_atomically
 from daso_tf.run.lock import one_run
 from daso_tf.run.prediction import Prediction
-from daso_tf.run.run import prepare
+from daso_tf.run.preparation import prepare
 from daso_tf.settings.flag import location
 from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings

@@ -8,8 +8,8 @@ from pathlib import Path
 from absl import flags
 
 from daso_tf.commands import terminal
+from daso_tf.run.finishing import export
 from daso_tf.run.lock import one_run
-from daso_tf.run.run import export
 from daso_tf.settings.flag import integer
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse

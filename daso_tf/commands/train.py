@@ -16,8 +16,10 @@ from daso_tf.platform import signals, strategies
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run.callbacks import Stopped
 from daso_tf.run.checkpoints import NonFiniteError
+from daso_tf.run.finishing import finish
 from daso_tf.run.lock import one_run
-from daso_tf.run.run import finish, prepare, train
+from daso_tf.run.preparation import prepare
+from daso_tf.run.run import train
 from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
 

@@ -1,0 +1,116 @@
+"""What comes out of a run: the export, its scores and the table of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from daso_tf.data import SemiSupervisedData, reading
+from daso_tf.learners import Learner
+from daso_tf.platform import strategies
+from daso_tf.run import exported
+from daso_tf.run.best import best_step
+from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.learner import restored
+from daso_tf.run.model_card import model_card
+from daso_tf.run.prediction import Prediction
+from daso_tf.run.preparation import load_data
+from daso_tf.run.report import table
+from daso_tf.run.results import Results, scores
+from daso_tf.run.run import Run, results_of
+from daso_tf.settings import combinations
+from daso_tf.settings.settings import Settings
+
+
+def finish(run: Run) -> None:
+    """Exports the last step, or the best one, and prints the table of results.
+
+    Every worker must call it.
+
+    Raises:
+        OSError: If the export cannot be written.
+    """
+    settings, learner = run.settings, run.learner
+    last_step = step = int(learner.step.numpy())
+    if settings.best:
+        step = best_step(run.results, run.checkpoints)
+    if step != last_step:
+        learner = restored(settings, run.data, run.checkpoints, run.strategy, step)
+    with reading(run.data):
+        answers = _answers(settings, run.data, learner, run.results)
+    if not strategies.is_chief(run.strategy):
+        return
+    card = model_card(settings, run.results, step)
+    exported.export(learner, settings, settings.export_dir, card)
+    run.results.set_exported(answers)
+    early = last_step < settings.steps
+    reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
+    print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
+    _print_results(run.results, settings.export_dir)
+
+
+def export(settings: Settings, step: int | None = None, record: bool = True) -> None:
+    """Exports a step of a run and prints its results.
+
+    Args:
+        settings: Those of the run, completed.
+        step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
+            best one.
+        record: Whether `results.json` gets the scores of the export: it is that of the run.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    combinations.check(settings)
+    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
+    if not checkpoints.paths():
+        raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
+    run_data = load_data(settings, checkpoints)
+    data, strategy = run_data.data, strategies.make("none")
+    results = results_of(settings, data, run_data.identity)
+    results.forget_after(checkpoints.newest_step())
+    if step is None:
+        newest = checkpoints.newest_step()
+        step = best_step(results, checkpoints) if settings.best else newest
+    learner = restored(settings, data, checkpoints, strategy, step)
+    with reading(data):
+        answers = _answers(settings, data, learner, results)
+    card = model_card(settings, results, step)
+    exported.export(learner, settings, settings.export_dir, card)
+    if record:
+        results.set_exported(answers)
+    else:
+        results.exported = answers
+    print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
+    _print_results(results, settings.export_dir)
+
+
+def _print_results(results: Results, export_dir: str) -> None:
+    if results.evaluations:
+        print(table(results), end="\n\n")
+    print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
+
+
+def _answers(
+    settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
+) -> dict[str, Any]:
+    """Returns the scores of a learner with its own logit adjustment at test time."""
+    step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
+    answers: dict[str, Any] = {
+        "step": step,
+        "best": settings.best,
+        "test_logit_adjustment": strength,
+    }
+    evaluation = results.at(step)
+    for name, images in (("test", data.test), ("validation", data.validation)):
+        if images is None:
+            continue
+        known = evaluation and evaluation.get(name)
+        if known and strength in (0, 1):  # the evaluation has both
+            found = known["logit_adjusted"] if strength else known
+        else:
+            probabilities = Prediction(learner, settings.evaluation_batch_size)(images)
+            found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
+        answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
+    return answers

@@ -1,0 +1,214 @@
+"""Prepares a run: checks settings and data before any work starts, and writes what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load
+from daso_tf.data.sources import OPTIONS
+from daso_tf.platform import strategies
+from daso_tf.platform.disk import naming
+from daso_tf.platform.last_step import LastStep
+from daso_tf.run import data_file
+from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.flags_file import RULES, changes_since, continued, write_flags_file
+from daso_tf.run.report import LONGEST_NAME
+from daso_tf.run.run import Run, begin
+from daso_tf.settings import combinations, limits
+from daso_tf.settings.flag import as_text
+from daso_tf.settings.flags import TRAIN, complete
+from daso_tf.settings.methods import LEARNERS, SELF_TRAINING
+from daso_tf.settings.settings import Settings
+from daso_tf.step.export import check_writable, remove_unfinished
+
+# Flags in which the workers of a run may differ: where files are, and how long to wait.
+_OF_ONE_WORKER = {
+    "adopt_changes",
+    "adopt_data",
+    "data_dir",
+    "encoder_weights",
+    "export_dir",
+    "from_model_dir",
+    "model_dir",
+    "unlabeled_distribution",
+    "wait_for_workers",
+}
+
+
+def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
+    """Makes everything that training needs; wrong settings and wrong data are found here.
+
+    Args:
+        settings: Those of the train command.
+        last_step: When to stop early; by default never.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoints cannot be used.
+        OSError: If a file cannot be read or written.
+    """
+    settings = complete(settings)
+    combinations.check(settings)
+    if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
+        raise ValueError(
+            f"--stop_after does not go with --pseudo_labeler={settings.pseudo_labeler}: each "
+            "generation begins with new weights, which are worse at first. Leave one of them out."
+        )
+    model_dir = Path(settings.model_dir)
+    checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
+    is_new = not checkpoints.paths()
+    settings = _new(settings) if is_new else continued(model_dir / "flags.cfg", settings)
+    _check_unchanged(settings, model_dir, checkpoints)
+    run_data = load_data(settings, checkpoints)
+    data = run_data.data
+    if data.validation is None and (settings.best or settings.stop_after):
+        flag = "--best" if settings.best else f"--stop_after={settings.stop_after}"
+        raise ValueError(
+            f"{flag} needs validation images: set some aside with --validation_size, or use data "
+            "that has them. The test images must not choose."
+        )
+    last_step = last_step or LastStep()
+    strategy = strategies.make(
+        settings.strategy, settings.wait_for_workers, _identity(settings), last_step
+    )
+    check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if is_new:
+        limits.check_cutout(settings, data.labeled.size)
+    if strategies.is_chief(strategy):
+        check_writable(settings.export_dir)
+    run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
+    if strategies.is_chief(strategy):
+        if run_data.news:
+            print(run_data.news)
+        _remove_leftovers(model_dir, settings.export_dir)
+        model_dir.mkdir(parents=True, exist_ok=True)
+        run_data.write(model_dir / data_file.NAME)
+        write_flags_file(model_dir / "flags.cfg", settings)
+        if data.test is not None:
+            folder = model_dir / "test_images"
+            _write_images(data.test, data.class_names, folder, settings.test_images)
+    return run
+
+
+def load_data(settings: Settings, checkpoints: Checkpoints) -> data_file.RunData:
+    """Loads the data and checks that it is that of the run."""
+    data = load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        **{name: settings[name] for name in OPTIONS},
+        labeled_head=settings.labeled_head,
+        labeled_imbalance=settings.labeled_imbalance,
+        unlabeled_head=settings.unlabeled_head,
+        unlabeled_imbalance=settings.unlabeled_imbalance,
+        reverse_unlabeled=settings.reverse_unlabeled,
+        validation_size=settings.validation_size,
+        class_order=settings.class_order,
+        source_size=settings.source_size,
+        resolution=settings.resolution,
+        stream={"auto": None, "true": True, "false": False}[settings.stream],
+        max_bad_files=settings.max_bad_files,
+        drop_copies=settings.drop_copies,
+        labeled_alone=LEARNERS[settings.learner].make.labeled_alone,
+        max_megapixels=settings.max_megapixels,
+        seed=settings.seed,
+    )
+    _note_missing_parts(settings, data)
+    run_data = data_file.continue_with(
+        data,
+        settings.data_dir,
+        Path(settings.model_dir),
+        bool(checkpoints.paths()),
+        settings.adopt_data,
+    )
+    checkpoints.unlabeled = run_data.unlabeled
+    return run_data
+
+
+def _identity(settings: Settings) -> str:
+    """Returns a hash of what all workers of a run must have in common."""
+    shared = (name for name in sorted(TRAIN.keys() - _OF_ONE_WORKER))
+    texts = [f"{name}={as_text(settings[name])}" for name in shared if settings[name] is not None]
+    return hashlib.sha256("\n".join([f"rules={RULES}", *texts]).encode()).hexdigest()[:32]
+
+
+def _new(settings: Settings) -> Settings:
+    """Checks the settings of a run that starts, and shortens a default that is too long for it."""
+    limits.check_effects(settings)
+    shortened = limits.shortened(settings)
+    if shortened != settings:
+        logging.warning(
+            "--pretrain_steps is %d, a tenth of --steps=%d, because its default of %d is not below",
+            shortened.pretrain_steps,
+            settings.steps,
+            settings.pretrain_steps,
+        )
+    return shortened
+
+
+def _check_unchanged(settings: Settings, model_dir: Path, checkpoints: Checkpoints) -> None:
+    """Refuses to continue a run that was started with other settings or rules."""
+    flags_file = model_dir / "flags.cfg"
+    if not checkpoints.paths() or not flags_file.exists():
+        return
+    changes = changes_since(flags_file, settings)
+    if changes.settings:
+        raise ValueError(
+            f"{model_dir} was started with other settings ({'; '.join(changes.settings)}). Give the"
+            " same settings to continue it, or another --model_dir to start a new run."
+        )
+    computed = [*changes.defaults, *changes.rules]
+    if not computed or settings.adopt_changes or checkpoints.newest_step() >= settings.steps:
+        return
+    raise ValueError(
+        f"{model_dir} was started by an earlier version of daso_tf, which computed differently:"
+        f" {'; '.join(computed)}. --adopt_changes continues it with the new rules; another"
+        " --model_dir starts a new run. To evaluate or export it as it is, give"
+        f" --steps={checkpoints.newest_step()}."
+    )
+
+
+def _note_missing_parts(settings: Settings, data: SemiSupervisedData) -> None:
+    """Says where results come from if there are no test images."""
+    if data.test is not None:
+        return
+    if settings.test_images:
+        raise ValueError(
+            f"--test_images={settings.test_images}, but there are no test images; leave it out."
+        )
+    logging.warning(
+        "There are no test images: %s.",
+        "only pseudo-labels are reported"
+        if data.validation is None
+        else "results come from the validation images",
+    )
+
+
+def _remove_leftovers(model_dir: Path, export_dir: str) -> None:
+    """Removes what a process that was killed has left unfinished."""
+    remove_unfinished(export_dir)
+    for unfinished in model_dir.glob(".export-" + 8 * "[a-z0-9_]"):  # as version 0.1 named them
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for folder in (model_dir, model_dir / "checkpoints", model_dir / "generations"):
+        for unfinished in folder.glob("*.tmp"):
+            if unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
+
+
+def _write_images(
+    images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
+) -> None:
+    """Writes images spread over the test set as PNG files, named by class, to try the export."""
+    if not count:
+        return
+    directory.mkdir(exist_ok=True)
+    members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
+    for index, image in zip(members, images.take(members), strict=True):
+        class_name = class_names[images.labels[index]].replace("/", "_")[:LONGEST_NAME]
+        name = f"{class_name}_{index}.png"
+        with naming(directory / name):
+            Image.fromarray(image).save(directory / name)
