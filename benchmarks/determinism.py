@@ -5,8 +5,8 @@
 
 Trains the digits with DASO in a process of its own per row, each with one change against the first,
 and prints a Markdown table: whether all variables after the last step are the same bits, and else
-the largest difference of a weight, relative to the largest distance that a weight moved from the first
-step on.
+the largest difference of a weight, relative to the largest distance that a weight moved after the
+first step.
 """
 
 import argparse
