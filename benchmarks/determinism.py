@@ -5,7 +5,8 @@
 
 Trains the digits with DASO in a process of its own per row, each with one change against the first,
 and prints a Markdown table: whether all variables after the last step are the same bits, and else
-the largest difference of the weights, relative to the distance that they moved from the start.
+the largest difference of a weight, relative to the largest distance that a weight moved after the
+first step.
 """
 
 import argparse
@@ -23,8 +24,12 @@ ROWS = {
     "1 thread (`TF_NUM_INTRAOP_THREADS=1`)": ({"TF_NUM_INTRAOP_THREADS": "1"}, [], []),
     "4 threads (`TF_NUM_INTRAOP_THREADS=4`)": ({"TF_NUM_INTRAOP_THREADS": "4"}, [], []),
     "1 core (`taskset`)": ({}, [], ["taskset", "-c", "0"]),
-    "a processor with AVX2 (`ONEDNN_MAX_CPU_ISA=AVX2`)": ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, [], []),
-    "a processor with SSE4.1": ({"ONEDNN_MAX_CPU_ISA": "SSE41"}, [], []),
+    "instructions up to AVX2 (`ONEDNN_MAX_CPU_ISA=AVX2`)": ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, [], []),
+    "instructions up to SSE4.1 (`ONEDNN_MAX_CPU_ISA=SSE41`)": (
+        {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+        [],
+        [],
+    ),
     "without oneDNN (`TF_ENABLE_ONEDNN_OPTS=0`)": ({"TF_ENABLE_ONEDNN_OPTS": "0"}, [], []),
     "`--jit_compile=true`": ({}, ["--jit_compile=true"], []),
     "`--jit_compile=true`, 1 thread": (
