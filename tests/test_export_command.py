@@ -102,15 +102,19 @@ def test_the_export_of_an_older_step_is_replaced(copied_run):
 
 def test_an_export_without_the_record_of_what_it_is_is_replaced(tmp_path, monkeypatch):
     learner = types.SimpleNamespace(
-        ema_network_weights=[tf.Variable([1.0])], step=tf.Variable(5), class_names=("a", "b")
+        ema_network_weights=[tf.Variable([1.0])],
+        step=tf.Variable(5),
+        class_names=("a", "b"),
+        network=types.SimpleNamespace(resolution=8),
     )
     written = []
 
-    def write(_, directory, class_names, extra):
+    def write(_, directory, resolution, class_names, extra):
         written.append(directory)
         (directory / exported.RECORD).parent.mkdir(parents=True, exist_ok=True)
         (directory / "saved_model.pb").touch()
         (directory / exported.RECORD).write_bytes(extra[exported.RECORD])
+        assert resolution == 8 and extra["MODEL.md"] == b"# A card"
 
     monkeypatch.setattr(exported, "write_saved_model", write)
     settings = Settings({"test_logit_adjustment": 0.0, "mixed_precision": "none"})
