@@ -9,9 +9,8 @@ from typing import NamedTuple
 import pytest
 from command import arguments, run_train
 
-
 # What these files test does not depend on the version of Keras or TensorFlow: image files and
-# folders, splits, flags, documents, locks and damaged files. They run with the newest versions only.
+# folders, splits, flags, documents, locks and damaged files. They run with the newest versions.
 ANY_VERSION = (
     "test_class_order.py",
     "test_copies.py",
