@@ -196,3 +196,31 @@ def test_a_damaged_step_is_not_replaced_by_another(copied_run, capsys):
     assert export(copied_run) == 2
     assert f"{path} cannot be read" in capsys.readouterr().err
     assert export(copied_run, "--step=4") == 0
+
+
+def test_other_formats_are_files_beside_the_saved_model(copied_run, capsys):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    pytest.importorskip("tf2onnx")
+    before = (copied_run / "results.json").read_bytes()
+    assert export(copied_run, "--format=litert,onnx", "--side=12") == 0
+    assert (copied_run / "results.json").read_bytes() == before
+    said = capsys.readouterr().out
+    assert f"Exported model:  {copied_run}/export.onnx, {copied_run}/export.tflite" in said
+    interpreter = litert.Interpreter(model_path=str(copied_run / "export.tflite"))
+    run = interpreter.get_signature_runner("serving_default")
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    serve = tf.saved_model.load(str(copied_run / "export")).signatures["serving_default"]
+    expected = serve(images=tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(run(images=images)["probabilities"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--format=h5"], "'h5' is no format; allowed are saved_model, litert, onnx"),
+        (["--side=32"], "--side=32, but a SavedModel takes images of any size"),
+    ],
+)
+def test_formats_are_checked_first(copied_run, capsys, flags, said):
+    assert export(copied_run, *flags) == 2
+    assert said in capsys.readouterr().err

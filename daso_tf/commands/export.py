@@ -8,9 +8,10 @@ from pathlib import Path
 from absl import flags
 
 from daso_tf.commands import terminal
+from daso_tf.run.exported import FORMATS
 from daso_tf.run.finishing import export
 from daso_tf.run.lock import one_run
-from daso_tf.settings.flag import integer
+from daso_tf.settings.flag import integer, string
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse
 
@@ -32,12 +33,28 @@ def main(settings: Settings, arguments: list[str]) -> int:
         return terminal.fail("needs one argument, the folder of a training run: daso-tf export RUN")
     if settings.step is not None and settings.best:
         return terminal.fail("--step and --best both say which step; give one of them")
+    formats = settings.format.split(",")
+    if wrong := [name for name in formats if name not in FORMATS]:
+        return terminal.fail(
+            f"--format={settings.format}: {wrong[0]!r} is no format; allowed are "
+            f"{', '.join(FORMATS)}, or several of them, separated by commas"
+        )
+    if settings.side and formats == ["saved_model"]:
+        return terminal.fail(
+            f"--side={settings.side}, but a SavedModel takes images of any size; leave it out"
+        )
     of_run = _settings_of(Path(arguments[0]), settings)
     export_dir = settings.export_dir or of_run.export_dir
     own = Path(export_dir).resolve() == Path(of_run.export_dir).resolve()
     # Another export changes nothing of the run, which may go on meanwhile.
     with one_run(of_run) if own else contextlib.nullcontext():
-        export(of_run.replace(export_dir=export_dir), settings.step, record=own)
+        export(
+            of_run.replace(export_dir=export_dir),
+            settings.step,
+            record=own,
+            formats=formats,
+            side=settings.side,
+        )
     return 0
 
 
@@ -73,6 +90,19 @@ COMMAND = terminal.Command(
             "[1, inf)",
             "A step that has a checkpoint.",
             shown_default="the newest one; the best one if the run has --best",
+        ),
+        string(
+            "format",
+            "saved_model",
+            "saved_model, litert, onnx, or several of them, separated by commas. LiteRT and ONNX "
+            "are the files EXPORT_DIR.tflite and EXPORT_DIR.onnx; onnx needs the extra `onnx`.",
+        ),
+        integer(
+            "side",
+            None,
+            "[1, 4096]",
+            "Height and width in pixels of the images that LiteRT and ONNX take.",
+            shown_default="the resolution of the run",
         ),
         *(TRAIN[name] for name in _OF_RUN),
     ),

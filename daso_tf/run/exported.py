@@ -15,6 +15,9 @@ from daso_tf.step.export import write_saved_model
 
 # TensorFlow leaves the files of this folder of a SavedModel alone.
 RECORD = "assets.extra/daso_tf.json"
+# The formats of an export, and the end of the name where it is one file.
+FILES = {"litert": ".tflite", "onnx": ".onnx"}
+FORMATS = ("saved_model", *FILES)
 _SETTINGS = ("test_logit_adjustment", "mixed_precision")  # they may change in a finished run
 
 

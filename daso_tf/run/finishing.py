@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,13 @@ def finish(run: Run) -> None:
     _print_results(run.results, settings.export_dir)
 
 
-def export(settings: Settings, step: int | None = None, record: bool = True) -> None:
+def export(
+    settings: Settings,
+    step: int | None = None,
+    record: bool = True,
+    formats: Collection[str] = ("saved_model",),
+    side: int | None = None,
+) -> None:
     """Exports a step of a run and prints its results.
 
     Args:
@@ -57,6 +64,10 @@ def export(settings: Settings, step: int | None = None, record: bool = True) -> 
         step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
             best one.
         record: Whether `results.json` gets the scores of the export: it is that of the run.
+        formats: Of `exported.FORMATS`. A SavedModel is the folder `--export_dir`; the others are
+            files beside it, with the same name.
+        side: Height and width in pixels of the images that a file takes; by default
+            `--resolution`.
 
     Raises:
         ValueError: If a setting, the data or the checkpoint cannot be used.
@@ -76,14 +87,21 @@ def export(settings: Settings, step: int | None = None, record: bool = True) -> 
     learner = restored(settings, data, checkpoints, strategy, step)
     with reading(data):
         answers = _answers(settings, data, learner, results)
-    card = model_card(settings, results, step)
-    exported.export(learner, settings, settings.export_dir, card)
-    if record:
+    written = []
+    if "saved_model" in formats:
+        card = model_card(settings, results, step)
+        exported.export(learner, settings, settings.export_dir, card)
+        written.append(settings.export_dir)
+    for name in exported.FILES.keys() & formats:
+        path = f"{settings.export_dir}{exported.FILES[name]}"
+        learner.export(path, name, size=None if side is None else (side, side))
+        written.append(path)
+    if record and "saved_model" in formats:
         results.set_exported(answers)
     else:
         results.exported = answers
     print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
-    _print_results(results, settings.export_dir)
+    _print_results(results, ", ".join(sorted(written)))
 
 
 def _print_results(results: Results, export_dir: str) -> None:
