@@ -113,7 +113,8 @@ check_wheel() {
   [[ $origin == "$folder"/venv/* ]] || fail "the wheel is tested, but daso_tf is $origin"
 
   quietly daso-tf presets
-  quietly daso-tf train --flagfile=digits_lt.cfg --steps=4 --evaluate_every=2 --test_images=3
+  quietly daso-tf train --flagfile=digits_lt.cfg --steps=4 --pretrain_steps=2 \
+    --evaluate_every=2 --test_images=3
   quietly daso-tf predict --model=runs/digits_lt/export runs/digits_lt/test_images
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
   python -m pytest --collect-only "${tests[0]}" >collected.txt ||
