@@ -127,7 +127,7 @@ def test_two_operations_are_drawn_independently_and_with_replacement():
     assert_distributed([zlib.crc32(view) % 200 for view in views], binned)
 
 
-def test_cutout_is_a_grey_rectangle_around_a_uniform_point():
+def test_cutout_is_a_gray_rectangle_around_a_uniform_point():
     views = draw(RandAugment(0), np.zeros([24, 32, 3], np.uint8), 10_000)
     drawn = [tuple(np.argwhere(view[..., 0] == 127)[0]) for view in views]
     for view, (y, x) in zip(views, drawn, strict=True):

@@ -84,7 +84,7 @@ def test_parts_are_drawn_uniformly():
         assert stats.kstest(values, "uniform").pvalue > SMALLEST_P
     assert stats.binomtest(int(flipped.sum()), 5000).pvalue > SMALLEST_P
     draws = np.stack([*uniform.values(), flipped])
-    draws = np.concatenate([draws[:, 1:], draws[:, :-1]])  # an image's, then its neighbour's
+    draws = np.concatenate([draws[:, 1:], draws[:, :-1]])  # an image's, then its neighbor's
     correlations = np.corrcoef(draws)[np.triu_indices(len(draws), 1)]
     assert np.abs(correlations).max() < 4 / np.sqrt(5000)
 

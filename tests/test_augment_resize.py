@@ -1,4 +1,4 @@
-"""Resizing against Pillow's, normalising against NumPy."""
+"""Resizing against Pillow's, normalizing against NumPy."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from daso_tf.augment import normalise, resize
+from daso_tf.augment import normalize, resize
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
@@ -29,7 +29,7 @@ def images_of(height, width):
         ((300, 1), (7, 7)),
     ],
 )
-def test_resizes_as_pillow_within_one_grey_level(source, size, mode):
+def test_resizes_as_pillow_within_one_gray_level(source, size, mode):
     def function(images):
         return resize(images, size)
 
@@ -57,9 +57,9 @@ def test_images_of_the_size_stay():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_normalises_each_channel(jit_compile):
+def test_normalizes_each_channel(jit_compile):
     images = images_of(32, 32)
-    views = tf.function(lambda images: normalise(images, MEAN, STD), jit_compile=jit_compile)
+    views = tf.function(lambda images: normalize(images, MEAN, STD), jit_compile=jit_compile)
     result = views(images)
     assert result.dtype == tf.float32
     np.testing.assert_allclose(result, (images / 255 - MEAN) / STD, rtol=1e-5, atol=1e-6)
@@ -77,7 +77,7 @@ def test_bad_images_are_refused(images, error, message):
     with pytest.raises(error, match=message):
         resize(images, (4, 4))
     with pytest.raises(error, match=message):
-        normalise(images, MEAN, STD)
+        normalize(images, MEAN, STD)
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4,), (4, 4.5), (-1, 4)])
@@ -100,4 +100,4 @@ def test_a_bad_size_is_refused(size):
 )
 def test_bad_statistics_are_refused(mean, std, message):
     with pytest.raises(ValueError, match=message):
-        normalise(images_of(8, 8), mean, std)
+        normalize(images_of(8, 8), mean, std)

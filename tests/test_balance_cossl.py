@@ -164,7 +164,7 @@ def test_blending_as_the_published_implementation():
         assert_close(gradient, record["grad_classifier_each_image_alike"][step])
 
 
-def normalising_learner(learner=daso_tf.FixMatch, **arguments):
+def normalizing_learner(learner=daso_tf.FixMatch, **arguments):
     """A learner with BatchNorm, whose averaged network and inference mode make a difference."""
     keras.utils.set_random_seed(0)
     image = keras.Input((SIZE, SIZE, 3))
@@ -176,7 +176,7 @@ def normalising_learner(learner=daso_tf.FixMatch, **arguments):
 
 
 def in_numpy(encoder, images):
-    """What an encoder of `normalising_learner` computes in inference mode."""
+    """What an encoder of `normalizing_learner` computes in inference mode."""
     kernel, bias, gamma, beta, mean, variance = map(np.float64, encoder.get_weights())
     x = np.reshape(images, (len(images), -1)).astype(np.float64) @ kernel + bias
     return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
@@ -189,7 +189,7 @@ def strong_labeled(step, batch=6):
 
 def test_features_are_those_of_the_averaged_network_in_inference_mode():
     """The latest ones of each class are remembered, as many as it has labeled images."""
-    model = normalising_learner(balanced_head=CoSSL(COUNTS, teach_after=0))
+    model = normalizing_learner(balanced_head=CoSSL(COUNTS, teach_after=0))
     rng = np.random.default_rng(0)
     queues = [[] for _ in range(K)]
     for step in range(5):
@@ -214,7 +214,7 @@ def test_features_are_those_of_the_averaged_network_in_inference_mode():
 
 
 def test_head_makes_the_pseudo_labels_from_teach_after_on():
-    model = normalising_learner(balanced_head=CoSSL(COUNTS, teach_after=2))
+    model = normalizing_learner(balanced_head=CoSSL(COUNTS, teach_after=2))
     for step in range(4):
         views, labels, _ = step_inputs(step)
         if step < 2:  # the learner's own classifier and features, as without a head
@@ -232,7 +232,7 @@ def test_head_learns_from_the_warm_up_on():
     """Before, its loss is 0 and nothing is remembered; only weight decay moves it."""
     decay, rate = 0.1, 0.05
     head = CoSSL(COUNTS, teach_after=4, warmup_steps=2)
-    model = normalising_learner(balanced_head=head, weight_decay=decay, ema_decay=0.5)
+    model = normalizing_learner(balanced_head=head, weight_decay=decay, ema_decay=0.5)
     images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     for step in range(5):
         kernel = np.float64(model.balanced_classifier.get_weights()[0])
@@ -257,7 +257,7 @@ def test_head_learns_from_the_warm_up_on():
 
 
 def test_head_does_not_train_the_encoder():
-    model = normalising_learner(balanced_head=CoSSL(COUNTS, teach_after=0))
+    model = normalizing_learner(balanced_head=CoSSL(COUNTS, teach_after=0))
     views, labels, _ = step_inputs(0)
     encoder = [*model.encoder.trainable_weights, *model.ema_encoder.trainable_weights]
     with tf.GradientTape(persistent=True) as tape:

@@ -92,7 +92,7 @@ def test_wide_resnet_against_numpy():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_batch_normalization_keeps_pytorchs_statistics(compiled):
-    """Normalises by the biased variance, remembers the unbiased one."""
+    """Normalizes by the biased variance, remembers the unbiased one."""
     rng = np.random.default_rng(0)
     x = rng.normal(2.0, 3.0, size=(2, 3, 1, 4)).astype(np.float32)
     layer = BatchNormalization(momentum=0.9)
@@ -142,11 +142,11 @@ def test_build_refuses_an_unknown_name(name, message):
 
 
 def test_applications_see_the_images_as_they_were_made_for():
-    """MobileNetV2 takes -1..1: normalised images come out as x / 127.5 - 1."""
+    """MobileNetV2 takes -1..1: normalized images come out as x / 127.5 - 1."""
     encoder = build("applications:MobileNetV2", 32, MEAN, STD)
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
-    normalised = (images / 255 - np.float32(MEAN)) / np.float32(STD)
-    seen = encoder.get_layer("application_input")(tf.constant(normalised))
+    normalized = (images / 255 - np.float32(MEAN)) / np.float32(STD)
+    seen = encoder.get_layer("application_input")(tf.constant(normalized))
     np.testing.assert_allclose(seen, images / 127.5 - 1, atol=1e-5)
 
 
@@ -245,8 +245,8 @@ def test_batch_normalizations_gradient_is_that_of_its_formula(compiled, negative
     gamma, beta = np.array([0.7, -1.3]), np.array([0.2, 0.5])
 
     def formula(x, gamma, beta):
-        normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
-        y = gamma * normalised + beta
+        normalized = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+        y = gamma * normalized + beta
         if negative_slope is not None:
             y = np.where(y > 0, y, negative_slope * y)
         return (weights * y).sum()

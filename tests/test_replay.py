@@ -84,7 +84,7 @@ def test_difference_by_design(tmp_path, capsys):
     assert verdicts(out)["label_authors"] == "differs by design"
     assert "by design: where no image of the head class is confident, ADSH keeps its thres" in out
 
-    # The same deviation has another cause if it remains with the published behaviour.
+    # The same deviation has another cause if it remains with the published behavior.
     trace = load(HEAD_NEVER_SURE)
     trace["loss_authors"] = trace["loss_authors"] * 1.01
     np.savez(tmp_path / "other.npz", **trace)
@@ -93,7 +93,7 @@ def test_difference_by_design(tmp_path, capsys):
 
 
 def recorded_as_published(trace, monkeypatch, **settings):
-    """A recording with other settings, which the library has made with the published behaviour."""
+    """A recording with other settings, which the library has made with the published behavior."""
     trace = trace | {"config": json.dumps(json.loads(str(trace["config"])) | settings)}
     values = {}
 
@@ -140,7 +140,7 @@ def recorded_as_published(trace, monkeypatch, **settings):
         ),
     ],
 )
-def test_published_behaviour_is_recognised(
+def test_published_behavior_is_recognized(
     recording, settings, reason, deviates, monkeypatch, tmp_path, capsys
 ):
     trace = load(RECORDED / f"{recording}.npz")

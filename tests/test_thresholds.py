@@ -509,7 +509,7 @@ def test_learner_teaches_what_a_threshold_selects(learner):
     assert model.threshold.steps == (0, 2)
 
 
-def test_fixmatch_minimises_the_loss_of_a_threshold():
+def test_fixmatch_minimizes_the_loss_of_a_threshold():
     with_it, without = (
         dense_learner(threshold=thresholds.FreeMatchThreshold(0.5, weight)) for weight in (0.5, 0.0)
     )

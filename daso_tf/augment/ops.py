@@ -81,13 +81,13 @@ def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def color(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with the grey image: `ImageEnhance.Color`. 0 is grey, 1 is the image."""
+    """Blends with the gray image: `ImageEnhance.Color`. 0 is gray, 1 is the image."""
     return _blend(_luma(images)[..., tf.newaxis], images, factor)
 
 
 @_operation
 def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with the mean grey value: `ImageEnhance.Contrast`. 0 is the mean, 1 is the image."""
+    """Blends with the mean gray value: `ImageEnhance.Contrast`. 0 is the mean, 1 is the image."""
     pixels = images.shape[1] * images.shape[2]
     total = tf.reduce_sum(tf.cast(_luma(images), tf.int64), axis=[1, 2], keepdims=True)
     mean = (2 * total + pixels) // (2 * pixels)  # rounded half up
@@ -129,7 +129,7 @@ def posterize(images: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
 
 @_operation
 def rotate(images: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
-    """Rotates counter-clockwise about the centre, in degrees: `Image.rotate`. Black outside."""
+    """Rotates counter-clockwise about the center, in degrees: `Image.rotate`. Black outside."""
     height, width = images.shape[1], images.shape[2]
     radians = -tf.math.floormod(degrees, 360.0) * (math.pi / 180.0)
     cos, sin = tf.cos(radians), tf.sin(radians)
@@ -235,7 +235,7 @@ def checked_images(images: tf.Tensor, sized: bool = False) -> tf.Tensor:
     if images.dtype != tf.uint8:
         raise TypeError(
             f"images must be uint8 with values 0 to 255, not {images.dtype.name}. "
-            "Augment images before you scale or normalise them."
+            "Augment images before you scale or normalize them."
         )
     if images.shape.rank != 4 or images.shape[3] != 3:
         raise ValueError(f"images must have the shape [N, H, W, 3], not {images.shape}.")
@@ -274,7 +274,7 @@ def _each_image(values: tf.Tensor) -> tf.Tensor:
 
 
 def _luma(images: tf.Tensor) -> tf.Tensor:
-    """Returns Pillow's grey values, int32 [N, H, W]: ITU-R 601-2 weights in units of 1/65536."""
+    """Returns Pillow's gray values, int32 [N, H, W]: ITU-R 601-2 weights in units of 1/65536."""
     red, green, blue = tf.unstack(tf.cast(images, tf.int32), axis=-1)
     return tf.bitwise.right_shift(19595 * red + 38470 * green + 7471 * blue + 0x8000, 16)
 

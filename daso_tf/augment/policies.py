@@ -110,7 +110,7 @@ class Weak(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class RandAugment(keras.layers.Layer):
-    """Strong views: random operations on each image, then a grey square (Cutout) at a random place.
+    """Strong views: random operations on each image, then a gray square (Cutout) at a random place.
 
     `num_ops` times, each image draws one of the 14 operations in `OPS`, a level from 1 to 9 (of
     10), a sign, and whether to apply the operation, with probability 1/2. To make a strong view,
@@ -118,7 +118,7 @@ class RandAugment(keras.layers.Layer):
 
     Args:
         num_ops: Number of operations that each image draws, at least 0.
-        cutout: Side of the grey square in pixels, at least 0. With 0 there is no square. As
+        cutout: Side of the gray square in pixels, at least 0. With 0 there is no square. As
             rectangles of Pillow include both ends, the square covers one pixel more, unless the
             border of the image cuts it.
         **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
@@ -254,7 +254,7 @@ def _apply(images: tf.Tensor, operation: tf.Tensor, magnitude: tf.Tensor) -> tf.
 
 
 def _cut_out(images: tf.Tensor, draws: tf.Tensor, side: int) -> tf.Tensor:
-    """Paints a grey square, both ends included, around a random point of each image."""
+    """Paints a gray square, both ends included, around a random point of each image."""
 
     def covered(draw: tf.Tensor, length: int) -> tf.Tensor:
         first = tf.cast(tf.maximum(draw * length - side / 2, 0.0), tf.int32)[:, tf.newaxis]

@@ -198,11 +198,11 @@ def _resample(
     source = images.shape[axis]
     scale = (tf.cast(length, tf.float64) / size)[:, tf.newaxis]
     support = tf.maximum(scale, 1.0)  # half the width of the triangle filter
-    centre = tf.cast(start, tf.float64)[:, tf.newaxis] + (tf.cast(place, tf.float64) + 0.5) * scale
-    first = tf.maximum(tf.cast(tf.floor(centre - support + 0.5), tf.int32), 0)
+    center = tf.cast(start, tf.float64)[:, tf.newaxis] + (tf.cast(place, tf.float64) + 0.5) * scale
+    first = tf.maximum(tf.cast(tf.floor(center - support + 0.5), tf.int32), 0)
     taps = max(-(-2 * source // size), 2)  # the most pixels that any filter covers
     position = first[:, tf.newaxis] + tf.range(taps)[:, tf.newaxis]  # [N, taps, size]
-    distance = tf.abs(tf.cast(position, tf.float64) + 0.5 - centre[:, tf.newaxis])
+    distance = tf.abs(tf.cast(position, tf.float64) + 0.5 - center[:, tf.newaxis])
     weight = tf.maximum(1.0 - distance / support[:, tf.newaxis], 0.0)
     weight = tf.where(position < source, weight, 0.0)
     weight = weight / tf.reduce_sum(weight, axis=1, keepdims=True)

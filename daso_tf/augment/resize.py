@@ -1,4 +1,4 @@
-"""Prepares views for an encoder: changes their resolution and normalises their channels."""
+"""Prepares views for an encoder: changes their resolution and normalizes their channels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.cast(pixels, tf.uint8)
 
 
-def normalise(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
+def normalize(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
     """Scales values to 0..1, then subtracts the mean and divides by the standard deviation.
 
     Args:
@@ -70,7 +70,7 @@ def normalise(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
 
     >>> images = tf.fill([1, 2, 2, 3], tf.constant(255, tf.uint8))
     >>> mean, std = (0.5, 0.5, 0.5), (0.5, 0.25, 0.125)
-    >>> daso_tf.augment.normalise(images, mean, std)[0, 0, 0].numpy().tolist()
+    >>> daso_tf.augment.normalize(images, mean, std)[0, 0, 0].numpy().tolist()
     [1.0, 2.0, 4.0]
     """
     images = checked_images(images)
@@ -82,7 +82,7 @@ def normalise(images: tf.Tensor, mean: Sequence[float], std: Sequence[float]) ->
 def _weights(source: int | tf.Tensor, target: int) -> tf.Tensor:
     """Returns the weight of each source pixel in each target pixel: float32 [target, source]."""
     scale = tf.cast(source, tf.float64) / target
-    centre = (tf.range(target, dtype=tf.float64)[:, tf.newaxis] + 0.5) * scale
-    distance = tf.abs(tf.cast(tf.range(source), tf.float64) + 0.5 - centre)
+    center = (tf.range(target, dtype=tf.float64)[:, tf.newaxis] + 0.5) * scale
+    distance = tf.abs(tf.cast(tf.range(source), tf.float64) + 0.5 - center)
     weights = tf.maximum(1.0 - distance / tf.maximum(scale, 1.0), 0.0)
     return tf.cast(weights / tf.reduce_sum(weights, axis=1, keepdims=True), tf.float32)

@@ -25,7 +25,7 @@ class LDAMLoss(SupervisedLoss):
     Args:
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
         max_margin: The margin of the rarest class, above 0.
-        scale: Factor of all logits, above 0. LDAM's authors use 30 with a normalised classifier,
+        scale: Factor of all logits, above 0. LDAM's authors use 30 with a normalized classifier,
             whose logits are cosines of at most 1. A linear classifier, as here, learns the scale of
             its logits. DASO's comparison uses 30 with a linear classifier and a learning-rate
             warm-up; without the warm-up, training tends to diverge.

@@ -30,8 +30,8 @@ class Request(NamedTuple):
 
     Attributes:
         input_shape: `(height, width, 3)` of the images.
-        mean: Mean of each colour channel that the images are normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they are normalised with, in (0, 1].
+        mean: Mean of each color channel that the images are normalized with, in [0, 1].
+        std: Standard deviation of each color channel that they are normalized with, in (0, 1].
         dtype: Keras dtype policy of the layers, or None for the policy that is in force.
     """
 
@@ -97,18 +97,18 @@ def build(
         name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`; `resnet_DEPTH` with 18, 34, 50 or 101; or
             `applications:NAME` with a name in `keras.applications`.
         resolution: Height and width of the images in pixels.
-        mean: Mean of each colour channel that the images are normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they are normalised with, in (0, 1].
+        mean: Mean of each color channel that the images are normalized with, in [0, 1].
+        std: Standard deviation of each color channel that they are normalized with, in (0, 1].
         weights: Path of a file with weights: one that `save_weights` of the same encoder wrote, or,
             for `resnet_DEPTH`, an `.npz` file (see `load_torchvision_weights`). By default the
             weights are random.
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. The weights are float32 with any policy.
-        synchronized_batch_norm: Whether the replicas of a distributed step normalise with the
+        synchronized_batch_norm: Whether the replicas of a distributed step normalize with the
             statistics of the whole batch. If not, each replica uses those of its own rows.
 
     Returns:
-        A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
+        A `keras.Model` from normalized images `(batch, resolution, resolution, 3)` to features
         `(batch, D)`.
 
     Raises:

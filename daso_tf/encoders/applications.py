@@ -15,21 +15,21 @@ from daso_tf.platform.checks import checked_channel_statistics
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class ApplicationsInput(keras.layers.Layer):
-    """Converts normalised images to the input of a network in `keras.applications`.
+    """Converts normalized images to the input of a network in `keras.applications`.
 
     Some of these networks expect values in 0..255, some in -1..1, and some subtract a mean
     themselves. Each comes with a function `preprocess_input` for values in 0..255. This layer
-    reverses the normalisation and calls that function.
+    reverses the normalization and calls that function.
 
     Args:
         application: Name in `keras.applications`, such as `"MobileNetV3Small"`.
-        mean: Mean of each colour channel that the images were normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they were normalised with, in (0, 1].
+        mean: Mean of each color channel that the images were normalized with, in [0, 1].
+        std: Standard deviation of each color channel that they were normalized with, in (0, 1].
         dtype: Keras dtype policy of this layer.
         **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Call arguments:
-        images: float `[N, H, W, 3]`, normalised.
+        images: float `[N, H, W, 3]`, normalized.
 
     Returns:
         float `[N, H, W, 3]`.
@@ -40,7 +40,7 @@ class ApplicationsInput(keras.layers.Layer):
     Example:
 
     >>> layer = ApplicationsInput("MobileNetV2", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    >>> layer(tf.zeros([1, 1, 1, 3])).numpy().tolist()  # grey, in -1..1
+    >>> layer(tf.zeros([1, 1, 1, 3])).numpy().tolist()  # gray, in -1..1
     [[[[0.0, 0.0, 0.0]]]]
     """
 
@@ -84,13 +84,13 @@ def application(
     Args:
         name: Name in `keras.applications`, such as `"MobileNetV3Small"`.
         resolution: Height and width of the images in pixels. Each network has its own minimum.
-        mean: Mean of each colour channel that the images are normalised with, in [0, 1].
-        std: Standard deviation of each colour channel that they are normalised with, in (0, 1].
+        mean: Mean of each color channel that the images are normalized with, in [0, 1].
+        std: Standard deviation of each color channel that they are normalized with, in (0, 1].
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. The weights are float32 with any policy.
 
     Returns:
-        A `keras.Model` from normalised images `(batch, resolution, resolution, 3)` to features
+        A `keras.Model` from normalized images `(batch, resolution, resolution, 3)` to features
         `(batch, D)` by global average pooling. D depends on the network.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Batch normalisation that updates its running statistics like PyTorch."""
+"""Batch normalization that updates its running statistics like PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daso_tf.platform.keras_versions import layers_of
 
 @keras.saving.register_keras_serializable(package="daso_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation with the running statistics of PyTorch and exact batch statistics.
+    """Batch normalization with the running statistics of PyTorch and exact batch statistics.
 
     It differs from `keras.layers.BatchNormalization` in two ways. First, the running variance is
     updated with the *unbiased* variance of the batch (divided by n - 1), as in PyTorch, in which
@@ -31,7 +31,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         momentum: Weight of the old running statistics, in [0, 1]. PyTorch calls `1 - momentum` the
             momentum, so 0.1 in PyTorch is 0.9 here.
         epsilon: Added to the variance, at least 0.
-        synchronized: Whether the replicas of a distributed step normalise with the statistics of
+        synchronized: Whether the replicas of a distributed step normalize with the statistics of
             the global batch. If not, each replica uses those of its own rows.
         negative_slope: Applies a LeakyReLU with this slope below zero, in [0, 1), to the result.
             0 is ReLU. None applies no activation.
@@ -56,8 +56,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Call arguments:
         inputs: float `(batch, ..., channels)`.
-        training: Whether to normalise with the statistics of the batch and to update the running
-            statistics, instead of normalising with the running statistics.
+        training: Whether to normalize with the statistics of the batch and to update the running
+            statistics, instead of normalizing with the running statistics.
 
     Returns:
         A tensor with the shape and dtype of the inputs.
@@ -136,7 +136,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Normalises with the batch statistics in training, and else with the running ones."""
+        """Normalizes with the batch statistics in training, and else with the running ones."""
         if not (training and self.trainable):  # a frozen layer keeps its statistics
             outputs = super().call(inputs, training=False, mask=mask)
             return _activated(outputs, self.negative_slope)
@@ -149,7 +149,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         passes, within, after = _PASSES, None, self.negative_slope
         if self.jit_compile:
             passes, within, after = _COMPILED_PASSES, self.negative_slope, None
-        outputs, mean, variance = _normalised(
+        outputs, mean, variance = _normalized(
             inputs, gamma, beta, self.epsilon, within, of_batch, passes
         )
         count = tf.cast(parts * (tf.size(inputs) // channels), tf.float32)
@@ -167,7 +167,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return {**super().get_config(), **ours}
 
 
-def _normalised(
+def _normalized(
     inputs: tf.Tensor,
     gamma: tf.Tensor,
     beta: tf.Tensor,
@@ -176,7 +176,7 @@ def _normalised(
     of_batch: Callable,
     passes: tuple[Callable, ...],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalises a batch by its own statistics, activates it, and returns mean and variance too.
+    """Normalizes a batch by its own statistics, activates it, and returns mean and variance too.
 
     The gradient is the closed form (Ioffe and Szegedy, 2015, section 3). It stores only the inputs
     and computes the rest again, which takes less memory and three quarters of the time of the
@@ -238,9 +238,9 @@ def _slopes(
     beta: tf.Tensor,
     negative_slope: float | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    normalised = (tf.cast(x, tf.float32) - mean) * inverse
-    upstream = _before_activation(upstream, normalised * gamma + beta, negative_slope)
-    return _mean_of_channels(upstream), _mean_of_channels(upstream * normalised)
+    normalized = (tf.cast(x, tf.float32) - mean) * inverse
+    upstream = _before_activation(upstream, normalized * gamma + beta, negative_slope)
+    return _mean_of_channels(upstream), _mean_of_channels(upstream * normalized)
 
 
 def _gradient(
@@ -254,9 +254,9 @@ def _gradient(
     shift: tf.Tensor,
     slope: tf.Tensor,
 ) -> tf.Tensor:
-    normalised = (tf.cast(x, tf.float32) - mean) * inverse
-    upstream = _before_activation(upstream, normalised * gamma + beta, negative_slope)
-    return tf.cast((inverse * gamma) * (upstream - shift - normalised * slope), x.dtype)
+    normalized = (tf.cast(x, tf.float32) - mean) * inverse
+    upstream = _before_activation(upstream, normalized * gamma + beta, negative_slope)
+    return tf.cast((inverse * gamma) * (upstream - shift - normalized * slope), x.dtype)
 
 
 _PASSES = (_mean, _variance, _outputs, _slopes, _gradient)

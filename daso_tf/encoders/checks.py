@@ -32,13 +32,13 @@ def is_restoring() -> bool:
 
 
 def check_encoder(encoder: Any) -> None:
-    """Checks that an encoder is a model from normalised images to features.
+    """Checks that an encoder is a model from normalized images to features.
 
     Args:
         encoder: What a learner was given.
 
     Raises:
-        ValueError: If it is no model, ends in a softmax, or scales images that are normalised.
+        ValueError: If it is no model, ends in a softmax, or scales images that are normalized.
 
     Example:
 
@@ -101,7 +101,7 @@ def _ends_in_softmax(encoder: keras.Model) -> bool:
 def _rescaling_of(encoder: keras.Model) -> Any:
     """Returns the first layer that expects values 0 to 255; None where there is none.
 
-    A layer that reverses the normalisation, as `ApplicationsInput` does, comes before all of them.
+    A layer that reverses the normalization, as `ApplicationsInput` does, comes before all of them.
     """
     if not getattr(encoder, "outputs", None):
         return None

@@ -18,7 +18,7 @@ def resnet(
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
     dtype: str | None = None,
 ) -> keras.Model:
-    """Builds a residual network (ResNet), which maps normalised images to features.
+    """Builds a residual network (ResNet), which maps normalized images to features.
 
     A 7x7 convolution and a max pooling, both with stride 2, are followed by four stages of residual
     blocks. At depths 18 and 34 a block has two 3x3 convolutions. At depths 50 and 101 it is a

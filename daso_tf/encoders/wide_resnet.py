@@ -16,7 +16,7 @@ def wide_resnet(
     input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
     dtype: str | None = None,
 ) -> keras.Model:
-    """Builds a wide residual network (WRN), which maps normalised images to features.
+    """Builds a wide residual network (WRN), which maps normalized images to features.
 
     A convolution with 16 channels is followed by three groups of `(depth - 4) / 6` pre-activation
     residual blocks, with 16, 32 and 64 times `width` channels. In the first block, the shortcut

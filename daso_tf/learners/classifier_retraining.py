@@ -23,7 +23,7 @@ class ClassifierRetraining(Supervised):
     `daso_tf.data.training_batches(..., class_balanced=True)`.
 
     Args:
-        encoder: A trained `keras.Model` from normalised float images `(batch, height, width, 3)`
+        encoder: A trained `keras.Model` from normalized float images `(batch, height, width, 3)`
             to features `(batch, D)`, such as the `ema_encoder` of another learner. It is frozen,
             its BatchNorm statistics included.
         ema_decay: Final decay of the moving average, in [0, 1).

@@ -34,7 +34,7 @@ class MeanTeacher(Learner):
     """Mean Teacher: the network is taught what its average predicts for another view.
 
     The teacher is the moving average (EMA) that makes the predictions, here in training mode:
-    BatchNorm normalises with the batch's statistics.
+    BatchNorm normalizes with the batch's statistics.
 
     Args:
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a

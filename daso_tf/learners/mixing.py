@@ -104,7 +104,7 @@ def mix(values: tf.Tensor, mixup: MixUp) -> tf.Tensor:
 
 
 def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
-    """Raises probabilities to the power 1 / temperature and normalises them.
+    """Raises probabilities to the power 1 / temperature and normalizes them.
 
     Args:
         probabilities: float `(batch, K)`, rows sum to 1.
@@ -207,7 +207,7 @@ def mixed(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes all views and their targets, and applies a network to the mixed images.
 
-    The network gets interleaved batches of the size of the first view. BatchNorm normalises each
+    The network gets interleaved batches of the size of the first view. BatchNorm normalizes each
     batch separately, so each should resemble the whole.
 
     Args:

@@ -137,7 +137,7 @@ def checked_distribution(name: str, distribution: Sequence[float]) -> tuple[floa
 def checked_channel_statistics(
     mean: Sequence[float], std: Sequence[float]
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Returns mean and standard deviation of the colour channels as tuples of floats.
+    """Returns mean and standard deviation of the color channels as tuples of floats.
 
     Args:
         mean: Mean of each of the three channels, in [0, 1].

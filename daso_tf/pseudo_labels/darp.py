@@ -171,7 +171,7 @@ def refine(
 
     Let M_k be the number of images of class k by the given distribution. First, only the
     `alpha * M_k` images with the highest probability of class k keep this probability. Then the
-    Kullback-Leibler divergence from these predictions is minimised, weighted for each image by the
+    Kullback-Leibler divergence from these predictions is minimized, weighted for each image by the
     inverse of its entropy. The constraints are that each row sums to 1 and column k to M_k. Because
     of the weights, confident predictions stay and uncertain ones move.
 

@@ -47,13 +47,13 @@ class Classifier(keras.Model):
     `Learner`.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
+        encoder: A `keras.Model` from normalized float images `(batch, height, width, 3)` to
             features `(batch, D)`. The momentum of Keras's BatchNorm layers in it is lowered to
             0.9, so that evaluation has the statistics of the trained weights.
         num_classes: K, at least 2.
-        mean: Mean of each colour channel of the training images, in [0, 1]: `data.mean` of
+        mean: Mean of each color channel of the training images, in [0, 1]: `data.mean` of
             `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
-        std: Standard deviation of each colour channel, in (0, 1].
+        std: Standard deviation of each color channel, in (0, 1].
         resolution: Side in pixels, at least 1, to which images are resized before the encoder. By
             default the encoder's own input size.
         class_names: K names, which the exported model returns.
@@ -130,12 +130,12 @@ class Classifier(keras.Model):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each colour channel."""
+        """Mean of each color channel."""
         return self.network.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each colour channel."""
+        """Standard deviation of each color channel."""
         return self.network.std
 
     @property
@@ -159,7 +159,7 @@ class Classifier(keras.Model):
         return head, ema_head
 
     def as_input(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns uint8 images as the encoder takes them: resized, then normalised."""
+        """Returns uint8 images as the encoder takes them: resized, then normalized."""
         return self.network.as_input(images)
 
     @property
@@ -513,7 +513,7 @@ def _checked_statistics(
     """Returns the channel statistics as tuples of floats, or says what is wrong with them."""
     if mean is None or std is None:
         raise ValueError(
-            "mean and std are required, the statistics of each colour channel of the training "
+            "mean and std are required, the statistics of each color channel of the training "
             "images: give mean=data.mean, std=data.std of daso_tf.data.load or from_arrays, or "
             "those that daso_tf.data.channel_statistics(images) returns."
         )

@@ -38,7 +38,7 @@ def write_saved_model(
     `class_names` are given, `class_names`, string `(batch,)`.
 
     Args:
-        model: Maps uint8 images to probabilities, resizing and normalising included.
+        model: Maps uint8 images to probabilities, resizing and normalizing included.
         directory: The folder to write. A SavedModel that it contains is replaced once the new one
             is complete; other files are never overwritten.
         resolution: Side in pixels to which the model resizes images.

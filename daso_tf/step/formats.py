@@ -33,7 +33,7 @@ def write_litert(
     SavedModel does.
 
     Args:
-        model: Maps uint8 images to probabilities, resizing and normalising included.
+        model: Maps uint8 images to probabilities, resizing and normalizing included.
         path: The file, by convention `*.tflite`.
         size: Height and width in pixels of all images.
         class_names: K names.
@@ -70,7 +70,7 @@ def write_onnx(
     Its input is `images`, uint8 `(batch, *size, 3)`, and its outputs are those of a SavedModel.
 
     Args:
-        model: Maps uint8 images to probabilities, resizing and normalising included.
+        model: Maps uint8 images to probabilities, resizing and normalizing included.
         path: The file, by convention `*.onnx`.
         size: Height and width in pixels of all images.
         class_names: K names.

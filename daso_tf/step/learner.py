@@ -58,7 +58,7 @@ class Learner(Classifier):
     batches. `evaluate` takes `(images, labels)`.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
+        encoder: A `keras.Model` from normalized float images `(batch, height, width, 3)` to
             features `(batch, D)`.
         num_classes: K, at least 2.
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; None where the learner makes no
@@ -306,7 +306,7 @@ class Learner(Classifier):
     def forward(self, *views: tf.Tensor) -> list[Outputs]:
         """Maps views through the trained network as one joint batch, in training mode.
 
-        BatchNorm normalises all of them together and updates its running statistics once.
+        BatchNorm normalizes all of them together and updates its running statistics once.
 
         Args:
             *views: float `(any, resolution, resolution, 3)` each, as the encoder takes them.

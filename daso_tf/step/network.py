@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 import tensorflow as tf
 
-from daso_tf.augment import normalise, resize
+from daso_tf.augment import normalize, resize
 from daso_tf.platform.keras_versions import scaled_normal
 
 
@@ -17,12 +17,12 @@ class AveragedNetwork:
     A learner owns one. The layers are attributes of the learner too, so that Keras saves them.
 
     Args:
-        encoder: A `keras.Model` from normalised float images `(batch, height, width, 3)` to
+        encoder: A `keras.Model` from normalized float images `(batch, height, width, 3)` to
             features `(batch, D)`.
         num_classes: K.
         resolution: Side in pixels of the encoder's input; None uses the one it was made for.
-        mean: Mean of each colour channel, in [0, 1].
-        std: Standard deviation of each colour channel, above 0.
+        mean: Mean of each color channel, in [0, 1].
+        std: Standard deviation of each color channel, above 0.
 
     Raises:
         ValueError: If the encoder does not return feature vectors, or its input size is unknown.
@@ -72,15 +72,15 @@ class AveragedNetwork:
         return head, ema_head
 
     def as_input(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns uint8 images as the encoder takes them: resized, then normalised."""
-        return normalise(resize(images, (self.resolution, self.resolution)), self.mean, self.std)
+        """Returns uint8 images as the encoder takes them: resized, then normalized."""
+        return normalize(resize(images, (self.resolution, self.resolution)), self.mean, self.std)
 
     def features(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Maps images to features with the trained encoder.
 
         Args:
             images: float `(batch, resolution, resolution, 3)`, as `as_input` returns them.
-            training: Whether BatchNorm normalises with the batch's statistics and updates its
+            training: Whether BatchNorm normalizes with the batch's statistics and updates its
                 running statistics.
 
         Returns:

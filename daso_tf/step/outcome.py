@@ -13,7 +13,7 @@ class StepOutcome(NamedTuple):
     """What a training step computed.
 
     Attributes:
-        losses: The weighted loss terms by name, scalars; training minimises their sum.
+        losses: The weighted loss terms by name, scalars; training minimizes their sum.
         labeled_logits: float `(batch, K)` of the trained network for the labeled views, or, with
             MixUp, for the mixed images that consist mostly of labeled ones.
         pseudo_labels: The `PseudoLabels` of the unlabeled batch; None where none are made.

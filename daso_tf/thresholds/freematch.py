@@ -21,7 +21,7 @@ class FreeMatchThreshold(Threshold):
     the global one, multiplied by the moving average of the class's mean probability and divided by
     the largest such average of all classes.
 
-    The fairness loss favours diverse predictions. For each class, take its mean probability divided
+    The fairness loss favors diverse predictions. For each class, take its mean probability divided
     by the fraction of images for which it is the most probable class, and scale these K ratios to
     sum to 1. Let a be the result for the weak views, from moving averages, and b the result for the
     strong views that are taught. The loss is `sum_k a_k log b_k`, over the classes that are the
@@ -102,8 +102,8 @@ class FreeMatchThreshold(Threshold):
         mean, histogram = replicas.mean([mean, histogram])
         predicted = histogram > 0
         # Classes that no view is predicted as add log 1 = 0.
-        of_strong = tf.where(predicted, _normalised_ratio(mean, histogram), 1.0)
-        of_weak = _normalised_ratio(
+        of_strong = tf.where(predicted, _normalized_ratio(mean, histogram), 1.0)
+        of_weak = _normalized_ratio(
             tf.convert_to_tensor(self.mean_target), tf.convert_to_tensor(self.histogram)
         )
         loss = tf.reduce_sum(tf.cast(of_weak, logits.dtype) * tf.math.log(of_strong))
@@ -124,7 +124,7 @@ def _one_hot(probabilities: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(classes, probabilities.shape[-1], dtype=probabilities.dtype)
 
 
-def _normalised_ratio(mean: tf.Tensor, histogram: tf.Tensor) -> tf.Tensor:
+def _normalized_ratio(mean: tf.Tensor, histogram: tf.Tensor) -> tf.Tensor:
     """Returns `mean / histogram`, scaled to sum to 1; 0 where the histogram is 0."""
     ratio = tf.math.divide_no_nan(mean, histogram)
     return tf.math.divide_no_nan(ratio, tf.reduce_sum(ratio))

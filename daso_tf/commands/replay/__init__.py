@@ -166,7 +166,7 @@ def _table(replayed: Replayed, result: Result) -> str:
     if result.difference is not None and (result.differs or result.exceeded):
         lines += [
             f"by design: {result.difference.reason}",
-            f"with the published behaviour: {_worst(result.difference.applied)}",
+            f"with the published behavior: {_worst(result.difference.applied)}",
         ]
     return "\n".join(lines)
 
@@ -242,9 +242,7 @@ def _markdown(all_replayed: Sequence[Replayed]) -> str:
             continue
         verdict = replayed.verdict
         if result.difference is not None and result.differs:
-            verdict += (
-                f" (with the behaviour of the recording: {_worst(result.difference.applied)})"
-            )
+            verdict += f" (with the behavior of the recording: {_worst(result.difference.applied)})"
         rows.append((result.method, name, _worst(result.quantities), verdict))
     lines += [f"| {' | '.join(row)} |" for row in sorted(rows)]
     return "\n".join(lines)
@@ -258,7 +256,7 @@ COMMAND = terminal.Command(
         location("write", None, "Page of the documentation whose table of recordings is replaced."),
     ),
     usage="RECORDING.npz|FOLDER ...",
-    details="Behaviour of a recorded implementation that the library does not follow by design is\n"
+    details="Behavior of a recorded implementation that the library does not follow by design is\n"
     "marked; with it applied, all quantities must be within their tolerances.\n"
     "Exit code: 0 all other quantities are within their tolerances, 1 one is not, 2 a file cannot\n"
     "be replayed. Other files of a folder are skipped.",

@@ -54,12 +54,12 @@ class Quantity(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Behaviour of the recorded implementation that the library does not follow, by design.
+    """Behavior of the recorded implementation that the library does not follow, by design.
 
     Attributes:
         reason: What the library does, and what the recorded implementation does.
         affected: Names of the quantities that may deviate for this reason.
-        applied: The same quantities, replayed with the behaviour of the recorded implementation.
+        applied: The same quantities, replayed with the behavior of the recorded implementation.
             All must be within their tolerances; otherwise the deviation has another cause.
     """
 

@@ -140,7 +140,7 @@ def difference_of(config: Config) -> str | None:
     method = method_of(config)
     if method.learner == "crt":
         return (
-            "cRT keeps BatchNorm in inference mode; the published code normalises by the batch and "
+            "cRT keeps BatchNorm in inference mode; the published code normalizes by the batch and "
             "moves the running statistics of the frozen encoder"
         )
     if method.learner == "supervised" and _switch(config) > 0:
@@ -387,7 +387,7 @@ class OpenUSADTM(learners.USADTM):
         return outcome
 
 
-# ---- Behaviour of the published code that the library does not follow ---------------------------
+# ---- Behavior of the published code that the library does not follow ---------------------------
 
 
 class DARPInPhase(DARPPseudoLabeler):
