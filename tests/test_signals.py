@@ -88,7 +88,7 @@ def test_sigterm_in_the_export_ends_after_it(tmp_path, monkeypatch, capsys):
         finishing.finish(of_run)
 
     monkeypatch.setattr(train, "finish", terminate_and_finish)
-    settings = {**SETTINGS, "steps": 1}
+    settings = {**SETTINGS, "steps": 1, "pretrain_steps": 0}
     assert run_train(*arguments(model_dir=tmp_path, **settings)) == 143
     assert capsys.readouterr().err == "daso-tf: stopped by SIGTERM; the run is finished\n"
     assert (tmp_path / "export/saved_model.pb").exists()
@@ -152,7 +152,7 @@ CONTINUES = "; the same command continues from the newest checkpoint"
 )
 def test_a_signal_ends_a_command_at_once_with_one_line(moment, number, line, tmp_path):
     program = SENT + WHILE[moment] + "\nfrom daso_tf.commands import cli\ncli.main()"
-    command = ["train", *arguments(model_dir=tmp_path, steps=1, evaluate_every=1)]
+    command = ["train", *arguments(model_dir=tmp_path, steps=1, pretrain_steps=0)]
     ended = subprocess.run(
         [sys.executable, "-c", program, str(int(number)), *command],
         cwd=ROOT,

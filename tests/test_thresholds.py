@@ -525,7 +525,7 @@ def test_fixmatch_minimizes_the_loss_of_a_threshold():
 
 
 def test_the_command_provides_positions(tmp_path):
-    run = arguments(threshold="flexmatch", model_dir=tmp_path / "run", steps=2, evaluate_every=2)
+    run = arguments(threshold="flexmatch", model_dir=tmp_path / "run", steps=2, pretrain_steps=1)
     assert run_train(*run) == 0
 
 
