@@ -141,7 +141,7 @@ def test_unreadable_files_are_named(tmp_path, rgb):
         assert repr(name)[1:-1] in str(error)
     np.testing.assert_array_equal(images[0], images[6])
     # A header does not show that the file is truncated.
-    assert list(decode.image_sizes(paths)[1]) == [2, 3, 4, 5]
+    assert list(decode.image_sizes(paths)[1]) == [3, 4, 5]
 
 
 def test_levels_without_a_defined_brightness_are_refused(tmp_path):

@@ -83,9 +83,6 @@ BROKEN = {
     "900 million pixels": png_of_size(30_000, 30_000),
     "no pixels": png_of_size(0, 8),
     "more pixels than a PNG can have": png_of_size(2**32 - 1, 2**32 - 1),
-    "2 MB of compressed text": png_of_size(
-        8, 8, (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21)))
-    ),
 }
 
 

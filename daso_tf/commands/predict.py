@@ -3,32 +3,46 @@
     daso-tf predict --model=runs/digits_lt/export PATH...
 
 The output is CSV with one line per image: path, class number, class name (empty where the model
-has no names) and probability.
+has no names) and probability. `--top=3` adds the same of the second and third class;
+`--format=jsonl` writes one JSON object per line instead.
 """
 
 from __future__ import annotations
 
+import collections
 import csv
+import glob
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
 
 from daso_tf.commands import terminal
+from daso_tf.commands.served_model import ServedModel, open_model
 from daso_tf.data import DataError, read_image
 from daso_tf.data.folders import files_below
-from daso_tf.platform.disk import naming, open_file
-from daso_tf.settings.flag import location
+from daso_tf.data.memory import Budget
+from daso_tf.data.sources.clutter import Clutter
+from daso_tf.platform.disk import naming
+from daso_tf.settings.flag import choice, expanded, integer, location
 from daso_tf.settings.flags import MAX_MEGAPIXELS
 from daso_tf.settings.settings import Settings
 
 BATCH_SIZE = 64
+_BATCH_PIXELS = 2**22  # of all images of a batch together, unless it is one image
+_THREADS = min(os.cpu_count() or 1, 8)  # each holds a decoded image
+# Resizing takes some 28 bytes per pixel. All threads together resize so many pixels at a time.
+_resizing = Budget(2**24)
 
-Signature = Callable[..., dict[str, tf.Tensor]]
+# A class number, its name (None without names) and its probability, the most probable first.
+Ranking = list[tuple[int, str | None, float]]
+Writer = Callable[[Path, Ranking], None]
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -36,146 +50,207 @@ def main(settings: Settings, arguments: list[str]) -> int:
 
     Args:
         settings: The values of the flags.
-        arguments: Paths of image files and of folders with image files.
+        arguments: Paths of image files and of folders with image files, or patterns of them.
 
     Returns:
         The exit code.
     """
     if not settings.model or not arguments:
         return terminal.fail("needs a model and images: --model=FOLDER PATH...")
-    paths = list(image_paths(arguments))
-    model = load_model(settings.model)
+    clutter = Clutter(os.getcwd())
+    paths = list(image_paths(arguments, clutter))
+    if note := clutter.note():
+        terminal.fail(f"left out, as they are no pictures: {note}")
+    if not paths:
+        return terminal.fail(f"there are no pictures in {', '.join(map(repr, arguments))}")
+    model = open_model(settings.model)
+    if settings.top > model.num_classes:
+        return terminal.fail(f"--top={settings.top}, but the model has {model.num_classes} classes")
     with _opened_output(settings.output) as output:
-        unreadable = classify(model, paths, output, settings.max_megapixels)
+        write = _FORMATS[settings.format](output, settings.top)
+        unreadable = 0
+        for batch, rankings in classify(model, paths, settings.top, settings.max_megapixels):
+            for path, ranking in zip(batch, rankings, strict=True):
+                if ranking is None:
+                    unreadable += 1
+                else:
+                    write(path, ranking)
+            output.flush()
     if unreadable:
         return terminal.fail(f"{unreadable} of {len(paths)} files left out", terminal.FAILED)
     return 0
 
 
-def load_model(directory: str) -> Signature:
-    """Loads the signature of a SavedModel that `export` wrote.
-
-    Args:
-        directory: The folder of the SavedModel.
-
-    Returns:
-        A function of `images`, uint8 `(batch, height, width, 3)`, that returns a dictionary with
-        `class_ids` `(batch,)`, `probabilities` `(batch, K)` in 0..1 and, if the classes have
-        names, `class_names` `(batch,)`.
-
-    Raises:
-        ValueError: If there is no such SavedModel, or it is damaged or that of another program.
-    """
-    if not tf.saved_model.contains_saved_model(directory):
-        raise ValueError(f"{directory!r} is not a SavedModel; give the folder of an export")
-    try:
-        for entry in files_below(directory):
-            open_file(entry.path).close()  # TensorFlow would wait for a pipe
-        loaded = tf.saved_model.load(directory)
-        serve = loaded.signatures["serving_default"]
-        _check_signature(serve)
-    except Exception as error:  # a damaged file fails in many ways
-        reason = str(getattr(error, "message", error)).strip() or type(error).__name__
-        raise ValueError(
-            f"the SavedModel in {directory!r} cannot be used ({reason.splitlines()[0]}); give the "
-            "folder of an export, or export again"
-        ) from error
-    return serve
-
-
-def _check_signature(serve: Any) -> None:
-    """Refuses a model with other inputs and outputs than `export` writes."""
-    _, inputs = serve.structured_input_signature
-    images = tf.TensorSpec([None, None, None, 3], tf.uint8)
-    if list(inputs) != ["images"] or not inputs["images"].is_compatible_with(images):
-        raise ValueError(f"its inputs are {', '.join(map(str, inputs.values()))}, not uint8 images")
-    wanted = {"class_ids": (tf.int64, 1), "probabilities": (tf.float32, 2)}
-    if "class_names" in serve.structured_outputs:
-        wanted["class_names"] = (tf.string, 1)
-    for name, (dtype, rank) in wanted.items():
-        output = serve.structured_outputs.get(name)
-        if output is None or output.dtype != dtype or output.shape.rank not in (rank, None):
-            raise ValueError(f"it has no output {name} of type {dtype.name} and rank {rank}")
-
-
-def image_paths(arguments: Iterable[str]) -> Iterator[Path]:
+def image_paths(arguments: Iterable[str], clutter: Clutter | None = None) -> Iterator[Path]:
     """Yields the image files of a command line.
 
     Args:
-        arguments: Paths of files and folders. A file is taken as it is. A folder stands for all
-            visible files in it and in its subfolders, sorted by name.
+        arguments: Paths of files and folders, or patterns such as `"folder/*.jpg"`; `**` stands
+            for folders of any depth. A file is taken as it is. A folder stands for all visible
+            files in it and in its subfolders, sorted by name.
+        clutter: Remembers the files of folders and patterns that are left out: those that
+            systems and programs leave next to pictures.
 
     Raises:
-        ValueError: If a path does not exist, or a folder cannot be listed.
+        ValueError: If a path does not exist, nothing matches a pattern, or a folder cannot be
+            listed.
     """
-    for argument in map(Path, arguments):
-        if not argument.exists():
-            raise ValueError(f"there is no file or folder {str(argument)!r}")
-        if argument.is_dir():
-            yield from (Path(entry.path) for entry in files_below(argument))
-        else:
-            yield argument
+    clutter = clutter or Clutter(os.getcwd())
+    for argument in map(expanded, arguments):
+        found, is_pattern = [argument], not os.path.lexists(argument) and glob.has_magic(argument)
+        if is_pattern:
+            found = sorted(glob.glob(argument, recursive=True))
+        if not found or not all(map(os.path.exists, found)):
+            raise ValueError(f"there is no file or folder {argument!r}")
+        for path in found:
+            if os.path.isdir(path):
+                yield from _pictures_below(path, clutter)
+            elif not (is_pattern and clutter.has(path, is_folder=False)):
+                yield Path(path)
+
+
+def _pictures_below(folder: str, clutter: Clutter) -> Iterator[Path]:
+    for entry in files_below(folder):
+        path = Path(entry.path)
+        between = [parent for parent in path.parents if parent.is_relative_to(folder)][:-1]
+        skipped = any(clutter.has(str(parent), is_folder=True) for parent in between)
+        if not skipped and not clutter.has(entry.path, is_folder=False):
+            yield path
 
 
 def classify(
-    model: Signature,
-    paths: Iterable[Path],
-    output: TextIO,
+    model: ServedModel,
+    paths: Sequence[Path],
+    top: int = 1,
     max_megapixels: float = MAX_MEGAPIXELS.default,
-) -> int:
-    """Writes one line of CSV per readable image, and one line to stderr per unreadable file.
+) -> Iterator[tuple[list[Path], list[Ranking | None]]]:
+    """Yields files in order, in batches, with the classes of each.
+
+    Files are decoded in parallel, a few batches ahead. One line on stderr names each unreadable
+    file.
 
     Args:
-        model: What `load_model` returns.
+        model: The model.
         paths: Image files.
-        output: The text file to write to.
+        top: How many classes per image.
         max_megapixels: Largest number of pixels of an image, in millions.
 
     Returns:
-        The number of files that cannot be read.
+        An iterator over pairs: some paths, and for each of them its `top` most probable classes,
+        or None if the file cannot be read.
     """
-    writer = csv.writer(output)
-    writer.writerow(["path", "class_id", "class_name", "probability"])
-    unreadable: list[Path] = []
-    for batch_paths, images in _batches(paths, unreadable, max_megapixels):
-        with naming(batch_paths[0]):
-            answer = model(images=tf.constant(images))
+
+    def ranked(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], list[Ranking | None]]:
+        of_batch, images = zip(*batch, strict=True)
+        with naming(of_batch[0]):
+            answer = model.serve(images=tf.constant(np.stack(images)))
         outputs = {name: value.numpy() for name, value in answer.items()}
-        class_ids = outputs["class_ids"]
-        names = outputs.get("class_names", [b""] * len(class_ids))
-        probabilities = outputs["probabilities"].max(axis=1)
-        for path, class_id, name, probability in zip(
-            batch_paths, class_ids, names, probabilities, strict=True
-        ):
-            writer.writerow(
-                [path, class_id, name.decode(errors="surrogateescape"), f"{probability:.4f}"]
-            )
-        output.flush()
-    return len(unreadable)
+        names = outputs.get("class_names", [None] * len(batch))
+        return list(of_batch), [
+            _ranking(probabilities, top, model.class_names, name)
+            for probabilities, name in zip(outputs["probabilities"], names, strict=True)
+        ]
 
-
-def _batches(
-    paths: Iterable[Path], unreadable: list[Path], max_megapixels: float
-) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Yields consecutive images of the same size; appends unreadable files to a list."""
     batch: list[tuple[Path, np.ndarray]] = []
-    for path in paths:
-        try:
-            image = read_image(path, max_megapixels)
-        except DataError as error:
-            terminal.fail(error)
-            unreadable.append(path)
+    for path, image in _images(model, paths, max_megapixels):
+        if image is None:
+            yield [path], [None]
             continue
-        if batch and (len(batch) == BATCH_SIZE or batch[0][1].shape != image.shape):
-            yield [path for path, _ in batch], np.stack([image for _, image in batch])
+        shape = image.shape
+        most = max(1, min(BATCH_SIZE, _BATCH_PIXELS // (shape[0] * shape[1])))
+        if batch and (len(batch) >= most or batch[0][1].shape != shape):
+            yield ranked(batch)
             batch = []
         batch.append((path, image))
     if batch:
-        yield [path for path, _ in batch], np.stack([image for _, image in batch])
+        yield ranked(batch)
+
+
+def _ranking(
+    probabilities: np.ndarray, top: int, names: tuple[str, ...] | None, first: bytes | None
+) -> Ranking:
+    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    shown: list[str | None] = [None] * top
+    if names is not None:
+        shown = [names[class_id] for class_id in order]
+    elif first is not None:  # the model only names the most probable class
+        shown[0] = first.decode(errors="surrogateescape")
+    return list(zip(order, shown, probabilities[order].tolist(), strict=True))
+
+
+def _images(
+    model: ServedModel, paths: Iterable[Path], max_megapixels: float
+) -> Iterator[tuple[Path, np.ndarray | None]]:
+    """Yields files in order with their images, or None for unreadable ones."""
+
+    def read(path: Path) -> np.ndarray:
+        image = read_image(path, max_megapixels)
+        if model.reduce is None:
+            return image
+        height, width, _ = image.shape
+        with _resizing.taking(height * width), naming(path):
+            return model.reduce(tf.constant(image[np.newaxis]))[0].numpy()
+
+    # Images that are not reduced may be large.
+    ahead = 4 * BATCH_SIZE if model.reduce else _THREADS
+    reading: collections.deque[tuple[Path, Future[np.ndarray]]] = collections.deque()
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for path in paths:
+            reading.append((path, pool.submit(read, path)))
+            if len(reading) > ahead:
+                yield _taken(*reading.popleft())
+        while reading:
+            yield _taken(*reading.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _taken(path: Path, image: Future[np.ndarray]) -> tuple[Path, np.ndarray | None]:
+    try:
+        return path, image.result()
+    except DataError as error:
+        terminal.fail(error)
+        return path, None
+
+
+def _csv_writer(output: TextIO, top: int) -> Writer:
+    writer = csv.writer(output)
+    columns = ["class_id", "class_name", "probability"]
+    more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in columns]
+    writer.writerow(["path", *columns, *more])
+
+    def write(path: Path, ranking: Ranking) -> None:
+        row = [_plain(str(path))]
+        for class_id, name, probability in ranking:
+            row += [str(class_id), _plain(name or ""), f"{probability:.4f}"]
+        writer.writerow(row)
+
+    return write
+
+
+def _plain(text: str) -> str:
+    """Returns a text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def _jsonl_writer(output: TextIO, top: int) -> Writer:
+    def write(path: Path, ranking: Ranking) -> None:
+        keys = ("class_id", "class_name", "probability")
+        classes = [dict(zip(keys, entry, strict=True)) for entry in ranking]
+        output.write(json.dumps({"path": str(path), "classes": classes}) + "\n")
+
+    return write
+
+
+_FORMATS: dict[str, Callable[[TextIO, int], Writer]] = {
+    "csv": _csv_writer,
+    "jsonl": _jsonl_writer,
+}
 
 
 def _opened_output(path: str | None) -> TextIO:
-    """Opens the CSV file, or the terminal if there is none; both can write any file name."""
+    """Opens the file, or the terminal if there is none; both can write any file name."""
     # The terminal is opened by a copy of its descriptor, so closing the copy leaves it open.
     target: str | int = path if path else os.dup(sys.stdout.fileno())
     return open(target, "w", newline="", encoding="utf-8", errors="surrogateescape")
@@ -185,13 +260,17 @@ COMMAND = terminal.Command(
     "predict",
     main,
     flags=(
-        location("model", None, "Required: folder of an exported SavedModel."),
-        location("output", None, "CSV file to write.", shown_default="the terminal"),
+        location("model", None, "Required: folder of an exported SavedModel, or a .keras file."),
+        location("output", None, "File to write.", shown_default="the terminal"),
+        choice("format", "csv", _FORMATS, "What to write: CSV, or one JSON object per line."),
+        integer("top", 1, "[1, inf)", "How many classes per image, the most probable first."),
         MAX_MEGAPIXELS,
     ),
     usage="PATH...",
     details="A SavedModel is a program; use only one that you trust.\n"
-    "PATH is an image file or a folder with image files. The output is CSV with one line\n"
-    "per image: path, class number, class name, probability.\n"
-    "Exit code: 0 all files were classified, 1 some could not be read, 2 nothing was started.",
+    "PATH is an image file, a folder with image files, or a pattern in quotes, such as\n"
+    '"folder/*.jpg". The output is CSV with one line per image: path, class number, class\n'
+    "name, probability. Names that a spreadsheet would run as formulas begin with '.\n"
+    "Exit code: 0 all files were classified, 1 some could not be read, 2 nothing was started,\n"
+    "141 the reader of the output, such as head, has left.",
 )

@@ -23,6 +23,7 @@ UNUSABLE = 2  # exit code: a setting, a file or the data cannot be used; nothing
 FAILED = 1  # exit code: it was started and could not finish
 INTERRUPTED = 130  # exit code: Ctrl-C
 TERMINATED = 143  # exit code: SIGTERM
+READER_LEFT = 141  # exit code: a pipe was closed; shells report it for all programs (SIGPIPE)
 
 _WIDTH = 100
 
@@ -80,7 +81,7 @@ def call(command: Command, arguments: Sequence[str]) -> int:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return READER_LEFT
     except (ValueError, OSError) as error:
         return fail(error)
 

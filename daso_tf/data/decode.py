@@ -6,30 +6,28 @@ import io
 import math
 import os
 import stat
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
 import tqdm
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from daso_tf.data.errors import DataError
+from daso_tf.data.formats import Picture, open_picture
 from daso_tf.data.memory import Budget, empty_images, machine_memory
 
-# EXIF orientations that rotate by 90 degrees, which swaps height and width.
-_ORIENTATION_TAG = 0x0112
-_QUARTER_TURNS = (5, 6, 7, 8)
-
-# Pillow recognizes a format by the file's content, whatever its name, and starts another program
-# for some formats (EPS). It decodes these formats itself, if it was built with them.
-Image.init()
-_FORMATS = tuple(
-    kind
-    for kind in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-    if kind in Image.ID
-)
+# How Pillow undoes an EXIF orientation. Those from 5 on swap height and width.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # The largest cameras and phones make pictures of 200 megapixels.
 MAX_MEGAPIXELS = 250.0
@@ -37,7 +35,7 @@ MAX_MEGAPIXELS = 250.0
 _BYTES_PER_PIXEL = 16
 # All threads together decode in an eighth of the memory, or one picture at a time.
 _decoding = Budget(machine_memory() // 8 // _BYTES_PER_PIXEL)
-_BAND_PIXELS = 2**20  # pixels of 16-bit gray that are scaled at a time
+_BAND_PIXELS = 2**20  # pixels of 16 bits that are scaled at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +57,9 @@ ImageFile = str | os.PathLike[str] | EncodedImage
 def read_image(file: ImageFile, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """Reads one image file, the way a viewer shows it.
 
-    The EXIF orientation is applied. Gray, palette and CMYK images are converted to RGB.
-    Transparent parts are shown on white. 16-bit gray is scaled from 0..65535 to 0..255. Only the
+    The EXIF orientation is applied; other metadata, and broken ones, do not matter. Gray, palette
+    and CMYK images are converted to RGB. Transparent parts are shown on white. 16-bit gray is
+    scaled from 0..65535 to 0..255, or from the bits that the file says are significant. Only the
     first frame of an animation is read.
 
     Args:
@@ -148,10 +147,9 @@ def image_sizes(
     sizes: set[tuple[int, int]] = set()
 
     def look(index: int) -> None:
-        with _opened(files[index], max_megapixels) as image:
-            width, height = image.size
-            turned = width != height and _is_turned(image)
-            sizes.add((width, height) if turned else (height, width))
+        with _opened(files[index], max_megapixels) as picture:
+            width, height = picture.image.size
+            sizes.add((width, height) if picture.orientation >= 5 else (height, width))
 
     return sizes, _for_each(look, len(files), "Checking images")
 
@@ -188,37 +186,37 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 @contextlib.contextmanager
 def _decoded(file: ImageFile, max_megapixels: float) -> Iterator[Image.Image]:
     """Opens an image file the way a viewer shows it, as RGB, when there is memory for it."""
-    with _opened(file, max_megapixels) as image, _decoding.taking(math.prod(image.size)):
-        ImageOps.exif_transpose(image, in_place=True)
-        yield _to_rgb(image)
+    with (
+        _opened(file, max_megapixels) as picture,
+        _decoding.taking(math.prod(picture.image.size)),
+    ):
+        image = _to_rgb(picture)
+        turn = _TURNS.get(picture.orientation)
+        yield image if turn is None else image.transpose(turn)
 
 
 @contextlib.contextmanager
-def _opened(file: ImageFile, max_megapixels: float) -> Iterator[Image.Image]:
+def _opened(file: ImageFile, max_megapixels: float) -> Iterator[Picture]:
     """Opens an image file; any error inside becomes a `DataError` with the file's name."""
     # Decoders raise arbitrary exceptions for broken files (OSError, SyntaxError, struct.error,
     # DecompressionBombError, ...). To the user they all mean the same.
     try:
-        with _content(file) as content, _open(content, file) as image:
-            megapixels = math.prod(image.size) / 1e6
-            if megapixels > max_megapixels:
-                raise ValueError(
-                    f"it has {image.size[0]} x {image.size[1]} pixels, {megapixels:.4g} "
-                    f"megapixels; max_megapixels allows {max_megapixels:g}"
-                )
-            yield image
+        with _content(file) as content:
+            picture = open_picture(content)
+            with picture.image as image:
+                megapixels = math.prod(image.size) / 1e6
+                if megapixels > max_megapixels:
+                    raise ValueError(
+                        f"it has {image.size[0]} x {image.size[1]} pixels, {megapixels:.4g} "
+                        f"megapixels; max_megapixels allows {max_megapixels:g}"
+                    )
+                yield picture
     except Exception as error:
         name = file.name if isinstance(file, EncodedImage) else os.fspath(file)
         raise DataError(
             f"{name!r} cannot be read as an image ({type(error).__name__}: {error}). "
             "Replace the file or remove it."
         ) from error
-
-
-def _is_turned(image: Image.Image) -> bool:
-    # EXIF data may follow the pixels of a PNG file; Pillow then decodes them.
-    with _decoding.taking(math.prod(image.size)):
-        return image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
 
 
 def _content(file: ImageFile) -> BinaryIO:
@@ -229,46 +227,75 @@ def _content(file: ImageFile) -> BinaryIO:
     return open(file, "rb")
 
 
-def _open(content: BinaryIO, file: ImageFile) -> Image.Image:
-    """Opens an image like `Image.open`, which has a limit of its own for the whole process.
-
-    That limit is 179 megapixels, less than some cameras have.
-    """
-    name = "" if isinstance(file, EncodedImage) else os.fspath(file)
-    prefix = content.read(16)
-    for kind in _FORMATS:
-        factory, accepts = Image.OPEN[kind]
-        accepted = not accepts or accepts(prefix)
-        if accepted and not isinstance(accepted, str):  # a text says why it cannot be read
-            content.seek(0)
-            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
-                return factory(content, name)
-    raise UnidentifiedImageError("its content is not that of a known format")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(picture: Picture) -> Image.Image:
+    image = picture.image
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        image = _from_16_bits(image)
-    elif image.mode == "F":
+        return _from_16_bits(picture, lambda box: np.asarray(image.crop(box))).convert("RGB")
+    if image.mode == "F":
         raise ValueError("floating-point gray levels have no defined brightness")
+    if picture.low_bytes and (picture.key or picture.bits < 16):
+        with picture.low_bytes() as low:
+            image = _from_16_bits(picture, lambda box: _two_bytes(image.crop(box), low.crop(box)))
+    elif picture.key:
+        image.info["transparency"] = picture.key if len(picture.key) > 1 else picture.key[0]
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Scales gray levels from 0..65535 to 0..255, some rows at a time."""
-    width, height = image.size
-    gray = np.empty((height, width), np.uint8)
+def _from_16_bits(
+    picture: Picture, levels_in: Callable[[tuple[int, int, int, int]], np.ndarray]
+) -> Image.Image:
+    """Scales levels to 0..255, some rows at a time; a transparent color becomes white."""
+    width, height = picture.image.size
     rows = max(1, _BAND_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        levels = np.asarray(image.crop((0, top, width, bottom)))
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    largest = _white_level(picture, map(levels_in, boxes))
+    shown: np.ndarray | None = None
+    for box in boxes:
+        levels = levels_in(box)
+        # Rounds to the nearest.
+        band = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
+        if picture.inverted:
+            band = 255 - band
+        if picture.key:
+            clear = levels == picture.key
+            band[clear if levels.ndim == 2 else clear.all(axis=-1)] = 255
+        if shown is None:
+            shown = np.empty((height, *band.shape[1:]), np.uint8)
+        shown[box[1] : box[3]] = band
+    assert shown is not None
+    return Image.fromarray(shown)
+
+
+def _white_level(picture: Picture, bands: Iterable[np.ndarray]) -> int:
+    """Returns the level that is shown as 255; raises a ValueError if the levels exceed it."""
+    largest, shift = 2**picture.bits - 1, 16 - picture.bits
+    above = not_upper = False
+    for levels in bands:
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("gray levels outside 0..65535 have no defined brightness")
-        gray[top:bottom] = (levels.astype(np.uint32) + 128) // 257  # rounds to the nearest
-    return Image.fromarray(gray)
+        if picture.bits < 16:
+            above |= bool(levels.max() > largest)
+            upper = levels.astype(np.uint32) >> shift
+            scaled = (upper * 65535 + largest // 2) // largest
+            not_upper |= bool(((levels != upper << shift) & (levels != scaled)).any())
+    if picture.bits == 16:
+        return 65535
+    if picture.padded:
+        # PNG puts the significant bits into the upper ones. Some programs write the lower ones.
+        return 65535 if above or not not_upper else largest
+    if above:
+        raise ValueError(
+            f"some levels are above {largest}, which it states to be the largest, so their "
+            "brightness is unknown"
+        )
+    return largest
+
+
+def _two_bytes(high: Image.Image, low: Image.Image) -> np.ndarray:
+    return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
 
 
 def _for_each(task: Callable[[int], None], count: int, description: str) -> dict[int, DataError]:
