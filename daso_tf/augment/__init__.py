@@ -5,6 +5,6 @@ from daso_tf.augment.policies import RandAugment, Weak
 from daso_tf.augment.random_resized_crop import RandomResizedCrop
 from daso_tf.augment.resize import normalize, resize
 
-normalize = normalize  # its name until version 0.1
+normalise = normalize  # its name until version 0.1
 
 __all__ = ["OPS", "RandAugment", "RandomResizedCrop", "Weak", "normalize", "resize"]
