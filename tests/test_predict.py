@@ -87,9 +87,9 @@ def test_unreadable_files_are_named_and_left_out(export, pictures, tmp_path, cap
 
 
 @pytest.mark.parametrize("missing", ["model", "images"])
-def test_missing_model_or_images_are_named(export, tmp_path, capfd, missing):
+def test_missing_model_or_images_are_named(export, pictures, tmp_path, capfd, missing):
     model = tmp_path / "nowhere" if missing == "model" else export
-    images = tmp_path if missing == "model" else tmp_path / "nowhere"
+    images = tmp_path / ("pictures" if missing == "model" else "nowhere")
     assert run_predict(f"--model={model}", images) == 2
     assert "nowhere" in capfd.readouterr().err
 
