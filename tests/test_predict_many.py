@@ -102,6 +102,16 @@ def test_pictures_are_reduced_only_where_the_answer_stays_the_same(models):
     assert reduces["export"] and reduces["learner"] and not reduces["other"]
 
 
+def test_a_model_of_one_size_gets_pictures_of_this_size(tmp_path, capfd):
+    module = OtherResize()
+    one_size = tf.TensorSpec([None, 16, 12, 3], tf.uint8, name="images")
+    serve = module.serve.get_concrete_function(one_size)
+    tf.saved_model.save(module, str(tmp_path / "model"), {"serving_default": serve})
+    Image.new("RGB", (12, 16)).save(tmp_path / "a.png")
+    assert run_predict(f"--model={tmp_path / 'model'}", tmp_path / "a.png") == 0
+    assert capfd.readouterr().out.count("\n") == 2
+
+
 def test_reduced_pictures_share_batches(models, pictures):
     model = served_model.open_model(str(models["export"]))
     sizes = [len(batch) for batch, _ in predict.classify(model, list(pictures))]
@@ -207,7 +217,7 @@ def test_clutter_is_left_out_with_a_note(models, tmp_path, capfd):
 def test_an_empty_folder_is_refused_before_the_model_is_loaded(tmp_path, capfd):
     output = tmp_path / "out.csv"
     (tmp_path / "empty").mkdir()
-    assert run_predict("--model=nowhere", f"--output={output}", tmp_path / "empty") == 2
+    assert run_predict(f"--model={tmp_path}", f"--output={output}", tmp_path / "empty") == 2
     assert "no pictures in" in capfd.readouterr().err and not output.exists()
 
 
@@ -217,7 +227,8 @@ def test_a_keras_file_that_is_none_is_named(tmp_path, capfd):
     keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "o.keras")
     for name in ("bad.keras", "o.keras", "none.keras"):
         assert run_predict(f"--model={tmp_path / name}", tmp_path / "a.png") == 2
-        assert f"{name}' cannot be used" in capfd.readouterr().err
+        said = "there is no model" if name == "none.keras" else f"{name}' cannot be used"
+        assert said in capfd.readouterr().err
 
 
 def test_a_closed_pipe_ends_as_in_other_programs(monkeypatch, capfd):

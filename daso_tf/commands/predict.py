@@ -57,6 +57,8 @@ def main(settings: Settings, arguments: list[str]) -> int:
     """
     if not settings.model or not arguments:
         return terminal.fail("needs a model and images: --model=FOLDER PATH...")
+    if not os.path.exists(settings.model):
+        return terminal.fail(f"there is no model {settings.model!r}")
     clutter = Clutter(os.getcwd())
     paths = list(image_paths(arguments, clutter))
     if note := clutter.note():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,9 @@ def open_model(path: str) -> ServedModel:
         graph = serve.graph.as_graph_def(add_shapes=True)
         nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
         named = "class_names" in serve.structured_outputs
-        return _probed(serve, _input_sizes(nodes), _lists_of_texts(nodes) if named else [])
+        images = serve.structured_input_signature[1]["images"].shape
+        sizes = _input_sizes(nodes) if images[:3].as_list() == [None] * 3 else []
+        return _probed(serve, sizes, _lists_of_texts(nodes) if named else [], images.as_list())
     except Exception as error:  # a damaged file fails in many ways
         reason = str(getattr(error, "message", error)).strip() or type(error).__name__
         raise ValueError(
@@ -107,7 +109,10 @@ def _check_signature(serve: Any) -> None:
 
 
 def _probed(
-    serve: Signature, sizes: Iterable[tuple[int, int]], names: Iterable[tuple[str, ...]]
+    serve: Signature,
+    sizes: Iterable[tuple[int, int]],
+    names: Iterable[tuple[str, ...]],
+    shape: Sequence[int | None] = (None, None, None, 3),
 ) -> ServedModel:
     """Finds out how a model resizes images: tries it on noise.
 
@@ -115,13 +120,15 @@ def _probed(
         serve: The model.
         sizes: Heights and widths to which it may resize images.
         names: What may be the names of its classes.
+        shape: That of its images; None where it takes any length.
     """
 
     def answer(images: tf.Tensor) -> np.ndarray:
         return serve(images=images)["probabilities"].numpy()
 
     rng = np.random.default_rng(0)
-    num_classes = answer(tf.zeros([1, 8, 8, 3], tf.uint8)).shape[1]
+    first = [length or any_length for length, any_length in zip(shape, (1, 8, 8, 3), strict=True)]
+    num_classes = answer(tf.zeros(first, tf.uint8)).shape[1]
     of_all = {texts for texts in names if len(texts) == num_classes}
     class_names = of_all.pop() if len(of_all) == 1 else None
     for height, width in sizes:
