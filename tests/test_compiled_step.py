@@ -158,7 +158,14 @@ def test_callbacks_are_called_once_per_interval_and_after_every_epoch(interval, 
             epochs.append(logs)
 
     callbacks = PacedCallbacks(
-        [Record()], model, 3, 2, verbose=0, last_step=LastStep(), save=bool, interval=interval
+        [Record()],
+        model,
+        3,
+        2,
+        verbose=0,
+        last_step=LastStep(),
+        after_step=lambda batch, stops: None,
+        interval=interval,
     )
     batches = daso_tf.data.training_batches(data(), batch_size=B, unlabeled_ratio=MU, seed=0)
     history = model.fit(batches, steps_per_epoch=3, epochs=2, callbacks=callbacks, verbose=0)

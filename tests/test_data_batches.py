@@ -301,7 +301,7 @@ IMAGES, LABELS = numbered(4), np.array([0, 1, 2, 1])
         ((IMAGES[..., 0], LABELS, IMAGES), {}, r"of shape \(4, 4, 6\)"),
         ((IMAGES, LABELS[:3], IMAGES), {}, r"Labels are int64 of shape \(3,\) for 4 images"),
         ((IMAGES, LABELS / 1, IMAGES), {}, "Labels are float64"),
-        ((IMAGES, LABELS, None), {}, r"unlabeled_images is None.*\(M, 4, 6, 3\).*\[:0\]"),
+        ((IMAGES, LABELS, None), {}, r"unlabeled_images is None.*Supervised.*\[:0\]"),
         ((IMAGES, LABELS, IMAGES[:, :3]), {}, r"unlabeled images have size \(3, 6\)"),
         ((IMAGES, LABELS - 1, IMAGES), {}, r"Label -1 of labeled image 0 \(1 such\).*0\.\.1"),
         ((IMAGES, LABELS, IMAGES), {"class_names": ["a", "b"]}, r"Label 2 of labeled image 2"),

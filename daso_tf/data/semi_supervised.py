@@ -121,16 +121,10 @@ def from_arrays(
     if unlabeled_images is None:
         raise DataError(
             "unlabeled_images is None; semi-supervised learning needs images without labels. Give "
-            "pictures of the same kind that nobody has labeled, or split off a part of yours; for "
-            "daso_tf.Supervised alone, which ignores them, give the labeled images again."
+            "pictures of the same kind that nobody has labeled, or split off a part of yours. To "
+            "learn from the labeled images alone, with daso_tf.Supervised, give none: labeled_images[:0]."
         )
     labeled = Images(labeled_images, np.asarray(labels))
-    if unlabeled_images is None:
-        raise DataError(
-            "unlabeled_images is None; it must be a uint8 array of shape (M, "
-            f"{labeled.size[0]}, {labeled.size[1]}, 3). To learn from the labeled images alone, "
-            "with the learner Supervised, give an empty one: labeled_images[:0]."
-        )
     if unlabeled_labels is None:
         unlabeled_labels = np.full(len(unlabeled_images), UNKNOWN, np.int32)
     unlabeled = Images(unlabeled_images, np.asarray(unlabeled_labels))

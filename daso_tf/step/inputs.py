@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -150,18 +150,19 @@ def check_kinds(parts: Parts, num_classes: int) -> None:
         )
 
 
-def check_values(parts: Parts, num_classes: int) -> None:
+def check_values(parts: Parts, num_classes: int, optional: Collection[str] = ()) -> None:
     """Checks the values of a batch on the host.
 
     Args:
         parts: NumPy arrays, or what becomes one.
         num_classes: K.
+        optional: Names of images that a batch may lack.
 
     Raises:
         ValueError: If there are no images, or values have another scale or meaning than expected.
     """
     for name, images in parts.images.items():
-        if not len(images):
+        if not len(images) and name not in optional:
             raise ValueError(
                 f"The batch has no {name}. Each batch needs at least one; drop empty batches."
             )
@@ -202,10 +203,12 @@ class Guard:
 
     Args:
         num_classes: K.
+        optional: Names of images that a batch may lack, such as "unlabeled images".
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, optional: Collection[str] = ()):
         self.num_classes = num_classes
+        self.optional = optional
         self._failure: ValueError | None = None
 
     def __enter__(self) -> Guard:
@@ -247,7 +250,7 @@ class Guard:
     def _check(self, parts_of: Callable[[Any, Any], Parts], x: Any, y: Any) -> None:
         parts = parts_of(x, y)
         check_kinds(parts, self.num_classes)
-        check_values(parts, self.num_classes)
+        check_values(parts, self.num_classes, self.optional)
 
     def _checked_generator(
         self, parts_of: Callable[[Any, Any], Parts], batches: Iterator[Any]
@@ -272,7 +275,7 @@ class Guard:
                     for n, a in zip(names, (of_images, of_labels), strict=True)
                 )
                 try:
-                    check_values(Parts(*named), self.num_classes)
+                    check_values(Parts(*named), self.num_classes, self.optional)
                 except ValueError as error:
                     self._failure = error
                     raise

@@ -482,7 +482,7 @@ class Learner(Classifier):
 
     def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
-        inputs.Guard(self.num_classes).checked(inputs.training_parts, x, y)
+        inputs.Guard(self.num_classes, self._optional).checked(inputs.training_parts, x, y)
         return train_on_batch(self, x, y, return_dict)
 
     def train_on_views(
@@ -569,7 +569,7 @@ class Learner(Classifier):
                 callbacks.insert(0, FreshStatistics(self, position.batches_from))
         if not isinstance(given.get("callbacks"), keras.callbacks.CallbackList):
             given["callbacks"] = callbacks
-        with inputs.Guard(self.num_classes) as guard:
+        with inputs.Guard(self.num_classes, self._optional) as guard:
             if position is None:  # else `from_arrays` or `load` has checked it
                 x = guard.checked(inputs.training_parts, x, given.get("y"))
                 inputs.check_lengths(x, given.get("y"))
@@ -653,6 +653,11 @@ class Learner(Classifier):
             strong_labeled = make(labeled, seed)
         outcome = self.train_on_views(views, labels, positions, strong_labeled)
         return step_logs(self, self._track(outcome, labels, unlabeled_labels))
+
+    @property
+    def _optional(self) -> tuple[str, ...]:
+        """Images that a batch may lack."""
+        return ("unlabeled images",) if self.labeled_alone else ()
 
     def _unlabeled_config(self) -> dict[str, Any]:
         return {"unlabeled_weight": self.unlabeled_weight, "ramp_steps": self.ramp_steps}
