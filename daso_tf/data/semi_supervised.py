@@ -122,7 +122,8 @@ def from_arrays(
         raise DataError(
             "unlabeled_images is None; semi-supervised learning needs images without labels. Give "
             "pictures of the same kind that nobody has labeled, or split off a part of yours. To "
-            "learn from the labeled images alone, with daso_tf.Supervised, give none: labeled_images[:0]."
+            "learn from the labeled images alone, with daso_tf.Supervised, give none: "
+            "labeled_images[:0]."
         )
     labeled = Images(labeled_images, np.asarray(labels))
     if unlabeled_labels is None:
