@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,11 @@ ANY_VERSION = (
     "test_results.py",
 )
 collect_ignore = [] if version("keras").startswith("3.") else [*ANY_VERSION]
+
+
+# A shell starts programs in the background with SIGINT ignored, and commands keep that. Tests send
+# SIGINT to commands that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class FinishedRun(NamedTuple):

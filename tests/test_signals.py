@@ -132,6 +132,7 @@ def test_a_signal_after_the_end_does_not_change_the_exit_code():
     ended = subprocess.run(
         [sys.executable, "-c", program, str(int(signal.SIGTERM)), "presets", "stray"],
         cwd=ROOT,
+        timeout=300,
         capture_output=True,
         text=True,
     )
@@ -156,6 +157,7 @@ def test_a_signal_ends_a_command_at_once_with_one_line(moment, number, line, tmp
     ended = subprocess.run(
         [sys.executable, "-c", program, str(int(number)), *command],
         cwd=ROOT,
+        timeout=300,
         capture_output=True,
         text=True,
     )
