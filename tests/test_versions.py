@@ -73,7 +73,8 @@ def test_saved_learner_is_loaded_completely(written, tmp_path):
     )
     with ours, theirs:
         assert ours.files == theirs.files
-        for name in ours.files:
+        # Only Keras 2.15 saves what the metrics have counted in a `.keras` file.
+        for name in [name for name in ours.files if not name.startswith("metrics/")]:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert learner.class_names == ("ant", "bee", "cicada")
     assert learner.optimizer.nesterov
