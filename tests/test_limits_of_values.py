@@ -214,7 +214,7 @@ PAGES = [
     *(ROOT / "deploy").iterdir(),
 ]
 _COMMAND = re.compile(
-    r"[#\s]*(?:daso-tf |python -m daso_tf\.|python benchmarks/)([\w-]+)(?:\.py)?(.*)"
+    r"[#\s]*(?:daso-tf |python -m daso_tf\.|python benchmarks/(?=methods))([\w-]+)(?:\.py)?(.*)"
 )
 # Options of benchmarks/methods.py itself; the others are those of `daso-tf train`.
 _OF_METHODS = re.compile(r"--(method|seeds|jobs|output)\b")
