@@ -40,7 +40,7 @@ def test_every_path_flag_knows_the_home_folder_and_variables(name):
 
 def test_flags_of_other_commands_are_paths_too(capsys):
     assert terminal.call(predict.COMMAND, ["--model=~/export", __file__]) == 2
-    assert "'/home/ada/export' is not a SavedModel" in capsys.readouterr().err
+    assert "there is no model '/home/ada/export'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
