@@ -199,7 +199,7 @@ def test_arrays_of_something_else_are_refused(arrays, said, tmp_path, capfd):
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    """Folders nested 1,200 levels deep, with a picture at the end, and nothing beside them."""
+    """Folders nested 1,200 levels deep, with one picture in the deepest."""
     root = tmp_path_factory.mktemp("deep")
     here = os.open(root, os.O_RDONLY)
     for _ in range(1200):

@@ -65,7 +65,7 @@ def export(
             best one.
         record: Whether `results.json` gets the scores of the export: it is that of the run.
         formats: Of `exported.FORMATS`. A SavedModel is the folder `--export_dir`; the others are
-            files beside it, with the same name.
+            files in the same folder, with the same name.
         side: Height and width in pixels of the images that a file takes; by default
             `--resolution`.
 
