@@ -14,14 +14,14 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from command import arguments, completed, parsed, run_train
+from command import arguments, completed, run_train
 from test_resume import small_learner
 
-from daso_tf.platform import launcher_folder
+from daso_tf.platform import files, launcher_folder
 from daso_tf.platform.disk import naming
-from daso_tf.run import files
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.flags_file import write_flags_file
+from daso_tf.run.lock import one_run
 from daso_tf.run.preparation import prepare
 from daso_tf.run.report import draw
 from daso_tf.run.results import Results
@@ -179,7 +179,9 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     (run_dir / "checkpoints").mkdir()
     unfinished = run_dir / "checkpoints" / "step_00000001.npz.tmp"
     unfinished.write_text("part")
-    prepare(parsed(*arguments(model_dir=run_dir, export_dir=exports / "digits")))
+    settings = completed(*arguments(model_dir=run_dir, export_dir=exports / "digits"))
+    with one_run(settings):
+        prepare(settings)
     assert not any(path.exists() for path in (*own, unfinished))
     assert all(path.exists() for path in foreign)
 

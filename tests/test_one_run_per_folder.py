@@ -11,8 +11,8 @@ import sys
 import pytest
 from command import arguments, completed, run_train
 
+from daso_tf.platform.files import remove_unfinished, write_atomically
 from daso_tf.run import lock
-from daso_tf.run.files import remove_unfinished, write_atomically
 
 # Without TensorFlow, so that it starts at once.
 HOLDER = """

@@ -19,7 +19,7 @@ from daso_tf.commands import terminal
 from daso_tf.data import SemiSupervisedData, estimate_distribution, reading
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.text import printable
-from daso_tf.run.files import write_atomically
+from daso_tf.platform.files import write_atomically
 from daso_tf.run.lock import one_run
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.preparation import prepare

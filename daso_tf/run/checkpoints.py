@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from daso_tf.platform import replicas
+from daso_tf.platform.files import write_atomically
 from daso_tf.platform.keras_versions import (
     build_optimizer,
     loss_scale_variables,
@@ -26,7 +27,6 @@ from daso_tf.platform.keras_versions import (
 )
 from daso_tf.platform.npz import ArrayFile
 from daso_tf.run.data_file import UnlabeledImages, as_number, as_text
-from daso_tf.run.files import write_atomically
 from daso_tf.settings.optimizers import SGD, rate_of_version_1
 
 # `save` writes at least eight digits, and more only where the number has more.

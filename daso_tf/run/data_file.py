@@ -12,7 +12,7 @@ import numpy as np
 
 from daso_tf.data import SemiSupervisedData
 from daso_tf.data.identity import PARTS, Differences, Identity, Part, compare, identify
-from daso_tf.run.files import write_atomically
+from daso_tf.platform.files import write_atomically
 
 NAME = "data.json"  # in the folder of a run
 _VERSION = 1

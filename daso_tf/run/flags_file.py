@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from daso_tf.data.sources.benchmarks import BENCHMARKS
 from daso_tf.platform.disk import open_file
-from daso_tf.run.files import write_atomically
+from daso_tf.platform.files import write_atomically
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.methods import SELF_TRAINING

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, with_pseudo_labeled
+from daso_tf.platform.files import write_atomically
 from daso_tf.platform.npz import ArrayFile
 from daso_tf.run.data_file import UnlabeledImages, as_number, as_text
-from daso_tf.run.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from absl import logging
 
+from daso_tf.platform.files import remove_unfinished
 from daso_tf.platform.strategies import worker_from_environment
-from daso_tf.run.files import remove_unfinished
 from daso_tf.settings.settings import Settings
 
 NAME = ".lock"  # of the file in the folder of a run

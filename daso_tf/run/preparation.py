@@ -193,10 +193,6 @@ def _remove_leftovers(model_dir: Path, export_dir: str) -> None:
     remove_unfinished(export_dir)
     for unfinished in model_dir.glob(".export-" + 8 * "[a-z0-9_]"):  # as version 0.1 named them
         shutil.rmtree(unfinished, ignore_errors=True)
-    for folder in (model_dir, model_dir / "checkpoints", model_dir / "generations"):
-        for unfinished in folder.glob("*.tmp"):
-            if unfinished.is_file():
-                unfinished.unlink(missing_ok=True)
 
 
 def _write_images(

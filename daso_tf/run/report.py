@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from daso_tf.data.text import printable
-from daso_tf.run.files import write_atomically
+from daso_tf.platform.files import write_atomically
 from daso_tf.run.results import MEDIAN_OVER, Results
 
 MOST_CLASSES_NAMED = 20  # on a picture's axis

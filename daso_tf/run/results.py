@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from daso_tf.balance.logit_adjustment import adjusted
 from daso_tf.platform.disk import open_file
-from daso_tf.run.files import write_atomically
+from daso_tf.platform.files import write_atomically
 
 MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
 

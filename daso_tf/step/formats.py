@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.platform.extras import import_extra
+from daso_tf.platform.files import write_atomically
 from daso_tf.platform.keras_versions import write_archive
 from daso_tf.step.export import SIGNATURE, answers, images_of
 
@@ -56,7 +57,7 @@ def write_litert(
             content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
         except Exception as error:  # the converter has no errors of its own
             raise ConversionError(_failed("TensorFlow's converter to LiteRT", error)) from error
-    _replace(path, content)
+    _write(path, content)
 
 
 def write_onnx(
@@ -94,7 +95,7 @@ def write_onnx(
         )
     except Exception as error:  # it passes on those of all libraries that it uses
         raise ConversionError(_failed("tf2onnx", error)) from error
-    _replace(path, converted.SerializeToString())
+    _write(path, converted.SerializeToString())
 
 
 def _failed(converter: str, error: Exception) -> str:
@@ -105,17 +106,7 @@ def _failed(converter: str, error: Exception) -> str:
     )
 
 
-def _replace(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file that is complete or absent."""
+def _write(path: str | os.PathLike, content: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".export-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_atomically(path, lambda file: file.write(content))

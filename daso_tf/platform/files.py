@@ -12,7 +12,10 @@ from typing import BinaryIO
 
 from daso_tf.platform.disk import naming, sync_folder
 
-_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp$")
+# The names of `write_atomically`, and those of version 0.1. Other `*.tmp` files are foreign.
+_UNFINISHED = re.compile(
+    r".*\.[0-9a-f]{32}\.tmp|(results\.json|flags\.cfg|(step|generation)_\d+\.npz)\.tmp"
+)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -52,6 +55,6 @@ def remove_unfinished(folder: Path) -> None:
         folder: A folder in which no other process writes now.
     """
     for path in folder.rglob("*.tmp"):
-        if _UNFINISHED.search(path.name):
+        if _UNFINISHED.fullmatch(path.name) and path.is_file():
             with contextlib.suppress(OSError):
                 path.unlink()
