@@ -12,6 +12,8 @@ from test_data_hostile_input import png_of_size
 
 from daso_tf import data
 from daso_tf.data import decode, memory
+from daso_tf.data.loading import select
+from daso_tf.data.long_tail import LongTail
 
 
 def saved(path, size, mode="RGB", kind=None):
@@ -70,6 +72,19 @@ def test_load_leaves_out_what_is_too_large(tmp_path):
         )
     with pytest.raises(data.DataError, match="max_megapixels=0"):
         data.load("image_folder", data_dir=tmp_path, max_megapixels=0)
+
+
+def test_images_that_are_too_large_are_no_copies(tmp_path):
+    for folder, number in [("train/cat", 0), ("train/dog", 1), ("unlabeled", 0)]:
+        (tmp_path / folder).mkdir(parents=True)
+        saved(tmp_path / folder / f"{number}.png", (40, 30 + number))
+
+    def copies(max_megapixels):
+        sizes, more = LongTail(), {"max_megapixels": max_megapixels}
+        return len(select("image_folder", tmp_path, sizes, 0, **more).copies(near=False))
+
+    assert copies(0.0012) == 1
+    assert copies(0.0011) == 0
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])

@@ -149,12 +149,10 @@ class Selection:
     Args:
         source: The data set.
         parts: By the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
-        max_megapixels: See `load`.
     """
 
     source: Source
     parts: dict[str, tuple[Pool, np.ndarray]]
-    max_megapixels: float = decode.MAX_MEGAPIXELS
 
     @property
     def sizes(self) -> dict[str, set[Size]]:
@@ -202,7 +200,7 @@ class Selection:
             unreadable.add(*errors.values())
             members = members[~np.isin(members, list(errors))]
             obtain = pool.stream if stream else pool.read
-            images[name] = obtain(members, size, unreadable, self.max_megapixels)
+            images[name] = obtain(members, size, unreadable)
         mean, std = self.source.statistics or channel_statistics(
             *(_sample(images[name]) for name in _TRAINING if len(images[name]))
         )
@@ -219,10 +217,7 @@ class Selection:
     @functools.cached_property
     def _headers(self) -> dict[str, tuple[set[Size], dict[int, DataError]]]:
         """Sizes and errors of the chosen images, by the part's name; see `Pool.sizes`."""
-        return {
-            name: pool.sizes(members, self.max_megapixels)
-            for name, (pool, members) in self.parts.items()
-        }
+        return {name: pool.sizes(members) for name, (pool, members) in self.parts.items()}
 
     def _common_size(self, source_size: int, resolution: int) -> Size:
         if source_size:
@@ -262,7 +257,7 @@ def select(
     Raises:
         DataError: See `load`.
     """
-    source = open_source(dataset, data_dir, **options)
+    source = open_source(dataset, data_dir, **options).limited_to(max_megapixels)
     if source.validation is not None and sizes.validation_size:
         raise DataError(
             f"validation_size={sizes.validation_size}, but the data has validation images of its "
@@ -289,7 +284,7 @@ def select(
         parts["validation"] = _all_of(source.validation)
     elif sizes.validation_size:
         parts["validation"] = (source.train, chosen.validation)
-    return Selection(source, parts, max_megapixels)
+    return Selection(source, parts)
 
 
 def _all_of(pool: Pool) -> tuple[Pool, np.ndarray]:

@@ -18,17 +18,17 @@ Size = tuple[int, int]  # height and width in pixels
 class Pool(Protocol):
     """Images with labels that report their sizes and can then be read.
 
-    `members` are always the positions of some of the images, an integer array. `max_megapixels` is
-    the largest number of pixels of an image in a file, in millions; see `decode.read_image`.
+    `members` are always the positions of some of the images, an integer array.
     """
+
+    def limited_to(self, max_megapixels: float) -> "Pool":
+        """Returns the same images, of which larger files count as unreadable; see `load`."""
 
     @property
     def labels(self) -> np.ndarray:
         """Integer array of shape (N,), -1 where the class is not known."""
 
-    def sizes(
-        self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
-    ) -> tuple[set[Size], dict[int, DataError]]:
+    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
         """Returns the sizes of the images, and the errors of unreadable images by position."""
 
     def name(self, member: int) -> str:
@@ -37,21 +37,11 @@ class Pool(Protocol):
     def pixels(self, member: int) -> np.ndarray:
         """Reads one image at its own size; a `DataError` if it cannot be read."""
 
-    def read(
-        self,
-        members: np.ndarray,
-        size: Size,
-        unreadable: UnreadableFiles,
-        max_megapixels: float = decode.MAX_MEGAPIXELS,
-    ) -> Images:
+    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
         """Reads the images into memory at `size`; unreadable images are counted and left out."""
 
     def stream(
-        self,
-        members: np.ndarray,
-        size: Size,
-        unreadable: UnreadableFiles,
-        max_megapixels: float = decode.MAX_MEGAPIXELS,
+        self, members: np.ndarray, size: Size, unreadable: UnreadableFiles
     ) -> Images | ImageFiles:
         """Returns the images without reading them now, where possible."""
 
@@ -68,9 +58,11 @@ class ArrayPool:
     images: np.ndarray
     labels: np.ndarray
 
-    def sizes(
-        self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
-    ) -> tuple[set[Size], dict[int, DataError]]:
+    def limited_to(self, max_megapixels: float) -> "ArrayPool":
+        """See `Pool.limited_to`."""
+        return self
+
+    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
         """See `Pool.sizes`."""
         return {self.images.shape[1:3]} if len(members) else set(), {}
 
@@ -82,13 +74,7 @@ class ArrayPool:
         """See `Pool.pixels`."""
         return self.images[member]
 
-    def read(
-        self,
-        members: np.ndarray,
-        size: Size,
-        unreadable: UnreadableFiles,
-        max_megapixels: float = decode.MAX_MEGAPIXELS,
-    ) -> Images:
+    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
         """See `Pool.read`."""
         if self.images.shape[1:3] != size:
             images = empty_images(len(members), size)
@@ -110,17 +96,21 @@ class FilePool:
     Args:
         files: N paths or encoded images.
         labels: See `Pool.labels`.
+        max_megapixels: Largest number of pixels of a file, in millions; see `decode.read_image`.
     """
 
     files: Sequence[decode.ImageFile]
     labels: np.ndarray
+    max_megapixels: float = decode.MAX_MEGAPIXELS
 
-    def sizes(
-        self, members: np.ndarray, max_megapixels: float = decode.MAX_MEGAPIXELS
-    ) -> tuple[set[Size], dict[int, DataError]]:
+    def limited_to(self, max_megapixels: float) -> "FilePool":
+        """See `Pool.limited_to`."""
+        return dataclasses.replace(self, max_megapixels=max_megapixels)
+
+    def sizes(self, members: np.ndarray) -> tuple[set[Size], dict[int, DataError]]:
         """See `Pool.sizes`; reads only the headers of the files."""
         files = [self.files[member] for member in members]
-        sizes, errors = decode.image_sizes(files, max_megapixels)
+        sizes, errors = decode.image_sizes(files, self.max_megapixels)
         return sizes, {int(members[place]): error for place, error in errors.items()}
 
     def name(self, member: int) -> str:
@@ -130,18 +120,12 @@ class FilePool:
 
     def pixels(self, member: int) -> np.ndarray:
         """See `Pool.pixels`."""
-        return decode.read_image(self.files[member])
+        return decode.read_image(self.files[member], self.max_megapixels)
 
-    def read(
-        self,
-        members: np.ndarray,
-        size: Size,
-        unreadable: UnreadableFiles,
-        max_megapixels: float = decode.MAX_MEGAPIXELS,
-    ) -> Images:
+    def read(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> Images:
         """See `Pool.read`."""
         files = [self.files[member] for member in members]
-        images, errors = decode.read_images(files, size, max_megapixels)
+        images, errors = decode.read_images(files, size, self.max_megapixels)
         unreadable.add(*errors.values())
         labels = self.labels[members]
         if errors:
@@ -149,13 +133,7 @@ class FilePool:
             files = [file for place, file in enumerate(files) if place not in errors]
         return Images(images, labels, files)
 
-    def stream(
-        self,
-        members: np.ndarray,
-        size: Size,
-        unreadable: UnreadableFiles,
-        max_megapixels: float = decode.MAX_MEGAPIXELS,
-    ) -> ImageFiles:
+    def stream(self, members: np.ndarray, size: Size, unreadable: UnreadableFiles) -> ImageFiles:
         """See `Pool.stream`."""
         files = [self.files[member] for member in members]
-        return ImageFiles(files, self.labels[members], size, unreadable, max_megapixels)
+        return ImageFiles(files, self.labels[members], size, unreadable, self.max_megapixels)

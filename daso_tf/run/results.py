@@ -114,8 +114,7 @@ class Results:
         self.evaluations: list[dict[str, Any]] = []
         self.exported: dict[str, Any] | None = None
         if self.path.exists():
-            self.evaluations = _read_evaluations(self.path, len(self.class_names))
-            self._data_there = _read_data(self.path)
+            self.evaluations, self._data_there = _read(self.path, len(self.class_names))
 
     def add(self, evaluation: dict[str, Any], write: bool = True) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file.
@@ -199,10 +198,12 @@ class Results:
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
 
-def _read_evaluations(path: Path, num_classes: int) -> list[dict[str, Any]]:
+def _read(path: Path, num_classes: int) -> tuple[list[dict[str, Any]], str | None]:
+    """Returns the evaluations and the fingerprint of what was evaluated."""
     try:
         with open_file(path) as file:
-            evaluations = json.loads(file.read())["evaluations"]
+            content = json.loads(file.read())
+        evaluations, data = content["evaluations"], content.get("data")
         if not isinstance(evaluations, list):
             raise TypeError("evaluations is not a list")
         for evaluation in evaluations:
@@ -212,7 +213,7 @@ def _read_evaluations(path: Path, num_classes: int) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} is damaged ({reason}); remove it to continue without it"
         ) from error
-    return evaluations
+    return evaluations, data if isinstance(data, str) else None  # version 0.1 did not write it
 
 
 def _check_evaluation(evaluation: Any, num_classes: int) -> None:
@@ -240,12 +241,6 @@ def _check_evaluation(evaluation: Any, num_classes: int) -> None:
 def _check_number(share: Any) -> None:
     if not isinstance(share, (int, float)) or not math.isfinite(share):
         raise TypeError(f"{str(share)[:40]!r} is not a number")
-
-
-def _read_data(path: Path) -> str | None:
-    """Returns the fingerprint of what was evaluated; version 0.1 did not write it."""
-    data = json.loads(path.read_text(encoding="utf-8")).get("data")
-    return data if isinstance(data, str) else None
 
 
 def _median_scores(entries: list[dict[str, Any]]) -> dict[str, Any]:

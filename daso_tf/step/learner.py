@@ -12,11 +12,9 @@ import tensorflow as tf
 
 from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
-from daso_tf.balance.balanced_head import AveragedFeatures, Features
 from daso_tf.data import SemiSupervisedData
-from daso_tf.data.batches import Position, position_of
 from daso_tf.encoders.checks import check_encoder
-from daso_tf.platform import draws, replicas
+from daso_tf.platform import replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
     apply_gradients,
@@ -25,11 +23,10 @@ from daso_tf.platform.keras_versions import (
     train_on_batch,
 )
 from daso_tf.pseudo_labels import PseudoLabeler
-from daso_tf.step import compatibility, gradients, inputs
+from daso_tf.step import compatibility, fitting, gradients, inputs
+from daso_tf.step.balanced_classifier import BalancedClassifier
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, arguments_of
-from daso_tf.step.feature_memory import FeatureMemory
-from daso_tf.step.fresh_statistics import FreshStatistics, lagging_norms
-from daso_tf.step.metrics import StepMetrics, direction
+from daso_tf.step.metrics import StepMetrics
 from daso_tf.step.named_parts import Known, part
 from daso_tf.step.network import decay_at, input_size
 from daso_tf.step.outcome import Outputs, StepOutcome
@@ -42,7 +39,7 @@ NO_BALANCED_HEAD = "it has no consistency loss between weak and strong views for
 NO_MARGINS = "it teaches probabilities, and margins need a cross-entropy with one class per image"
 
 
-class Learner(Classifier):
+class Learner(BalancedClassifier):
     """A classifier that learns from labeled and unlabeled images, in one compiled step.
 
     A subclass defines which views are made (`make_views`) and which losses are summed
@@ -219,14 +216,7 @@ class Learner(Classifier):
         self.threshold = cast(Threshold, selects)
         if selects is not None and not selects.built:
             selects.build((None, self.num_classes))
-        self.balanced_head: BalancedHead | None = head
-        if head is not None:
-            self.balanced_classifier, self.ema_balanced_classifier = self.add_head(
-                "balanced_classifier", self.num_classes
-            )
-            if "averaged_features" in head.asks_for:
-                self.balanced_memory = FeatureMemory(head.labeled_counts, name="balanced_memory")
-                self.balanced_memory.build([(None, self.num_classes), (None, self.num_features)])
+        self.add_balanced_head(head)
         parts = [p for p in (labeler, selects, head) if p is not None]
         names = (*loss_names, *(name for p in parts for name in p.loss_names))
         self._step_metrics = StepMetrics(names, self.num_classes, labeler is not None)
@@ -349,128 +339,10 @@ class Learner(Classifier):
         since = tf.cast(step, tf.float32) - self.first_step  # in this generation of self-training
         return tf.minimum(since / self.ramp_steps, 1.0)
 
-    def averaged_features(
-        self,
-        weak: tf.Tensor,
-        strong: tf.Tensor,
-        strong_labeled: tf.Tensor,
-        labels: tf.Tensor,
-        step: tf.Tensor,
-    ) -> AveragedFeatures | None:
-        """Computes what a balanced head asks of the averaged encoder, and remembers it by class.
-
-        Args:
-            weak: float `(mu * batch, resolution, resolution, 3)`, weak views of unlabeled images.
-            strong: float `(mu * batch, resolution, resolution, 3)`, strong views of these images.
-            strong_labeled: float `(batch, resolution, resolution, 3)`, strong views of the labeled
-                images.
-            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
-            step: int scalar, the number of steps done before this one.
-
-        Returns:
-            The features; None if there is no head that asks for them.
-        """
-        head = self.balanced_head
-        if head is None or "averaged_features" not in head.asks_for:
-            return None
-        images = tf.concat([strong_labeled, weak, strong], axis=0)
-        learns = head.learns_at(step)
-        features = tf.cond(
-            learns,
-            lambda: self.network.ema_features(images, training=False),
-            lambda: tf.zeros((tf.shape(images)[0], self.num_features)),
-        )
-        features = tf.stop_gradient(features)
-        sizes = [tf.shape(views)[0] for views in (strong_labeled, weak, strong)]
-        of_labeled, of_weak, of_strong = tf.split(features, sizes)
-
-        memory = self.balanced_memory
-        memory.push(of_labeled, labels)
-        memory.keep_if(learns)
-        return AveragedFeatures(
-            labeled=of_labeled,
-            weak=of_weak,
-            strong=of_strong,
-            remembered=tf.convert_to_tensor(memory.features),
-            counts=memory.counts(),
-            draws=draws.uniform(self._draw_seed(step), draws.BALANCED_CHOICE, sizes[0], draws=3),
-        )
-
-    def teaching_logits(
-        self, weak: Outputs, step: tf.Tensor, averaged: AveragedFeatures | None = None
-    ) -> tf.Tensor:
-        """Returns the logits of the weak views from which pseudo-labels are made.
-
-        Args:
-            weak: The `Outputs` of the weak views of the unlabeled images.
-            step: int scalar, the number of steps done before this one.
-            averaged: The result of `averaged_features`.
-
-        Returns:
-            float32 `(mu * batch, K)`: the classifier's, or those of a balanced head that teaches.
-        """
-        if self.balanced_head is None:
-            return weak.logits
-        features = weak.features if averaged is None else averaged.weak
-        return self.balanced_head.teaching_logits(
-            self.balanced_classifier, features, weak.logits, step
-        )
-
-    def balanced_losses(
-        self,
-        features: Features,
-        labels: tf.Tensor,
-        step: tf.Tensor,
-        averaged: AveragedFeatures | None = None,
-    ) -> dict[str, tf.Tensor]:
-        """Computes the loss of the balanced head.
-
-        Args:
-            features: The features of the step's views, which carry the gradient.
-            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
-            step: int scalar, the number of steps done before this one.
-            averaged: The result of `averaged_features`.
-
-        Returns:
-            A scalar by its name; nothing where there is no balanced head.
-        """
-        head = self.balanced_head
-        if head is None:
-            return {}
-        loss = head.loss(
-            self.balanced_classifier,
-            lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
-            features,
-            labels,
-            self.balanced_draws(tf.shape(features.labeled)[0], tf.shape(features.weak)[0], step),
-            step,
-            averaged,
-        )
-        (name,) = head.loss_names
-        return {name: loss}
-
-    def balanced_draws(
-        self, labeled: tf.Tensor, unlabeled: tf.Tensor, step: tf.Tensor
-    ) -> tf.Tensor:
-        """Draws the random numbers of the balanced head.
-
-        Args:
-            labeled: int scalar, the number of labeled images.
-            unlabeled: int scalar, the number of unlabeled images.
-            step: int scalar, the number of steps done before this one.
-
-        Returns:
-            float32 `(labeled + unlabeled,)`, uniform in [0, 1).
-        """
-        seed = self._draw_seed(step)
-        uniform = [
-            draws.uniform(seed, stream, count, draws=1)[:, 0]
-            for stream, count in (
-                (draws.BALANCED_LABELED, labeled),
-                (draws.BALANCED_UNLABELED, unlabeled),
-            )
-        ]
-        return tf.concat(uniform, axis=0)
+    def draw_seed(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the seed of a balanced head's draws; see `BalancedClassifier.draw_seed`."""
+        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
+        return tf.stack([self.seed, draw])
 
     # The step --------------------------------------------------------------------------------
 
@@ -553,39 +425,8 @@ class Learner(Classifier):
                 the first step that would use it.
         """
         given = arguments_of("fit", args, kwargs)
-        inputs.check_fit_arguments(given)
-        x: Any = given.get("x")
-        position = position_of(x)
-        callbacks = _listed(given.get("callbacks"))
-        for callback in callbacks:
-            if getattr(callback, "mode", None) == "auto":  # Keras knows only its own metrics
-                callback.mode = direction(callback.monitor) or "auto"
-        if position is not None:
-            if position.follows_learner:
-                callbacks.append(_StartAtStep(position, self))
-            alone = self.distribute_strategy.num_replicas_in_sync == 1
-            if alone and any(lagging_norms(self.encoder)):
-                # Comes first, since the user's callbacks may evaluate.
-                callbacks.insert(0, FreshStatistics(self, position.batches_from))
-        if not isinstance(given.get("callbacks"), keras.callbacks.CallbackList):
-            given["callbacks"] = callbacks
         with inputs.Guard(self.num_classes, self._optional) as guard:
-            if position is None:  # else `from_arrays` or `load` has checked it
-                x = guard.checked(inputs.training_parts, x, given.get("y"))
-                inputs.check_lengths(x, given.get("y"))
-            if given.get("steps_per_epoch") and isinstance(given.get("x"), tf.data.Dataset):
-                x = x.repeat()
-            given["x"] = x
-            validation = given.get("validation_data")
-            if isinstance(validation, (tuple, list)):
-                images, labels = inputs.unpack(tuple(validation))
-                given["validation_data"] = (
-                    guard.checked(inputs.evaluation_parts, images, labels),
-                    labels,
-                )
-            elif validation is not None:
-                given["validation_data"] = guard.checked(inputs.evaluation_parts, validation)
-            return super().fit(**given)
+            return super().fit(**fitting.prepared(self, given, guard))
 
     def compile(
         self, *args: Any, jit_compile: bool | str | None = JIT_COMPILE_DEFAULT, **kwargs: Any
@@ -595,19 +436,6 @@ class Learner(Classifier):
         if reason and jit_compile is True:
             raise ValueError(f"The step cannot be compiled with jit_compile=True: {reason}.")
         super().compile(*args, jit_compile=jit_compile, **kwargs)
-
-    @property
-    def answering_classifier(self) -> keras.layers.Layer:
-        """The average of the balanced head where there is one, else of the classifier."""
-        return self.ema_classifier if self.balanced_head is None else self.ema_balanced_classifier
-
-    def answering_logits(self, features: tf.Tensor) -> tf.Tensor:
-        """Computes the logits of the predictions; see `Classifier.answering_logits`."""
-        logits = super().answering_logits(features)
-        if self.balanced_head is None:
-            return logits
-        answers = self.balanced_head.answers_at(tf.convert_to_tensor(self.step))
-        return tf.where(answers, logits, tf.cast(self.ema_classifier(features), tf.float32))
 
     @property
     def pseudo_label_statistics(self) -> dict[str, Any]:
@@ -648,7 +476,7 @@ class Learner(Classifier):
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
         strong_labeled = None
-        if self.balanced_head is not None and "averaged_features" in self.balanced_head.asks_for:
+        if self.needs_averaged_features:
             make = self.network.compiled_part(self.make_strong_labeled_views)
             strong_labeled = make(labeled, seed)
         outcome = self.train_on_views(views, labels, positions, strong_labeled)
@@ -678,11 +506,6 @@ class Learner(Classifier):
             variables,
             self.optimizer,
         )
-
-    def _draw_seed(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the seed of the draws of a balanced head, another one for each microbatch."""
-        draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
-        return tf.stack([self.seed, draw])
 
     def _track(
         self, outcome: StepOutcome, labels: tf.Tensor, unlabeled_labels: tf.Tensor | None
@@ -721,35 +544,12 @@ class Learner(Classifier):
 show_all_arguments(Learner, Classifier, hidden=frozenset())
 
 
-class _StartAtStep(keras.callbacks.Callback):
-    """Starts batches at the learner's step, once callbacks such as BackupAndRestore have set it."""
-
-    def __init__(self, position: Position, learner: Learner):
-        super().__init__()
-        self.position = position
-        self.set_model(learner)  # a list that Keras did not make would not do it
-        self._started = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the first step of the first epoch; the epochs after it continue."""
-        if not self._started:
-            self.position.next_step = int(self.model.step.numpy())
-            self._started = True
-
-
 def _check_is_of(data: SemiSupervisedData, num_classes: int) -> None:
     if data.num_classes != num_classes:
         raise ValueError(
             f"data has {data.num_classes} classes, but num_classes is {num_classes}. Give "
             "num_classes=data.num_classes."
         )
-
-
-def _listed(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """Returns callbacks as a list; that of a `CallbackList` is its own."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks.callbacks
-    return list(tf.nest.flatten(callbacks)) if callbacks is not None else []
 
 
 def _as_threshold(threshold: float | Threshold | None) -> Threshold | None:

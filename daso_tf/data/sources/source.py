@@ -30,6 +30,15 @@ class Source:
     statistics: Statistics | None = None
     listed: bool = False
 
+    def limited_to(self, max_megapixels: float) -> "Source":
+        """Returns the same images, of which larger files count as unreadable; see `load`."""
+        pools = {
+            part: pool.limited_to(max_megapixels)
+            for part in ("train", "test", "unlabeled", "validation")
+            if (pool := getattr(self, part)) is not None
+        }
+        return dataclasses.replace(self, **pools)
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:
