@@ -58,8 +58,8 @@ ANY_VERSION = (
 )
 collect_ignore = [] if version("keras").startswith("3.") else [*ANY_VERSION]
 
-# The files that take longest come first, the longest before all. Otherwise one worker would still be
-# busy with one of them when the others have nothing left.
+# The files that take longest come first, the longest before all. Otherwise one worker would still
+# be busy with one of them when the others have nothing left.
 LONGEST = (
     "test_contract.py",
     "test_recordings.py",
