@@ -11,9 +11,13 @@ import pytest
 from command import arguments, run_train
 
 # What these files test does not depend on the version of Keras or TensorFlow: image files and
-# folders, splits, flags, documents, locks and damaged files. They run with the newest versions.
+# folders, splits, flags, documents, locks, damaged files, signals to processes, and which step of a
+# run is evaluated, exported or continued. They run with the newest versions.
 ANY_VERSION = (
+    "test_augment_preview.py",
+    "test_best.py",
     "test_class_order.py",
+    "test_combinations.py",
     "test_copies.py",
     "test_damaged_files.py",
     "test_damaged_inputs.py",
@@ -23,26 +27,62 @@ ANY_VERSION = (
     "test_data_describe.py",
     "test_data_examples.py",
     "test_data_hostile_input.py",
+    "test_data_identity.py",
     "test_data_image_folder.py",
     "test_data_long_tail.py",
     "test_data_paper_settings.py",
     "test_data_semi_aves.py",
+    "test_data_stream.py",
     "test_deploy.py",
     "test_docs.py",
+    "test_export_command.py",
+    "test_flags.py",
     "test_folder_names.py",
     "test_full_disk.py",
+    "test_generations.py",
     "test_generations_select.py",
     "test_image_limits.py",
     "test_image_list.py",
     "test_limits_of_values.py",
+    "test_model_card.py",
     "test_names_shown.py",
     "test_one_run_per_folder.py",
     "test_package.py",
     "test_paths_and_text.py",
     "test_rendezvous.py",
+    "test_replay.py",
     "test_results.py",
+    "test_signals_of_processes.py",
+    "test_unlabeled_distribution.py",
+    "test_viewer.py",
 )
 collect_ignore = [] if version("keras").startswith("3.") else [*ANY_VERSION]
+
+# The files that take longest come first, the longest before all. Otherwise one worker would still
+# be busy with one of them when the others have nothing left.
+LONGEST = (
+    "test_contract.py",
+    "test_recordings.py",
+    "test_paper_cells.py",
+    "test_strategies_workers.py",
+    "test_saved_before.py",
+    "test_strategies.py",
+    "test_learners.py",
+    "test_learners_training.py",
+    "test_replay.py",
+    "test_train.py",
+    "test_full_disk.py",
+    "test_data_identity.py",
+    "test_signals_of_processes.py",
+    "test_augment_policies.py",
+    "test_augment_ops.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the files; the order of tests within a file stays the same."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 # A shell starts programs in the background with SIGINT ignored, and commands keep that. Tests send

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import SMALL, built, completed, run_train
+from command import SMALL, completed, run_train
 from PIL import Image
 from test_data_archives import cifar10_files, pack
 from test_data_benchmarks import (
@@ -21,8 +21,7 @@ from test_data_benchmarks import (
 from test_data_semi_aves import write_tree
 
 from daso_tf import data
-from daso_tf.data.identity import Part, identify
-from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.data.identity import identify
 from daso_tf.run.data_file import UnlabeledImages
 from daso_tf.run.generations import Generation, PseudoLabeledImages
 from daso_tf.run.results import Results
@@ -201,44 +200,6 @@ def test_other_unlabeled_images_are_adopted_on_request(copied, capsys):
     listed = json.loads((run / "data.json").read_text())
     assert [part["images"] for part in listed["earlier_unlabeled"]] == [UNLABELED]
     assert listed["unlabeled"]["images"] == UNLABELED + 1
-
-
-@pytest.mark.parametrize(
-    "flag",
-    ["--threshold=flexmatch", "--threshold=adsh", "--threshold=saw", "--pseudo_labeler=darp"],
-)
-def test_memories_of_images_are_carried_over_by_name(tmp_path, flag):
-    def learner(count):
-        images = np.zeros((4 + count, 8, 8, 3), np.uint8)
-        return built(
-            data.from_arrays(images[:4], [0, 1, 0, 1], images[4:]),
-            *(f"--{name}={SMALL[name]}" for name in ("encoder", "resolution", "jit_compile")),
-            *("--dataset=digits", flag),
-        )
-
-    def part(names):
-        return Part(tuple(names), (1,) * len(names), (-1,) * len(names))
-
-    def memories(learner):
-        parts = [p for p in (learner.threshold, learner.pseudo_labeler) if p is not None]
-        return [variable for p in parts for variable in p.image_memories()]
-
-    before, now = part("abcd"), part("bxday")
-    old, new, fresh = learner(4), learner(5), learner(5)
-    assert memories(old)
-    for number, variable in enumerate(memories(old)):
-        values = np.arange(np.prod(variable.shape)).reshape(variable.shape) + number
-        variable.assign(values.astype(np.array(variable).dtype))
-    Checkpoints(tmp_path, unlabeled=UnlabeledImages(before)).save(old)
-    continued = Checkpoints(tmp_path, unlabeled=UnlabeledImages(now, [before]))
-    assert continued.restore(new)
-    for saved, restored, initial in zip(*map(memories, (old, new, fresh)), strict=True):
-        rows = np.array(restored)
-        np.testing.assert_array_equal(rows[[0, 2, 3]], np.array(saved)[[1, 3, 0]])
-        np.testing.assert_array_equal(rows[[1, 4]], np.array(initial)[[1, 4]])
-    np.testing.assert_array_equal(
-        np.array(new.encoder.weights[0]), np.array(old.encoder.weights[0])
-    )
 
 
 def test_a_generation_keeps_its_pseudo_labeled_images(tmp_path):

@@ -1,7 +1,6 @@
 """Steps on several replicas equal the steps of one device."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from distributed_steps import STEPS, data, learner, train
+from processes import ENVIRONMENT, FAST_XLA
 
 from daso_tf.platform import strategies
 from daso_tf.platform.keras_versions import apply_gradients, build_optimizer
@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
     subprocess.run(
         [sys.executable, distributed_steps.__file__, folder, "2"],
         cwd=TESTS.parent,
-        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        env=ENVIRONMENT,
         check=True,
     )
     train(model, folder / "replicas_half", folder / "alone_rest", STEPS)
@@ -97,7 +97,7 @@ def test_methods_with_a_memory_step_as_on_one_device():
     finished = subprocess.run(
         [sys.executable, TESTS / "distributed_methods.py"],
         cwd=TESTS.parent,
-        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        env=ENVIRONMENT,
         check=True,
         capture_output=True,
         text=True,
@@ -134,7 +134,7 @@ def test_xla_compiles_the_networks_of_each_replica(run):
         [sys.executable, TESTS / "distributed_xla.py", run],
         cwd=TESTS.parent,
         # At level 0 TensorFlow logs once that XLA has compiled something.
-        env=os.environ | {"PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "0"},
+        env=FAST_XLA | {"TF_CPP_MIN_LOG_LEVEL": "0"},
         check=True,
         capture_output=True,
         text=True,

@@ -182,6 +182,9 @@ class ContinueMetrics(keras.callbacks.Callback):
 class Evaluation(keras.callbacks.Callback):
     """Evaluates the EMA network after every epoch, and records the result.
 
+    `results.png` takes longer to draw than short epochs take to train. So it is drawn after the
+    last epoch, and after the others only if some seconds have passed since it was drawn.
+
     Args:
         parts: Images by name ("test", "validation").
         predict: Predicts sets of images.
@@ -189,6 +192,9 @@ class Evaluation(keras.callbacks.Callback):
         directory: Folder of TensorBoard's event files and of `results.png`; None in workers that
             only take part in the evaluation.
         stop_after: Number of evaluations without progress after which training ends; 0 for never.
+        draw_after: Least number of seconds since `results.png` was drawn, or since the start, after
+            which an epoch that is not the last one draws it again.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -198,6 +204,8 @@ class Evaluation(keras.callbacks.Callback):
         results: Results,
         directory: Path | None,
         stop_after: int = 0,
+        draw_after: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ):
         super().__init__()
         self.parts = parts
@@ -205,12 +213,15 @@ class Evaluation(keras.callbacks.Callback):
         self.results = results
         self.directory = directory
         self.stop_after = stop_after
+        self.draw_after = draw_after
+        self.clock = clock
+        self._drawn_at = clock()
         if directory:
             with naming(directory):
                 self.writer = tf.summary.create_file_writer(str(directory))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Evaluates, prints the accuracy, writes `results.json`, `results.png` and events.
+        """Evaluates, prints the accuracy, writes `results.json`, events and perhaps `results.png`.
 
         Raises:
             OSError: If one of these cannot be written. The next start repeats the evaluation.
@@ -224,7 +235,10 @@ class Evaluation(keras.callbacks.Callback):
             return
         for name in self.parts:
             print(f"step {evaluation['step']}, {accuracy_line(name, evaluation[name])}")
-        draw(self.results, self.directory / "results.png")
+        is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if is_last or self.clock() - self._drawn_at >= self.draw_after:
+            draw(self.results, self.directory / "results.png")
+            self._drawn_at = self.clock()
         self._write_events(evaluation, logs)
 
     def _evaluate(self):
