@@ -16,7 +16,7 @@ from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import compatibility, losses
-from daso_tf.step.learner import NO_MARGINS, NO_THRESHOLD, Learner
+from daso_tf.step.learner import NO_JOINT_PASS, NO_MARGINS, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -82,7 +82,7 @@ class ReMixMatch(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS}
+        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS, "joint_pass": NO_JOINT_PASS}
     )
 
     def __init__(
