@@ -240,7 +240,11 @@ class Cosine(LearningRateSchedule):
 
 
 def learning_rate(
-    rate: float, warmup_steps: int = 0, drops: Sequence[int] = (), drop: float = 0.01
+    rate: float,
+    warmup_steps: int = 0,
+    drops: Sequence[int] = (),
+    drop: float = 0.01,
+    cosine_steps: int | None = None,
 ) -> float | LearningRateSchedule:
     """Returns a learning rate with warm-up and drops, as an optimizer takes it.
 
@@ -249,12 +253,13 @@ def learning_rate(
         warmup_steps: Number of steps in which it grows linearly from 0 to `rate`, at least 0.
         drops: Numbers of steps, ascending, after which the rate is multiplied by `drop`.
         drop: Factor of each drop, in (0, 1].
+        cosine_steps: Steps of the run, if the rate falls with the cosine instead; see `Cosine`.
 
     Returns:
         The rate itself where it is constant, otherwise a schedule.
 
     Raises:
-        ValueError: If the drops do not ascend.
+        ValueError: If the drops do not ascend, or the rate both drops and falls with the cosine.
 
     Example:
 
@@ -267,6 +272,13 @@ def learning_rate(
             f"The steps of the learning rate's drops must ascend from 1, not {list(drops)}."
         )
     schedule: float | LearningRateSchedule = rate
+    if cosine_steps is not None:
+        if drops:
+            raise ValueError(
+                "The learning rate falls with the cosine already: leave out its drops after steps "
+                f"{list(drops)}."
+            )
+        schedule = Cosine(rate, cosine_steps)
     if drops:
         # Keras's boundaries are the last steps with the old value.
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -357,6 +369,10 @@ def _adam(rate, momentum, _):
     return keras.optimizers.Adam(rate, beta_1=momentum)
 
 
+def _pytorch_adam(rate, momentum, _):
+    return Adam(rate, beta_1=momentum)
+
+
 def _adamw(rate, momentum, weight_decay):
     return keras.optimizers.AdamW(rate, beta_1=momentum, weight_decay=weight_decay)
 
@@ -386,6 +402,7 @@ def _addons(name: str) -> ModuleType:
 OPTIMIZERS = {
     "sgd": Choice(_sgd),
     "adam": Choice(_adam),
+    "pytorch_adam": Choice(_pytorch_adam),
     "adamw": Choice(_adamw, decoupled=True),
     "lamb": Choice(_lamb),
     "sgdw": Choice(_sgdw, decoupled=True),

@@ -469,6 +469,12 @@ class Learner(BalancedClassifier):
         return any(part is not None and "positions" in part.asks_for for part in parts)
 
     @property
+    def needs_strong_labeled(self) -> bool:
+        """Whether a part asks for strong views of the labeled images."""
+        asks = () if self.pseudo_labeler is None else self.pseudo_labeler.asks_for
+        return "strong_labeled" in asks or self.needs_averaged_features
+
+    @property
     def batch_arguments(self) -> dict[str, bool]:
         """What the learner asks of `daso_tf.data.training_batches`, as its arguments."""
         return {
@@ -546,8 +552,7 @@ class Learner(BalancedClassifier):
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
         strong_labeled = None
-        asks = self.pseudo_labeler is not None and "strong_labeled" in self.pseudo_labeler.asks_for
-        if asks or self.needs_averaged_features:
+        if self.needs_strong_labeled:
             make = self.network.compiled_part(self.make_strong_labeled_views)
             strong_labeled = make(labeled, seed)
         outcome = self.train_on_views(views, labels, positions, strong_labeled)

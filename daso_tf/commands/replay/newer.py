@@ -21,9 +21,12 @@ from daso_tf.commands.replay import newer_logits
 from daso_tf.commands.replay.comparison import EXACTLY, FLOAT, Comparison, Result
 from daso_tf.commands.replay.newer_logits import Config, Trace, of_acr, parts_of, positions_of
 from daso_tf.encoders import wide_resnet
+from daso_tf.encoders.batch_normalization import batch_norms_of
 from daso_tf.encoders.pytorch_names import from_pytorch, pytorch_weights, to_pytorch
 from daso_tf.learners import FixMatchTwoViews, FixMatchViews
-from daso_tf.pseudo_labels import ADELLOPseudoLabeler, SimProPseudoLabeler
+from daso_tf.learners.mixing import MixUp
+from daso_tf.learners.remixmatch import ReMixMatchViews
+from daso_tf.pseudo_labels import ADELLOPseudoLabeler, CDMADPseudoLabeler, SimProPseudoLabeler
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -54,7 +57,6 @@ METHODS = {
     "cdmad_fixmatch": _Tolerances(1e-3, 5e-3, 1e-3, 1e-3, 2e-3, 1e-2),
     "cdmad_remixmatch": _Tolerances(1e-3, 5e-3, 3e-3, 2e-3, 5e-3, 1e-2),
 }
-_EXACT = {"mask", "mask_standard", "mask_balanced", "targets_u", "targets_u_h2", "targets_u_b"}
 
 
 def replay(trace: Trace, config: Config, jit_compile: bool = False) -> Result:
@@ -77,8 +79,8 @@ def replay(trace: Trace, config: Config, jit_compile: bool = False) -> Result:
     return newer_logits.replay(trace, config)
 
 
-class _Noting(learners.FixMatch):
-    """FixMatch that notes what the recordings have in addition to the outcome of a step."""
+class _Noting(learners.Learner):
+    """A learner that notes what the recordings have in addition to the outcome of a step."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -105,6 +107,14 @@ class _Noting(learners.FixMatch):
             self.noted.values = {"weak_logits": weak_logits, "balanced": balanced}
         arguments = (features, labels, step, averaged, weak_logits, positions)
         return super().balanced_losses(*arguments)
+
+
+class _FixMatch(_Noting, learners.FixMatch):
+    """FixMatch that notes it."""
+
+
+class _ReMixMatch(_Noting, learners.ReMixMatch):
+    """ReMixMatch that notes it."""
 
 
 class _Run:
@@ -174,22 +184,50 @@ class _Run:
         )
         values = {**before, **self._computed(outcome, noted, positions, step)}
         for name, value in values.items():
-            exact = name in _EXACT and not np.issubdtype(np.asarray(value).dtype, np.inexact)
-            exact |= name.startswith("mask") or name == "now_mask_support"
-            key = f"{prefix}{name}"
+            is_class = np.asarray(value).dtype == np.int64
             if name == "grad_norm":
                 tolerance = self.allowed.norm
-            elif name.startswith("loss"):
+            elif name.startswith(("loss", "confidences")):
                 tolerance = self.allowed.loss
-            elif name in ("alpha", "weight_u"):
+            elif name in ("alpha", "weight_u", "debias"):
                 tolerance = FLOAT
             else:
+                exact = is_class or name.startswith("mask")
                 tolerance = EXACTLY if exact else self.allowed.soft
-            self._compare(name, value, key, tolerance)
+            if name in self.weights_of_losses:  # the recording has the loss without its weight
+                key = f"{prefix}{name}"
+                if key in self.trace:
+                    recorded = self._take(key) * self._weight(name, step)
+                    self.found.add(name, value, recorded, tolerance)
+                continue
+            self._compare(name, value, f"{prefix}{name}", tolerance)
+
+    def _weight(self, name: str, step: int) -> float:
+        """Returns the weight of a loss in a step."""
+        weight, ramps = self.weights_of_losses[name]
+        return weight * (float(self.model.ramp_at(tf.constant(step))) if ramps else 1.0)
+
+    @property
+    def weights_of_losses(self) -> dict[str, tuple[float, bool]]:
+        """The weight of each loss, and whether it grows; without those of weight 1."""
+        model = self.model
+        if not isinstance(model, learners.ReMixMatch):
+            return {}
+        return {
+            "loss_u": (model.unlabeled_weight, True),
+            "loss_ent": (model.premixup_weight, True),
+            "loss_rot": (model.rotation_weight, False),
+        }
 
     def _views(self, step: int) -> Any:
         names = ("labeled", "labeled_weak", "weak", "strong", "strong2")
         views = [view for name in names if (view := self._view(step, name)) is not None]
+        if self.config["method"] == "cdmad_remixmatch":
+            prefix = f"step{step:03d}/"
+            weight = tf.constant(self._take(f"{prefix}mix_weight"), tf.float32)
+            mixup = MixUp(weight, tf.constant(self._take(f"{prefix}mix_permutation")))
+            turns = tf.constant(self._take(f"{prefix}rotation"))
+            return ReMixMatchViews(*views, turns, mixup)
         return FixMatchViews(*views) if len(views) == 3 else FixMatchTwoViews(*views)
 
     def _in_force(self, step: int) -> dict[str, Any]:
@@ -219,10 +257,11 @@ class _Run:
             "loss_x": losses["supervised_loss"],
             "loss_u": losses["consistency_loss"],
             "loss": tf.add_n(list(losses.values())),
-            "mask": outcome.weights,
             "targets_u": labels.target,
             **noted,
         }
+        if outcome.weights is not None:
+            found["mask"] = outcome.weights
         if isinstance(labeler, SimProPseudoLabeler):
             found |= {
                 "pseudo_label": labels.target,
@@ -237,6 +276,16 @@ class _Run:
                 "loss_unsup": losses["consistency_loss"],
                 "loss_distill": losses["distillation_loss"],
             }
+        elif isinstance(labeler, CDMADPseudoLabeler):
+            found["debias"] = step // labeler.epoch_steps > labeler.debias_after
+            if isinstance(self.model, learners.ReMixMatch):
+                found |= {
+                    "loss_rot": losses["rotation_loss"],
+                    "loss_ent": losses["premixup_loss"],
+                    "weight_u": self._weight("loss_u", step),
+                }
+                if labeler.aligned_counts is not None:
+                    found["mean_prediction"] = labeler.mean_prediction()
         elif isinstance(head, ACR):
             weak, balanced = noted["weak_logits"], noted["balanced"]
             found |= of_acr(head, outcome, weak, balanced, positions, step)
@@ -322,8 +371,11 @@ def _learner(config: Config, trace: Trace) -> Any:
             "average_statistics": False,
         }
     parts = parts_of(config, config["labeled_counts"])
-    model = _Noting(encoder, config["num_classes"], **parts, **arguments)
+    make = _ReMixMatch if config["method"] == "cdmad_remixmatch" else _FixMatch
+    model: Any = make(encoder, config["num_classes"], **parts, **arguments)
     model.compile(optimizer, jit_compile=False)
+    for norm in batch_norms_of(model.encoder):
+        norm.precise = True
     return model
 
 

@@ -94,7 +94,21 @@ def parts_of(config: Config, counts: list[int]) -> dict[str, Any]:
             num_unlabeled=_NUM_UNLABELED if config.get("labeled_mask_used") else None,
         )
     else:
-        labeler = CDMADPseudoLabeler(config["debias_start"], config["eval_step"])
+        aligned = None
+        if config.get("align"):
+            of_labeled, of_unlabeled = np.array(counts), sum(config["unlabeled_counts"])
+            aligned = (of_labeled * (of_unlabeled / of_labeled.sum())).tolist()
+        labeler = CDMADPseudoLabeler(config["debias_start"], config["eval_step"], aligned)
+    if config["method"] == "cdmad_remixmatch":
+        return {
+            "pseudo_labeler": labeler,
+            "sharpening_temperature": 1.0,
+            "mixup_beta": config["mix_alpha"],
+            "unlabeled_weight": config["lambda_u"],
+            "premixup_weight": config["w_ent"],
+            "rotation_weight": config["w_rot"],
+            "ramp_steps": config["rampup"] * config["eval_step"],
+        }
     return {"pseudo_labeler": labeler, "threshold": config.get("threshold", 0.0)}
 
 
