@@ -97,6 +97,7 @@ def build_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
         weights=settings.encoder_weights,
         dtype=f"mixed_{settings.mixed_precision}" if mixed else None,
         synchronized_batch_norm=settings.synchronized_batch_norm,
+        batch_norm_momentum=settings.batch_norm_momentum,
     )
 
 

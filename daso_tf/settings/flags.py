@@ -305,6 +305,13 @@ ENCODER = (
         None,
         "File of initial weights: Keras weights, or torchvision's as .npz.",
     ),
+    number(
+        "batch_norm_momentum",
+        None,
+        "[0, 1]",
+        "Weight of the old running statistics of BatchNorm at each step.",
+        shown_default="that of the encoder: 0.9",
+    ),
 )
 
 VERBOSITY = choice(
