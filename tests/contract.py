@@ -29,7 +29,7 @@ from daso_tf.encoders.applications import ApplicationsInput
 from daso_tf.encoders.precision import dtype_policy
 from daso_tf.platform import strategies
 from daso_tf.platform.keras_versions import model_variables, optimizer_variables
-from daso_tf.settings.optimizers import WarmUp
+from daso_tf.settings.optimizers import Cosine, WarmUp
 from daso_tf.step import compatibility
 from daso_tf.step.metrics import OneHotLabels
 
@@ -64,6 +64,7 @@ def encoder():
 # An example of each argument, by its name or by class and name: in its range, not the default.
 # Functions make a new object for every use. Other numbers are taken from the documented range.
 EXAMPLES = {
+    "aligned_counts": [3.0, 2.0, 1.0],
     "application": "MobileNetV2",
     "axis": 1,
     "balanced_head": lambda: balance.CoSSL(COUNTS, teach_after=2),
@@ -72,8 +73,10 @@ EXAMPLES = {
     "beta_regularizer": "L2",
     "class_distribution": [3.0, 2.0, 1.0],
     "class_names": ("ant", "bee", "cicada"),
+    "Cosine.rate": 0.5,
     "confidence": 0.4,
     "confidence_threshold": 0.4,
+    "decayed": "kernels",
     "distribution_alignment": lambda: pseudo_labels.DistributionAlignment(COUNTS, window=2),
     "encoder": encoder,
     "gamma_constraint": "NonNeg",
@@ -240,6 +243,12 @@ def _takes(learner, part):
     return argument in constructor_arguments(learner)
 
 
+def _goes_with(learner, part):
+    """Returns whether a learner can get a part as the only one."""
+    parts = {_argument_for(part): part}
+    return _takes(learner, part) and not any(compatibility.conflicts(learner, parts))
+
+
 @functools.cache
 def cases():
     """Returns cases in which every learner and every part occurs."""
@@ -255,10 +264,11 @@ def cases():
     while learners or waiting:
         if learners:
             learner = learners.pop(0)
-        else:  # PseudoLabel has the cheapest step, FixMatch takes every part
-            cheap = any(_takes(daso_tf.PseudoLabel, part) for part in waiting)
-            learner = daso_tf.PseudoLabel if cheap else daso_tf.FixMatch
-            assert any(_takes(learner, part) for part in waiting), f"no learner takes {waiting}"
+        else:  # PseudoLabel has the cheapest step, FixMatch takes almost every part
+            candidates = (daso_tf.PseudoLabel, daso_tf.FixMatch, daso_tf.ReMixMatch)
+            fitting = [c for c in candidates if any(_goes_with(c, part) for part in waiting)]
+            assert fitting, f"no learner takes {waiting}"
+            learner = fitting[0]
         parts = {}
         for part in list(waiting):
             argument = _argument_for(part)
@@ -280,8 +290,11 @@ def learner_of(case, policy=None, **compile_arguments):
     for name, part in case.parts:
         arguments[name] = part(**examples(part))
     learner = case.learner(**arguments)
+    optimizer = daso_tf.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True)
+    if case.learner is daso_tf.Supervised:  # with this epsilon, small gradients move little
+        optimizer = daso_tf.optimizers.Adam(Cosine(0.05, steps=STEPS), epsilon=0.1)
     learner.compile(
-        daso_tf.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True),
+        optimizer,
         metrics=[OneHotLabels(**examples(OneHotLabels, {"metric"}))],
         **{"jit_compile": False, **compile_arguments},
     )

@@ -2,9 +2,9 @@
 
     python tests/shorten_recordings.py FOLDER
 
-FOLDER has the recordings of all methods, in `learners/`, `rebalancers/` and `thresholds/`. What a
-file has of the end of its run is left out. Recordings that begin with the same network name a
-common file of its weights instead (`init_file`).
+FOLDER has the recordings of all methods, in `learners/`, `newer/`, `rebalancers/` and
+`thresholds/`. What a file has of the end of its run is left out. Recordings that begin with the
+same network name a common file of its weights instead (`init_file`).
 """
 
 import json
@@ -39,6 +39,7 @@ LOGIT_STEPS = {
     "thresholds/softmatch_usb_m9_uniform": 8,
 }
 WHOLE = (
+    *(f"newer/{method}_method" for method in ("acr", "adello", "cdmad", "simpro")),
     "thresholds/adsh_head_never_sure",
     "thresholds/adsh_tail_unsure",
     "thresholds/adsh_usual",

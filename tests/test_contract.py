@@ -186,9 +186,11 @@ def test_mixed_precision_is_finite_and_keeps_float32(case, policy):
 # Values outside the range of arguments that are not one number.
 OUT_OF_RANGE = {
     "padding": [-0.5, 1.0, -1, math.nan],
+    "aligned_counts": [[-1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0], [1.0, math.nan, 1.0]],
     "application": ["NoSuchNetwork"],
     "class_distribution": [[-1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0], [1.0, math.nan, 1.0]],
     "class_names": [["ant", "bee"]],
+    "decayed": ["biases"],
     "labeled_counts": [[3, 2, 0], [3, 2, 1.5], [3], [3, math.nan, 1]],
     "mean": [(0.5, 0.5), (0.5, 0.5, 1.5), (-0.5, 0.5, 0.5), (0.5, math.nan, 0.5)],
     "ratio": [(2.0, 0.5), (0.0, 1.0), (0.5, math.inf), (1.0,)],
@@ -452,7 +454,7 @@ def test_command_has_the_defaults_of_the_constructor(learner, entry):
         if isinstance(argument, Flag) and (entry.make.__name__, name) not in OTHER_DEFAULT:
             assert parameters[name].default == defaults[argument.name], name
     if "threshold" in entry.arguments:  # a number there is a fixed threshold
-        assert parameters["threshold"].default == defaults[methods.CONFIDENCE.name]
+        assert parameters["threshold"].default in (defaults[methods.CONFIDENCE.name], None)
     if learner:  # what build_learner passes to every learner
         for name in parameters.keys() & defaults.keys() - entry.arguments.keys():
             if parameters[name].annotation in ("int", "float"):

@@ -103,6 +103,8 @@ def test_defaults_are_those_of_the_paper():
 # Flags whose default has changed to that of the published runs: the default, and those of learners.
 RATIO_1 = dict.fromkeys(("pseudo_label", "mean_teacher", "mixmatch", "remixmatch"), 1)
 PUBLISHED = {
+    "confidence_threshold": (0.95, {"cdmad": 0.0, "usadtm": 0.85}),
+    "sharpening_temperature": (0.5, {"cdmad": 1.0}),
     "distribution_alignment": (None, {}),
     "ema_decay": (0.999, {"supervised": 0.0}),
     "learning_rate": (0.03, {"supervised": 0.1}),
@@ -118,7 +120,7 @@ def test_flag_of_version_0_1_accepts_the_same_values(name):
     flag, old = TRAIN[name], OLD[name]
     default, others = PUBLISHED.get(name, (old["default"], old.get("other_defaults", {})))
     assert flag.default == default and type(flag.default) is type(default)
-    assert list(flag.choices) == old.get("choices", [])
+    assert {*flag.choices} >= {*old.get("choices", [])}
     assert flag.interval == old.get("interval", "")
     assert other_defaults(name) == others
 

@@ -18,11 +18,13 @@ class Features(NamedTuple):
         labeled: float `(batch, D)`, of the weak views of the labeled images.
         weak: float `(mu * batch, D)`, of the weak views of the unlabeled images.
         strong: float `(mu * batch, D)`, of the strong views of the same unlabeled images.
+        second_strong: float `(mu * batch, D)`, of other strong views of them; None without.
     """
 
     labeled: tf.Tensor
     weak: tf.Tensor
     strong: tf.Tensor
+    second_strong: tf.Tensor | None = None
 
 
 class AveragedFeatures(NamedTuple):
@@ -48,11 +50,41 @@ class AveragedFeatures(NamedTuple):
     draws: tf.Tensor
 
 
+class HeadStep(NamedTuple):
+    """What a balanced head may use of a step.
+
+    Attributes:
+        classifier: The balanced classifier, from features to logits `(batch, K)`.
+        pseudo_labels_of: As for `BalancedHead.loss`.
+        features: The features of the step's views.
+        labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+        draws: float `(batch + mu * batch,)`, one random number per image, uniform in [0, 1).
+        step: int scalar, the number of steps done before this one.
+        averaged: The features of the averaged encoder, if the head asks for "averaged_features".
+        weak_logits: float `(mu * batch, K)` of the weak views, by the learner's first classifier;
+            None if the learner does not have them.
+        positions: int `(mu * batch,)`, the positions of the unlabeled images among all of them, if
+            the head asks for "positions".
+    """
+
+    classifier: Callable[[tf.Tensor], tf.Tensor]
+    pseudo_labels_of: Callable[[tf.Tensor], Any]
+    features: Features
+    labels: tf.Tensor
+    draws: tf.Tensor
+    step: tf.Tensor
+    averaged: AveragedFeatures | None = None
+    weak_logits: tf.Tensor | None = None
+    positions: tf.Tensor | None = None
+
+
 class BalancedHead:
     """Base class of the rules that train a balanced classifier on the learner's features.
 
     The learner owns this second, linear classifier, adds `loss` to its own losses, and predicts
-    with it instead of the first classifier.
+    with it instead of the first classifier. A head with several losses overrides `step_losses`. One
+    that remembers something from step to step is a `keras.layers.Layer`, too; it is built from the
+    shape of the logits `(batch, K)`.
 
     Args:
         labeled_counts: Labeled images of each class, K numbers, each at least 1.
@@ -61,9 +93,13 @@ class BalancedHead:
         asks_for: What the learner must provide, by name: "pseudo_labels_of_two_classifiers", the
             argument `pseudo_labels_of` of `loss`, with which the pseudo-labeler is called twice per
             step; "averaged_features", the argument `averaged` of `loss`, whose weak views then also
-            give the features of `teaching_logits`.
-        refuses: What the head cannot be combined with, by such a name, and the reason.
-        loss_names: The name of its loss.
+            give the features of `teaching_logits`; "positions" (the field of `HeadStep`);
+            "joint_pass" (one pass of all views together).
+        refuses: What the head cannot be combined with, by such a name, and the reason:
+            "pseudo_labeler" (another than the linear one), "threshold" (another than a fixed one),
+            "balance" (every other method against the imbalance of the labeled images).
+        loss_names: The names of its losses.
+        strong_views: Strong views of each unlabeled image that it is made for, 1 or 2.
 
     Raises:
         ValueError: If `labeled_counts` is outside its range.
@@ -72,6 +108,7 @@ class BalancedHead:
     asks_for: ClassVar[frozenset[str]] = frozenset()
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
     loss_names: ClassVar[tuple[str, ...]] = ("balanced_head_loss",)
+    strong_views: ClassVar[int] = 1
 
     def __init__(self, labeled_counts: Sequence[int]):
         self.labeled_counts = checked_counts(labeled_counts)
@@ -103,6 +140,31 @@ class BalancedHead:
             A scalar.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `loss`.")
+
+    def step_losses(self, of: HeadStep) -> dict[str, tf.Tensor]:
+        """Computes all losses of the balanced classifier; by default, `loss` is the only one.
+
+        Args:
+            of: What the head may use of the step.
+
+        Returns:
+            Scalars by their names, which are `loss_names`.
+        """
+        (name,) = self.loss_names
+        arguments = (of.classifier, of.pseudo_labels_of, of.features, of.labels, of.draws, of.step)
+        return {name: self.loss(*arguments, of.averaged)}
+
+    def selected(self, weights: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Changes how strongly the learner teaches each pseudo-label.
+
+        Args:
+            weights: float `(mu * batch,)`, what the threshold selected.
+            logits: float `(mu * batch, K)` of the weak views, by the learner's first classifier.
+
+        Returns:
+            float `(mu * batch,)`; by default `weights`.
+        """
+        return weights
 
     def teaching_logits(
         self,

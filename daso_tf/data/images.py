@@ -180,6 +180,28 @@ class ImageFiles:
         raise DataError("None of the image files can be read.")
 
 
+def joined(first: Images | ImageFiles, second: Images | ImageFiles) -> Images | ImageFiles:
+    """Returns the images of both, one after the other.
+
+    Args:
+        first: Images of one size.
+        second: More images of this size. If not all of both are files, all are read.
+
+    Example:
+
+    >>> images = daso_tf.data.Images(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
+    >>> joined(images, images)
+    Images(4 images of size (8, 8), 2 classes)
+    """
+    labels = np.concatenate([first.labels, second.labels])
+    if isinstance(first, ImageFiles) and isinstance(second, ImageFiles):
+        files = [*first.files, *second.files]
+        return ImageFiles(files, labels, first.size, first.unreadable, first.max_megapixels)
+    images = np.concatenate([part.take(np.arange(len(part))) for part in (first, second)])
+    known = first.files is not None and second.files is not None
+    return Images(images, labels, [*first.files, *second.files] if known else None)  # type: ignore[misc]
+
+
 def _summary(images: Images | ImageFiles) -> str:
     """Returns counts, size and classes in words, for a `repr`."""
     known = images.labels[images.labels != UNKNOWN]

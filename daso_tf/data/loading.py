@@ -38,6 +38,8 @@ def load(
     unlabeled_head: int = 0,
     unlabeled_imbalance: float = 1.0,
     reverse_unlabeled: bool = False,
+    unlabeled_order: str = "labeled",
+    labeled_among_unlabeled: bool = False,
     validation_size: int = 0,
     class_order: ClassOrder | None = None,
     source_size: int = 0,
@@ -71,6 +73,11 @@ def load(
         unlabeled_imbalance: Imbalance ratio of the unlabeled images, >= 1.
         reverse_unlabeled: Whether the unlabeled images have the opposite order of classes: the
             labeled tail class is their head class.
+        unlabeled_order: Which classes have how many unlabeled images, one of
+            `daso_tf.data.long_tail.ORDERS`: "labeled", the same order as the labeled images;
+            "reversed", as `reverse_unlabeled`; "middle" and "head-tail", the largest classes are
+            those in the middle or at both ends of that order.
+        labeled_among_unlabeled: Whether the labeled images are among the unlabeled ones, too.
         validation_size: Training images used for validation, the same number of each class.
         class_order: Names of all classes, the head class first, or a file with one name per line.
             By default larger classes come first; the benchmarks have their published order.
@@ -127,6 +134,7 @@ def load(
         reverse_unlabeled,
         validation_size,
         class_order,
+        unlabeled_order,
     )
     selection = select(
         dataset,
@@ -139,7 +147,8 @@ def load(
     )
     if drop_copies:
         selection = selection.without(selection.copies())
-    return selection.read(source_size, resolution, stream, max_bad_files)
+    data = selection.read(source_size, resolution, stream, max_bad_files)
+    return data.with_labeled_among_unlabeled() if labeled_among_unlabeled else data
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,9 @@ from daso_tf.data.class_order import ClassOrder, head_to_tail
 from daso_tf.data.errors import DataError
 from daso_tf.data.shuffle import Stream, random_order
 
+# How the counts of the unlabeled images are given to the classes; see `class_counts`.
+ORDERS = ("labeled", "reversed", "middle", "head-tail")
+
 
 @dataclasses.dataclass(frozen=True)
 class LongTail:
@@ -29,6 +32,8 @@ class LongTail:
         validation_size: Images for validation, the same number of each class.
         class_order: The names of all classes, the head class first, or a file with one name per
             line. By default larger classes come first; see `daso_tf.data.class_order`.
+        unlabeled_order: Which classes have how many unlabeled images, one of `ORDERS`; see
+            `class_counts`.
 
     Raises:
         DataError: If a value is outside its range, or an imbalance ratio is given without its head.
@@ -46,6 +51,7 @@ class LongTail:
     reverse_unlabeled: bool = False
     validation_size: int = 0
     class_order: ClassOrder | None = None
+    unlabeled_order: str = "labeled"
 
     def __post_init__(self) -> None:
         for name in ("labeled_head", "unlabeled_head", "validation_size"):
@@ -65,6 +71,21 @@ class LongTail:
                 )
         if self.reverse_unlabeled and self.unlabeled_head == 0:
             raise DataError("reverse_unlabeled is set without unlabeled_head; give both.")
+        if self.unlabeled_order not in ORDERS:
+            raise DataError(
+                f"unlabeled_order={self.unlabeled_order!r}; it must be one of {', '.join(ORDERS)}."
+            )
+        if self.unlabeled_order != "labeled":
+            if self.unlabeled_head == 0:
+                raise DataError(
+                    f"unlabeled_order={self.unlabeled_order} is set without unlabeled_head; give "
+                    "both."
+                )
+            if self.reverse_unlabeled:
+                raise DataError(
+                    f"unlabeled_order={self.unlabeled_order} and reverse_unlabeled are two orders "
+                    "of the unlabeled classes; give one of them."
+                )
         if self.class_order is not None and not (self.labeled_head or self.unlabeled_head):
             raise DataError(
                 "class_order is given without labeled_head; with labeled_head=0 all images are "
@@ -88,7 +109,7 @@ class Split:
 
 
 def class_counts(
-    head: int, imbalance: float, num_classes: int, reverse: bool = False
+    head: int, imbalance: float, num_classes: int, reverse: bool = False, order: str = "labeled"
 ) -> np.ndarray:
     """Returns the number of images of each class of a long-tailed set, by rank.
 
@@ -98,7 +119,11 @@ def class_counts(
         head: Images of the head class.
         imbalance: Imbalance ratio, >= 1.
         num_classes: K, at least 2.
-        reverse: Whether the class of rank K - 1 is the head class, and not that of rank 0.
+        reverse: The same as the order "reversed".
+        order: One of `ORDERS`. By default the class of rank 0 is the head class. "reversed": that
+            of rank K - 1. "middle": the largest classes are in the middle, and the ranks of the
+            counts are ..., 4, 2, 0, 1, 3, ... "head-tail": they are at both ends, and the ranks of
+            the counts are 1, 3, 5, ..., 4, 2, 0.
 
     Returns:
         int64 array of shape (num_classes,).
@@ -107,12 +132,22 @@ def class_counts(
 
     >>> class_counts(500, 100, 10)
     array([500, 299, 179, 107,  64,  38,  23,  13,   8,   5])
+    >>> class_counts(500, 100, 10, order="middle")
+    array([  8,  23,  64, 179, 500, 299, 107,  38,  13,   5])
     """
     # The 1e-9 corrects a power function that returns slightly less than a whole number.
     counts = [
         int(head / imbalance ** (rank / (num_classes - 1)) + 1e-9) for rank in range(num_classes)
     ]
-    return np.array(counts[::-1] if reverse else counts, np.int64)
+    ranks = list(range(num_classes))
+    even, odd = ranks[::2], ranks[1::2]
+    places = {
+        "labeled": ranks,
+        "reversed": ranks[::-1],
+        "middle": [*even[::-1], *odd],
+        "head-tail": [*odd, *even[::-1]],
+    }["reversed" if reverse else order]
+    return np.array(counts, np.int64)[places]
 
 
 def split(
@@ -222,7 +257,11 @@ def _requested(
                 "every class needs at least one. Give a larger head or a smaller imbalance ratio."
             )
     unlabeled = class_counts(
-        sizes.unlabeled_head, sizes.unlabeled_imbalance, num_classes, sizes.reverse_unlabeled
+        sizes.unlabeled_head,
+        sizes.unlabeled_imbalance,
+        num_classes,
+        sizes.reverse_unlabeled,
+        sizes.unlabeled_order,
     )
     return labeled, unlabeled[rank]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from daso_tf.data.errors import DataError
-from daso_tf.data.images import UNKNOWN, ImageFiles, Images
+from daso_tf.data.images import UNKNOWN, ImageFiles, Images, joined
 from daso_tf.data.statistics import channel_statistics
 
 
@@ -30,6 +30,8 @@ class SemiSupervisedData:
         class_names: K names, in the order of the labels.
         mean: Channel means of the training images, in 0..1.
         std: Channel standard deviations of the training images, in 0..1.
+        labeled_among_unlabeled: How many of the unlabeled images are labeled ones; they are the
+            last ones.
 
     Raises:
         DataError: If a part breaks one of these rules, or has a label outside 0..K-1.
@@ -51,6 +53,7 @@ class SemiSupervisedData:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    labeled_among_unlabeled: int = 0
 
     def __post_init__(self) -> None:
         _check_parts(self)
@@ -71,6 +74,17 @@ class SemiSupervisedData:
     def labeled_counts(self) -> np.ndarray:
         """Labeled images of each class, int64 of shape (K,)."""
         return np.bincount(self.labeled.labels, minlength=self.num_classes)
+
+    def with_labeled_among_unlabeled(self) -> "SemiSupervisedData":
+        """Returns the data with the labeled images among the unlabeled ones, as the last ones.
+
+        Channel statistics do not change.
+        """
+        return dataclasses.replace(
+            self,
+            unlabeled=joined(self.unlabeled, self.labeled),
+            labeled_among_unlabeled=len(self.labeled),
+        )
 
     @property
     def unlabeled_counts(self) -> np.ndarray | None:

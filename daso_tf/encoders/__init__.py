@@ -13,7 +13,7 @@ from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms
 from daso_tf.encoders.pytorch_names import load_torchvision_weights
 from daso_tf.encoders.resnet import resnet
 from daso_tf.encoders.wide_resnet import wide_resnet
-from daso_tf.platform.checks import checked_whole_number
+from daso_tf.platform.checks import checked_number, checked_whole_number
 
 __all__ = [
     "BatchNormalization",
@@ -59,10 +59,10 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family(
-        r"wrn_(\d+)_(\d+)",
-        "wrn_DEPTH_WIDTH, such as wrn_28_2",
-        lambda request, depth, width: wide_resnet(
-            int(depth), int(width), request.input_shape, request.dtype
+        r"wrn_(\d+)_(\d+)(_raw)?",
+        "wrn_DEPTH_WIDTH, such as wrn_28_2, or wrn_28_2_raw",
+        lambda request, depth, width, raw: wide_resnet(
+            int(depth), int(width), request.input_shape, request.dtype, raw=raw is not None
         ),
     ),
     Family(
@@ -90,12 +90,13 @@ def build(
     weights: str | None = None,
     dtype: str | None = None,
     synchronized_batch_norm: bool = True,
+    batch_norm_momentum: float | None = None,
 ) -> keras.Model:
     """Builds an encoder by name.
 
     Args:
-        name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`; `resnet_DEPTH` with 18, 34, 50 or 101; or
-            `applications:NAME` with a name in `keras.applications`.
+        name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`, or `wrn_28_2_raw`; `resnet_DEPTH` with 18, 34,
+            50 or 101; or `applications:NAME` with a name in `keras.applications`.
         resolution: Height and width of the images in pixels.
         mean: Mean of each color channel that the images are normalized with, in [0, 1].
         std: Standard deviation of each color channel that they are normalized with, in (0, 1].
@@ -106,6 +107,8 @@ def build(
             that is in force. The weights are float32 with any policy.
         synchronized_batch_norm: Whether the replicas of a distributed step normalize with the
             statistics of the whole batch. If not, each replica uses those of its own rows.
+        batch_norm_momentum: Weight of the old running statistics, in [0, 1]; None keeps that of the
+            encoder, 0.9 in those of this library.
 
     Returns:
         A `keras.Model` from normalized images `(batch, resolution, resolution, 3)` to features
@@ -126,6 +129,10 @@ def build(
     encoder = family.build(Request((resolution, resolution, 3), mean, std, dtype), *groups)
     for batch_norm in batch_norms_of(encoder):
         batch_norm.synchronized = synchronized_batch_norm
+        if batch_norm_momentum is not None:
+            batch_norm.momentum = checked_number(
+                "batch_norm_momentum", batch_norm_momentum, least=0, most=1
+            )
     if weights:
         try:
             if family.load_npz and weights.endswith(".npz"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,6 +54,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         jit_compile: Whether XLA compiles the training computation of this layer, including the
             activation, in a step that is not compiled as a whole. False until `compile` of a
             learner sets it.
+        precise: Whether means over a batch are sums of float64. False unless it is set; the replay
+            of recorded runs does so.
 
     Call arguments:
         inputs: float `(batch, ..., channels)`.
@@ -118,6 +121,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             negative_slope = checked_number("negative_slope", negative_slope, least=0, below=1)
         self.negative_slope = negative_slope
         self.jit_compile = False
+        self.precise = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates gamma, beta and the running statistics.
@@ -149,6 +153,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         passes, within, after = _PASSES, None, self.negative_slope
         if self.jit_compile:
             passes, within, after = _COMPILED_PASSES, self.negative_slope, None
+        if self.precise:
+            passes = _PRECISE_PASSES
         outputs, mean, variance = _normalized(
             inputs, gamma, beta, self.epsilon, within, of_batch, passes
         )
@@ -210,12 +216,12 @@ def _normalized(
 # and writes the batch for every operation.
 
 
-def _mean(x: tf.Tensor) -> tf.Tensor:
-    return _mean_of_channels(tf.cast(x, tf.float32))
+def _mean(x: tf.Tensor, mean_of: Callable | None = None) -> tf.Tensor:
+    return (mean_of or _mean_of_channels)(tf.cast(x, tf.float32))
 
 
-def _variance(x: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
-    return _mean_of_channels(tf.square(tf.cast(x, tf.float32) - mean))
+def _variance(x: tf.Tensor, mean: tf.Tensor, mean_of: Callable | None = None) -> tf.Tensor:
+    return (mean_of or _mean_of_channels)(tf.square(tf.cast(x, tf.float32) - mean))
 
 
 def _outputs(
@@ -237,10 +243,12 @@ def _slopes(
     gamma: tf.Tensor,
     beta: tf.Tensor,
     negative_slope: float | None,
+    mean_of: Callable | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
+    mean_of = mean_of or _mean_of_channels
     normalized = (tf.cast(x, tf.float32) - mean) * inverse
     upstream = _before_activation(upstream, normalized * gamma + beta, negative_slope)
-    return _mean_of_channels(upstream), _mean_of_channels(upstream * normalized)
+    return mean_of(upstream), mean_of(upstream * normalized)
 
 
 def _gradient(
@@ -262,6 +270,21 @@ def _gradient(
 _PASSES = (_mean, _variance, _outputs, _slopes, _gradient)
 # All layers share these functions, so layers with inputs of the same shape compile once.
 _COMPILED_PASSES = tuple(tf.function(p, jit_compile=True, autograph=False) for p in _PASSES)
+
+
+def _mean_in_float64(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(_mean_of_channels(tf.cast(x, tf.float64)), tf.float32)
+
+
+# The rounding errors of means grow from step to step. These are for comparisons with other
+# programs, whose order of the sums is another one.
+_PRECISE_PASSES = (
+    functools.partial(_mean, mean_of=_mean_in_float64),
+    functools.partial(_variance, mean_of=_mean_in_float64),
+    _outputs,
+    functools.partial(_slopes, mean_of=_mean_in_float64),
+    _gradient,
+)
 
 
 def _activated(x: tf.Tensor, negative_slope: float | None) -> tf.Tensor:

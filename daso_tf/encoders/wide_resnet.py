@@ -15,6 +15,7 @@ def wide_resnet(
     width: int = 2,
     input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
     dtype: str | None = None,
+    raw: bool = False,
 ) -> keras.Model:
     """Builds a wide residual network (WRN), which maps normalized images to features.
 
@@ -29,6 +30,9 @@ def wide_resnet(
         input_shape: `(height, width, 3)` of the images. The weights do not depend on it.
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. Weights, statistics and features are float32 with any policy.
+        raw: Whether both branches of the first blocks of the second and third group read the raw
+            input, without BatchNorm and activation, as in the authors' code of SimPro, ACR and
+            ADELLO.
 
     Returns:
         A `keras.Model` from float images `(batch, height, width, 3)` to features
@@ -59,18 +63,23 @@ def wide_resnet(
         for group, channels in enumerate((16 * width, 32 * width, 64 * width), start=1):
             for block in range((depth - 4) // 6):
                 stride = 2 if group > 1 and block == 0 else 1
-                x = _block(
-                    x, channels, stride, f"group{group}_block{block}", group == 1 and block == 0
-                )
+                name = f"group{group}_block{block}"
+                is_raw = raw and stride == 2
+                x = _block(x, channels, stride, name, group == 1 and block == 0, is_raw)
         x = _activated_norm(x, "final_norm")
         features = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
-        return keras.Model(images, features, name=f"wrn_{depth}_{width}")
+        return keras.Model(images, features, name=f"wrn_{depth}_{width}{'_raw' * raw}")
 
 
 def _block(
-    x: tf.Tensor, channels: int, stride: int, name: str, activate_shortcut: bool
+    x: tf.Tensor,
+    channels: int,
+    stride: int,
+    name: str,
+    activate_shortcut: bool,
+    raw: bool,
 ) -> tf.Tensor:
-    activated = _activated_norm(x, f"{name}_norm1")
+    activated = x if raw else _activated_norm(x, f"{name}_norm1")
     shortcut = activated if activate_shortcut else x
     if stride != 1 or x.shape[-1] != channels:
         shortcut = _convolution(channels, 1, stride, name=f"{name}_shortcut")(shortcut)

@@ -2,7 +2,7 @@
 
 from daso_tf.learners.classifier_retraining import ClassifierRetraining
 from daso_tf.learners.daso import DASO
-from daso_tf.learners.fixmatch import FixMatch, FixMatchViews
+from daso_tf.learners.fixmatch import FixMatch, FixMatchTwoViews, FixMatchViews
 from daso_tf.learners.mean_teacher import MeanTeacher
 from daso_tf.learners.mixmatch import MixMatch
 from daso_tf.learners.pseudo_label import PseudoLabel
@@ -17,6 +17,7 @@ __all__ = [
     "USADTM",
     "ClassifierRetraining",
     "FixMatch",
+    "FixMatchTwoViews",
     "FixMatchViews",
     "Learner",
     "MeanTeacher",

@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
+from daso_tf.platform.checks import checked_whole_number
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+from daso_tf.pseudo_labels.pseudo_labeler import Logits
 from daso_tf.step import losses
 from daso_tf.step.learner import Learner
-from daso_tf.step.outcome import StepOutcome
+from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.thresholds import Threshold
 
 
@@ -32,6 +34,23 @@ class FixMatchViews(NamedTuple):
     strong: tf.Tensor
 
 
+class FixMatchTwoViews(NamedTuple):
+    """The views of a FixMatch step with two strong views of each unlabeled image.
+
+    Attributes:
+        labeled: float `(batch, resolution, resolution, 3)`, weak views of the labeled images.
+        weak: float `(mu * batch, resolution, resolution, 3)`, weak views of the unlabeled images.
+        strong: float `(mu * batch, resolution, resolution, 3)`, strong views of the same images.
+        second_strong: float `(mu * batch, resolution, resolution, 3)`, other strong views of the
+            same images.
+    """
+
+    labeled: tf.Tensor
+    weak: tf.Tensor
+    strong: tf.Tensor
+    second_strong: tf.Tensor
+
+
 @keras.saving.register_keras_serializable(package="daso_tf")
 class FixMatch(Learner):
     """FixMatch: strong views are taught the confident pseudo-labels of weak views.
@@ -41,6 +60,12 @@ class FixMatch(Learner):
             `LinearPseudoLabeler`, which makes this plain FixMatch.
         strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
             default `RandAugment()`.
+        threshold: How strongly each pseudo-label is taught: a least confidence in [0, 1], or a
+            `daso_tf.thresholds.Threshold`. By default the confidence that the pseudo-labeler is
+            made for: 0.95, for `CDMADPseudoLabeler` 0.
+        strong_views: Strong views of each unlabeled image, in [1, 2]; the consistency loss is the
+            mean over them. By default as many as the pseudo-labeler and the balanced head are made
+            for.
 
     Raises:
         ValueError: If an argument is outside its range, or two parts cannot be combined.
@@ -69,9 +94,12 @@ class FixMatch(Learner):
         pseudo_labeler: PseudoLabeler | str | None = None,
         *,
         strong: keras.layers.Layer | None = None,
-        threshold: float | str | Threshold = 0.95,
+        threshold: float | str | Threshold | None = None,
+        strong_views: int | None = None,
         **kwargs: Any,
     ):
+        if strong_views is not None:
+            strong_views = checked_whole_number("strong_views", strong_views, least=1, most=2)
         super().__init__(
             encoder,
             num_classes,
@@ -82,28 +110,31 @@ class FixMatch(Learner):
         )
         self.strong = RandAugment() if strong is None else strong
         self.strong.build((None, None, None, 3))
+        self.strong_views = strong_views
 
     def make_views(
         self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor
-    ) -> FixMatchViews:
+    ) -> FixMatchViews | FixMatchTwoViews:
         """Makes weak views of both sides and strong views of the unlabeled side."""
         seeds = tf.random.experimental.stateless_split(seed, 4, alg="philox")
         before_strong = self.weak(unlabeled, seed=seeds[2])  # another draw than the weak views
-        return FixMatchViews(
+        views = FixMatchViews(
             labeled=self.as_input(self.weak(labeled, seed=seeds[0])),
             weak=self.as_input(self.weak(unlabeled, seed=seeds[1])),
             strong=self.as_input(self.strong(before_strong, seed=seeds[3])),
         )
+        parts = [p for p in (self.pseudo_labeler, self.balanced_head) if p is not None]
+        if (self.strong_views or max(part.strong_views for part in parts)) == 1:
+            return views
+        return FixMatchTwoViews(*views, self._strong_views(unlabeled, seed, stream=2))
 
     def make_strong_labeled_views(self, labeled: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Makes strong views of the labeled images; see `Learner.make_strong_labeled_views`."""
-        seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
-        seeds = tf.random.experimental.stateless_split(seed, 2, alg="philox")
-        return self.as_input(self.strong(self.weak(labeled, seed=seeds[0]), seed=seeds[1]))
+        return self._strong_views(labeled, seed, stream=1)
 
     def compute_losses(
         self,
-        views: FixMatchViews,
+        views: FixMatchViews | FixMatchTwoViews,
         labels: tf.Tensor,
         positions: tf.Tensor | None = None,
         strong_labeled: tf.Tensor | None = None,
@@ -113,7 +144,8 @@ class FixMatch(Learner):
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
-        labeled, weak, strong = self.forward(*views)
+        bias = self.blank_logits() if "blank_image" in labeler.asks_for else None
+        labeled, weak, strong, of_strong_labeled = self._outputs(views, strong_labeled)
         averaged = self.averaged_features(
             views.weak,
             views.strong,
@@ -121,31 +153,74 @@ class FixMatch(Learner):
             labels,
             step,
         )
-        probabilities = tf.nn.softmax(self.teaching_logits(weak, step, averaged))
+        teaching_logits = self.teaching_logits(weak, step, averaged)
+        if bias is not None:
+            teaching_logits = labeler.teaching_logits(teaching_logits, bias, step)
+        probabilities = tf.nn.softmax(teaching_logits)
         pseudo_labels = labeler(probabilities, weak.features, step=step, positions=positions)
         selection = self.threshold(
             pseudo_labels.target, labels, positions, step=step - self.first_step
         )
+        weights = selection.weights
+        if self.balanced_head is not None:
+            weights = self.balanced_head.selected(weights, tf.stop_gradient(weak.logits))
         if selection.labels is not None:
             pseudo_labels = pseudo_labels._replace(final=selection.labels)
-        consistency_loss = losses.consistency(
-            pseudo_labels.final, selection.weights, labeler.with_margins(strong.logits)
-        )
-        features = Features(labeled.features, weak.features, strong.features)
-        terms = {
-            "supervised_loss": self.supervised_loss(
-                labels, labeled.logits, step, selection.labeled_weights
-            ),
-            "consistency_loss": self.weight_at(step) * consistency_loss,
-            **labeler.auxiliary_losses(weak.features, strong.features, step),
-            **self.threshold.auxiliary_losses(strong.logits, selection.weights),
-            **self.balanced_losses(features, labels, step, averaged),
+        if "step_losses" in labeler.asks_for:
+            logits = Logits(
+                labeled.logits, weak.logits, [view.logits for view in strong], of_strong_labeled
+            )
+            terms = labeler.step_losses(logits, labels, pseudo_labels, weights, step, positions)
+        else:
+            of_views = [
+                losses.consistency(pseudo_labels.final, weights, labeler.with_margins(view.logits))
+                for view in strong
+            ]
+            terms = {
+                "supervised_loss": self.supervised_loss(
+                    labels, labeled.logits, step, selection.labeled_weights
+                ),
+                "consistency_loss": tf.add_n(of_views) / len(of_views),
+            }
+        terms["consistency_loss"] *= self.weight_at(step)
+        features = Features(labeled.features, weak.features, *(view.features for view in strong))
+        terms |= {
+            **labeler.auxiliary_losses(weak.features, strong[0].features, step),
+            **self.threshold.auxiliary_losses(strong[0].logits, weights),
+            **self.balanced_losses(features, labels, step, averaged, weak.logits, positions),
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels, selection.weights)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, weights)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this model."""
         return {
             **super().get_config(),
             "strong": keras.saving.serialize_keras_object(self.strong),
+            "strong_views": self.strong_views,
         }
+
+    def _strong_views(self, images: tf.Tensor, seed: tf.Tensor, stream: int) -> tf.Tensor:
+        """Makes further strong views; those of `make_views` do not depend on them."""
+        seed = tf.random.experimental.stateless_fold_in(seed, stream, alg="philox")
+        seeds = tf.random.experimental.stateless_split(seed, 2, alg="philox")
+        return self.as_input(self.strong(self.weak(images, seed=seeds[0]), seed=seeds[1]))
+
+    def _outputs(
+        self, views: FixMatchViews | FixMatchTwoViews, strong_labeled: tf.Tensor | None
+    ) -> tuple[Outputs, Outputs, list[Outputs], tf.Tensor | None]:
+        """Passes all views through the trained network.
+
+        Returns:
+            The outputs of the labeled, the weak and the strong views, and the logits of the strong
+            labeled views, if the pseudo-labeler asks for them.
+        """
+        if "blank_image" in self.pseudo_labeler.asks_for:
+            labeled_view, weak_view, *strong_views = views
+            in_order = (weak_view, labeled_view, *strong_views)
+            weak, labeled, *strong = [self.forward(view)[0] for view in in_order]
+            return labeled, weak, strong, None
+        if strong_labeled is None or "strong_labeled" not in self.pseudo_labeler.asks_for:
+            labeled, weak, *strong = self.forward(*views)
+            return labeled, weak, strong, None
+        labeled, weak, *strong, last = self.forward(*views, strong_labeled)
+        return labeled, weak, strong, last.logits

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import losses
-from daso_tf.step.learner import NO_BALANCED_HEAD, Learner
+from daso_tf.step.learner import NO_BALANCED_HEAD, NO_STEP_LOSSES, Learner
 from daso_tf.step.outcome import StepOutcome
 from daso_tf.thresholds import Threshold
 
@@ -59,7 +59,9 @@ class PseudoLabel(Learner):
         Networks", ICML 2013 workshop on challenges in representation learning, section 2.2.
     """
 
-    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({"balanced_head": NO_BALANCED_HEAD})
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"balanced_head": NO_BALANCED_HEAD, "step_losses": NO_STEP_LOSSES}
+    )
 
     def __init__(
         self,

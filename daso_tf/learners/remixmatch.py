@@ -14,9 +14,10 @@ from daso_tf.balance.balanced_head import Features
 from daso_tf.learners import mixing
 from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number
-from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
+from daso_tf.pseudo_labels import CDMADPseudoLabeler, LinearPseudoLabeler, PseudoLabeler
+from daso_tf.pseudo_labels.cdmad import bounded_cross_entropy
 from daso_tf.step import compatibility, losses
-from daso_tf.step.learner import NO_MARGINS, NO_THRESHOLD, Learner
+from daso_tf.step.learner import NO_JOINT_PASS, NO_MARGINS, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -82,7 +83,7 @@ class ReMixMatch(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS}
+        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS, "joint_pass": NO_JOINT_PASS}
     )
 
     def __init__(
@@ -164,6 +165,11 @@ class ReMixMatch(Learner):
         weak = resize(self.weak(labeled, seed=seeds[0]), (self.resolution, self.resolution))
         return self.as_input(self.strong(weak, seed=seeds[1]))
 
+    @property
+    def needs_strong_labeled(self) -> bool:
+        """Whether a part asks for strong views of the labeled images."""
+        return super().needs_strong_labeled or "blank_image" in self.pseudo_labeler.asks_for
+
     def compute_losses(
         self,
         views: ReMixMatchViews,
@@ -173,6 +179,8 @@ class ReMixMatch(Learner):
     ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
+        if isinstance(labeler, CDMADPseudoLabeler):
+            return self._losses_of_cdmad(labeler, views, labels, strong_labeled)
         step = tf.convert_to_tensor(self.step)
         self.observe_labeled(views.labeled, labels)
 
@@ -242,6 +250,54 @@ class ReMixMatch(Learner):
             "premixup_weight": self.premixup_weight,
             "rotation_weight": self.rotation_weight,
         }
+
+    def _losses_of_cdmad(
+        self,
+        labeler: CDMADPseudoLabeler,
+        views: ReMixMatchViews,
+        labels: tf.Tensor,
+        strong_labeled: tf.Tensor | None,
+    ) -> StepOutcome:
+        """Computes the losses of one step as CDMAD's authors do.
+
+        They mix strong views of the labeled images, and learn the weak ones in addition. The order
+        of passes is theirs, too.
+        """
+        step = tf.convert_to_tensor(self.step)
+        bias = self.blank_logits()
+        (weak,) = self.forward(views.weak)
+        guess = tf.nn.softmax(labeler.teaching_logits(weak.logits, bias, step))
+        pseudo_labels = mixing.sharpened_pseudo_labels(
+            labeler, tf.stop_gradient(guess), self.sharpening_temperature, weak.features, step, None
+        )
+        target = pseudo_labels.target
+        one_hot = tf.one_hot(labels, self.num_classes)
+
+        first = views.labeled if strong_labeled is None else strong_labeled
+        logits, targets = mixing.mixed(
+            lambda images: self.forward(images)[0].logits,
+            [first, views.weak, views.strong, views.second_strong],
+            [one_hot, target, target, target],
+            views.mixup,
+        )
+        (labeled,) = self.forward(views.labeled)
+        rotation_loss = losses.cross_entropy(views.turns, self._rotation_logits(views))
+        (strong,) = self.forward(views.strong)
+        sizes = [views.labeled.shape[0], -1]
+        labeled_logits, unlabeled_logits = tf.split(logits, sizes)
+        labeled_targets, unlabeled_targets = tf.split(targets, sizes)
+        of_mixed = bounded_cross_entropy(labeled_targets, labeled_logits)
+        of_weak = bounded_cross_entropy(one_hot, labeled.logits)
+        consistency_loss = bounded_cross_entropy(unlabeled_targets, unlabeled_logits)
+        premixup_loss = losses.soft_cross_entropy(target, strong.logits)
+        premixup_weight = self.premixup_weight * self.ramp_at(step)
+        terms = {
+            "supervised_loss": tf.reduce_mean(of_mixed) + tf.reduce_mean(of_weak),
+            "consistency_loss": self.weight_at(step) * tf.reduce_mean(consistency_loss),
+            "premixup_loss": premixup_weight * tf.reduce_mean(premixup_loss),
+            "rotation_loss": self.rotation_weight * tf.reduce_mean(rotation_loss),
+        }
+        return StepOutcome(terms, labeled.logits, pseudo_labels)
 
     def _rotation_logits(self, views: ReMixMatchViews) -> tf.Tensor:
         """Maps the rotated strong views, as a separate batch, to logits of the four rotations."""

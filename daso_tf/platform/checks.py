@@ -55,16 +55,17 @@ def checked_number(
     raise ValueError(f"{name} must be {allowed}, not {value}.")
 
 
-def checked_whole_number(name: str, value: float, least: int) -> int:
+def checked_whole_number(name: str, value: float, least: int, most: int | None = None) -> int:
     """Returns a number as an int if it is whole and large enough.
 
     Args:
         name: Name of the argument, for the message.
         value: The number; a float such as 1e4 counts as whole.
         least: The smallest value allowed.
+        most: The largest value allowed.
 
     Raises:
-        ValueError: If the number is smaller or not whole.
+        ValueError: If the number is outside its range or not whole.
 
     Example:
 
@@ -79,6 +80,8 @@ def checked_whole_number(name: str, value: float, least: int) -> int:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
     if not math.isfinite(value) or value != int(value):
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value}.")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be a whole number in [{least}, {most}], not {value}.")
     return int(value)
 
 

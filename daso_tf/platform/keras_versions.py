@@ -106,6 +106,15 @@ def velocity_of(optimizer: keras.optimizers.SGD, variable: Any) -> Any:
     return optimizer.momentums[optimizer._index_dict[optimizer._var_key(variable)]]
 
 
+def moments_of(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:
+    """Returns the variables of Adam for a variable: the gradient's mean and its mean square."""
+    if KERAS_3:
+        index = optimizer._get_variable_index(variable)
+    else:
+        index = optimizer._index_dict[optimizer._var_key(variable)]
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
 def _is_legacy(optimizer: keras.optimizers.Optimizer) -> bool:
     return not hasattr(optimizer, "build")
 

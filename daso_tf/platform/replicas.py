@@ -8,13 +8,34 @@ same result, so their variables stay equal. With one replica, the functions retu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 Values = TypeVar("Values")
+
+_EACH_ALONE = contextvars.ContextVar("each_alone", default=False)
+
+
+@contextlib.contextmanager
+def each_alone() -> Iterator[None]:
+    """Lets every replica compute as if it were the only one, on inputs that all of them share.
+
+    Example:
+
+    >>> with each_alone():
+    ...     count()
+    1
+    """
+    token = _EACH_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _EACH_ALONE.reset(token)
 
 
 def count() -> int:
@@ -159,5 +180,5 @@ def _on_device(values: Values) -> Values:
 
 def _context() -> tf.distribute.ReplicaContext | None:
     """Returns the context of this replica, or None if it is the only one."""
-    context = tf.distribute.get_replica_context()
+    context = None if _EACH_ALONE.get() else tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else context

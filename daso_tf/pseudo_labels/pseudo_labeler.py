@@ -18,6 +18,33 @@ TWO_CLASSIFIERS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# What a pseudo-labeler refuses that counters the imbalance by its own losses.
+OWN_LOSSES: Mapping[str, str] = MappingProxyType(
+    {
+        "balance": "each counters the imbalance by losses of its own, and a step has one of them",
+        "threshold": "its losses are those of one confidence for all classes",
+    }
+)
+
+
+class Logits(NamedTuple):
+    """The logits of all views of a step.
+
+    Attributes:
+        labeled: float32 `(batch, K)`, of the weak views of the labeled images. They carry the
+            gradient.
+        weak: float32 `(mu * batch, K)`, of the weak views of the unlabeled images.
+        strong: float32 `(mu * batch, K)` each, of one strong view or several of these images. They
+            carry the gradient.
+        strong_labeled: float32 `(batch, K)`, of strong views of the labeled images, if the
+            pseudo-labeler asks for them. They carry the gradient.
+    """
+
+    labeled: tf.Tensor
+    weak: tf.Tensor
+    strong: Sequence[tf.Tensor]
+    strong_labeled: tf.Tensor | None = None
+
 
 class PseudoLabels(NamedTuple):
     """The pseudo-labels of one unlabeled batch.
@@ -72,10 +99,11 @@ class PseudoLabeler(keras.layers.Layer):
     """Base class of the layers that turn predictions for unlabeled images into pseudo-labels.
 
     In every step the learner calls, in this order: `observe` (if the pseudo-labeler asks for
-    "labeled_features"), the layer itself, `with_margins` (if it asks for "margins"),
-    `auxiliary_losses`, `update`. What a pseudo-labeler remembers from step to step is a variable
-    of this layer, created in `build` from the shapes of the logits `(batch, K)` and the features
-    `(batch, D)`. Every way of saving the model saves it.
+    "labeled_features"), the layer itself, `with_margins` (if it asks for "margins") or
+    `step_losses` (if it asks for "step_losses"), `auxiliary_losses`, `update`. What a
+    pseudo-labeler remembers from step to step is a variable of this layer, created in `build` from
+    the shapes of the logits `(batch, K)` and the features `(batch, D)`. Every way of saving the
+    model saves it.
 
     Args:
         dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
@@ -84,16 +112,26 @@ class PseudoLabeler(keras.layers.Layer):
     Attributes:
         asks_for: What the learner must provide, by name: "labeled_features" (calls of `observe`),
             "positions" (the argument `positions` of `call`), "margins" (a consistency loss on the
-            logits that `with_margins` returns).
+            logits that `with_margins` returns), "step_losses" (the losses that `step_losses`
+            returns, instead of the learner's), "joint_pass" (one pass of all views together),
+            "strong_labeled" (strong views of the labeled images), "blank_image" (calls of
+            `teaching_logits`, predictions without the bias for a blank image, and a separate pass
+            of each set of views).
         refuses: What the pseudo-labeler cannot be combined with, by name, and the reason: "xla"
             (compiling the step with XLA), "pseudo_labels_of_two_classifiers" (several calls per
-            step, with the predictions of different classifiers).
-        loss_names: Names of the losses that `auxiliary_losses` returns.
+            step, with the predictions of different classifiers), "threshold" (another than a fixed
+            one), "balance" (every other method against the imbalance of the labeled images).
+        loss_names: Names of the losses that `auxiliary_losses` returns, and of those that
+            `step_losses` returns in addition to the learner's.
+        strong_views: Strong views of each unlabeled image that it is made for, 1 or 2.
+        confidence: The threshold that it is made for, in [0, 1].
     """
 
     asks_for: ClassVar[frozenset[str]] = frozenset()
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
     loss_names: ClassVar[tuple[str, ...]] = ()
+    strong_views: ClassVar[int] = 1
+    confidence: ClassVar[float] = 0.95
 
     # Pseudo-labels and what is remembered of them stay in float32 under every dtype policy.
     def __init__(self, dtype: Any = "float32", **kwargs: Any):
@@ -106,6 +144,19 @@ class PseudoLabeler(keras.layers.Layer):
             features: float `(batch, D)`.
             labels: int `(batch,)`, classes in 0..K-1.
         """
+
+    def teaching_logits(self, logits: tf.Tensor, bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns the logits whose probabilities `call` gets, if it asks for "blank_image".
+
+        Args:
+            logits: float `(mu * batch, K)` of the weak views.
+            bias: float `(1, K)`, of a blank image, by the trained network in training mode.
+            step: int scalar, the number of steps done before this one.
+
+        Returns:
+            float `(mu * batch, K)`; by default without the bias.
+        """
+        return debiased(logits, bias)
 
     def call(
         self,
@@ -141,6 +192,31 @@ class PseudoLabeler(keras.layers.Layer):
         """
         return logits
 
+    def step_losses(
+        self,
+        logits: Logits,
+        labels: tf.Tensor,
+        pseudo_labels: PseudoLabels,
+        weights: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Computes the losses of a step, instead of the learner, if it asks for "step_losses".
+
+        Args:
+            logits: The `Logits` of all views.
+            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            pseudo_labels: The `PseudoLabels` that `call` returned.
+            weights: float `(mu * batch,)`, 1 where the confidence reaches the threshold, else 0.
+            step: int scalar, the number of steps done before this one.
+            positions: As for `call`.
+
+        Returns:
+            Scalars by their names in the logs: "supervised_loss", "consistency_loss" without its
+            weight, and those of `loss_names`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `step_losses`.")
+
     def auxiliary_losses(
         self, weak_features: tf.Tensor, strong_features: tf.Tensor, step: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -171,6 +247,50 @@ class PseudoLabeler(keras.layers.Layer):
         new image has the initial value.
         """
         return []
+
+
+def soft_consistency(
+    targets: tf.Tensor, weights: tf.Tensor, logits: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Computes the consistency loss with class distributions as targets.
+
+    Args:
+        targets: float `(mu * batch, K)`; each row sums to 1.
+        weights: float `(mu * batch,)`, at least 0, how strongly each is taught.
+        logits: float `(mu * batch, K)` each, of the strong views.
+
+    Returns:
+        A scalar: the mean over all strong views of weight times cross-entropy.
+
+    Example:
+
+    >>> loss = soft_consistency(tf.constant([[0.5, 0.5]]), tf.ones(1), [tf.zeros((1, 2))])
+    >>> round(float(loss), 4)
+    0.6931
+    """
+    of_views = [
+        tf.reduce_mean(weights * tf.nn.softmax_cross_entropy_with_logits(targets, of_view))
+        for of_view in logits
+    ]
+    return tf.add_n(of_views) / len(of_views)
+
+
+def debiased(logits: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Returns logits without those of a blank image; no gradient flows through the bias.
+
+    Args:
+        logits: float `(batch, K)`.
+        bias: float `(1, K)`.
+
+    Returns:
+        float `(batch, K)`.
+
+    Example:
+
+    >>> debiased(tf.constant([[2.0, 1.0]]), tf.constant([[3.0, 0.0]])).numpy().tolist()
+    [[-1.0, 1.0]]
+    """
+    return logits - tf.stop_gradient(bias)
 
 
 def checked_num_classes(name: str, distribution: Sequence[float], num_classes: int) -> None:

@@ -106,6 +106,8 @@ def load_data(settings: Settings, checkpoints: Checkpoints) -> data_file.RunData
         unlabeled_head=settings.unlabeled_head,
         unlabeled_imbalance=settings.unlabeled_imbalance,
         reverse_unlabeled=settings.reverse_unlabeled,
+        unlabeled_order=settings.unlabeled_order,
+        labeled_among_unlabeled=settings.labeled_among_unlabeled,
         validation_size=settings.validation_size,
         class_order=settings.class_order,
         source_size=settings.source_size,

@@ -47,7 +47,11 @@ def build_learner(
     if settings.learning_rate_drops is not None:
         drops = tuple(map(int, settings.learning_rate_drops))
     rate = optimizers.learning_rate(
-        settings.learning_rate, warmup_steps, drops, settings.learning_rate_drop
+        settings.learning_rate,
+        warmup_steps,
+        drops,
+        settings.learning_rate_drop,
+        settings.steps if settings.cosine else None,
     )
     optimizer, weight_decay = optimizers.build(
         settings.optimizer, rate, settings.momentum, settings.weight_decay
@@ -62,7 +66,10 @@ def build_learner(
         mean=data.mean,
         std=data.std,
         weight_decay=weight_decay,
+        decayed=settings.decayed,
         ema_decay=settings.ema_decay,
+        ema_warmup=settings.ema_warmup,
+        average_statistics=settings.average_statistics,
         test_logit_adjustment=settings.test_logit_adjustment,
         # Logit adjustment at test time is for the labeled images of the data, in every generation.
         labeled_counts=data.labeled_counts.tolist(),
@@ -90,6 +97,7 @@ def build_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
         weights=settings.encoder_weights,
         dtype=f"mixed_{settings.mixed_precision}" if mixed else None,
         synchronized_batch_norm=settings.synchronized_batch_norm,
+        batch_norm_momentum=settings.batch_norm_momentum,
     )
 
 

@@ -110,8 +110,11 @@ def refusals(
     if not heads:
         for conflict in conflicts(learner_class, parts):
             yield Refusal(flags[conflict.one], flags[conflict.other], conflict.reason)
-    if balances and "balance" in learner_class.refuses:
-        yield Refusal(BALANCES[balances[0]], flags[learner_class], learner_class.refuses["balance"])
+    labelers = [part for name, part in parts.items() if name == "pseudo_labeler"]
+    losses = [name for name in balances if name not in heads]  # heads are parts themselves
+    for refusing, names in ((learner_class, list(balances)), *((one, losses) for one in labelers)):
+        if names and "balance" in refusing.refuses:
+            yield Refusal(BALANCES[names[0]], flags[refusing], refusing.refuses["balance"])
     for one, other in itertools.combinations(balances, 2):
         reason = "each counters the imbalance of the labeled images; both would counter it twice"
         yield Refusal(BALANCES[one], BALANCES[other], reason)
@@ -132,7 +135,7 @@ def check(settings: Settings) -> None:
             settings.pseudo_labeler,
             _balances(settings),
             settings.threshold,
-            aligns(settings),
+            aligns(settings) and settings.pseudo_labeler != "cdmad",  # it does so itself
         )
     )
     labeler = PSEUDO_LABELERS[settings.pseudo_labeler].make

@@ -112,7 +112,7 @@ def integer(name: str, default: int | None, interval: str, text: str, **more) ->
     return Flag(name, default, text, flags.DEFINE_integer, interval=interval, **more)
 
 
-def number(name: str, default: float, interval: str, text: str, **more) -> Flag:
+def number(name: str, default: float | None, interval: str, text: str, **more) -> Flag:
     """Returns a flag that is a number in an interval such as `"[0, 1)"`."""
     return Flag(name, default, text, flags.DEFINE_float, interval=interval, **more)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daso_tf.data import DATASETS, decode
+from daso_tf.data.long_tail import ORDERS
 from daso_tf.data.sources import OPTIONS
 from daso_tf.encoders import FAMILIES
 from daso_tf.platform.strategies import STRATEGIES
@@ -20,6 +21,7 @@ from daso_tf.settings.flag import Flag, choice, integer, location, number, steps
 from daso_tf.settings.methods import LEARNERS, Entry
 from daso_tf.settings.optimizers import OPTIMIZERS
 from daso_tf.settings.settings import Settings
+from daso_tf.step.weight_decay import DECAYED
 
 MODEL_DIR = location(
     "model_dir",
@@ -64,6 +66,18 @@ DATA = (
     ),
     number("unlabeled_imbalance", 1.0, "[1, inf)", "Imbalance ratio of the unlabeled images."),
     switch("reverse_unlabeled", False, "Give the unlabeled images the opposite order of classes."),
+    choice(
+        "unlabeled_order",
+        "labeled",
+        ORDERS,
+        "Order of the classes of the unlabeled images: that of the labeled ones, its opposite, or "
+        "the largest classes in the middle or at both ends of it.",
+    ),
+    switch(
+        "labeled_among_unlabeled",
+        False,
+        "Use the labeled images as unlabeled ones, too; they come last.",
+    ),
     integer("validation_size", 0, "[0, inf)", "Training images set aside for validation."),
     location(
         "class_order",
@@ -102,8 +116,8 @@ DATA = (
 )
 
 OPTIMIZATION = (
-    integer("batch_size", 64, "[1, inf)", "Labeled images per step (B)."),
-    integer("unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image of a step (mu)."),
+    methods.BATCH_SIZE,
+    methods.UNLABELED_RATIO,
     integer(
         "microbatches",
         1,
@@ -116,8 +130,9 @@ OPTIMIZATION = (
         "optimizer",
         "sgd",
         OPTIMIZERS,
-        "adam, adamw and lamb need a smaller --learning_rate, such as 0.001; lookahead_sgd, and "
-        "lamb before Keras 3, need the extra `addons`.",
+        "adam, pytorch_adam (with epsilon where PyTorch adds it), adamw and lamb need a smaller "
+        "--learning_rate, such as 0.001; lookahead_sgd, and lamb before Keras 3, need the extra "
+        "`addons`.",
     ),
     number(
         "learning_rate",
@@ -131,6 +146,11 @@ OPTIMIZATION = (
         "[0, inf)",
         "Steps at the start in which the learning rate grows from 0.",
         shown_default="0; supervised: 2.5 % of --steps",
+    ),
+    switch(
+        "cosine",
+        False,
+        "Let the learning rate fall with the cosine to a fifth, during the run (FixMatch).",
     ),
     steps(
         "learning_rate_drops",
@@ -147,8 +167,27 @@ OPTIMIZATION = (
         "L2 decay, added to the gradient of every parameter; adamw, sgdw: decoupled decay, "
         "multiplied by the learning rate.",
     ),
+    choice(
+        "decayed",
+        "all",
+        DECAYED,
+        "What --weight_decay decays: all parameters; kernels, without biases and BatchNorm; or "
+        "the whole state after each step, by the learning rate times --weight_decay (CDMAD).",
+    ),
     number(
         "ema_decay", 0.999, "[0, 1)", "Decay of the averaged network, which makes all predictions."
+    ),
+    switch(
+        "ema_warmup",
+        True,
+        "Let the decay of the averaged network grow from 0 at the start, instead of --ema_decay "
+        "from the first step on.",
+    ),
+    switch(
+        "average_statistics",
+        True,
+        "Average the running statistics of BatchNorm, too, instead of using those of the trained "
+        "network.",
     ),
     integer("seed", 0, "[0, 2147483647]", "Seed of split, initial weights, batches and views."),
 )
@@ -266,6 +305,13 @@ ENCODER = (
         None,
         "File of initial weights: Keras weights, or torchvision's as .npz.",
     ),
+    number(
+        "batch_norm_momentum",
+        None,
+        "[0, 1]",
+        "Weight of the old running statistics of BatchNorm at each step.",
+        shown_default="that of the encoder: 0.9",
+    ),
 )
 
 VERBOSITY = choice(
@@ -280,7 +326,7 @@ VERBOSITY = choice(
 def _of(table: Mapping[str, Entry | None]) -> Iterator[Flag]:
     for entry in table.values():
         if entry is not None:
-            yield from entry.flags
+            yield from (flag for flag in entry.flags if flag not in OPTIMIZATION)
 
 
 def _sections() -> dict[str, tuple[Flag, ...]]:
@@ -321,20 +367,24 @@ SECTIONS = _sections()
 TRAIN = {flag.name: flag for flags in SECTIONS.values() for flag in flags}
 
 
-def default_of(name: str, learner: str) -> Any:
-    """Returns the default of a flag with a learner."""
-    return LEARNERS[learner].defaults.get(name, TRAIN[name].default)
+def default_of(name: str, learner: str, pseudo_labeler: str | None = None) -> Any:
+    """Returns the default of a flag with a learner and, if it is given, a pseudo-labeler."""
+    defaults = LEARNERS[learner].defaults
+    if pseudo_labeler is not None:
+        defaults = {**defaults, **methods.PSEUDO_LABELERS[pseudo_labeler].defaults}
+    return defaults.get(name, TRAIN[name].default)
 
 
 def other_defaults(name: str) -> dict[str, Any]:
-    """Returns the defaults of a flag with the learners that have another one, by learner."""
-    defaults = {learner: entry.defaults for learner, entry in LEARNERS.items() if entry}
-    return {learner: of[name] for learner, of in defaults.items() if name in of}
+    """Returns the defaults of a flag with the methods that have another one, by method."""
+    entries = {**methods.PSEUDO_LABELERS, **LEARNERS}
+    return {method: of.defaults[name] for method, of in entries.items() if name in of.defaults}
 
 
 def complete(settings: Settings) -> Settings:
     """Returns the settings of a run: with the learner's defaults, and with all folders named."""
     settings = settings.with_defaults(LEARNERS[settings.learner].defaults)
+    settings = settings.with_defaults(methods.PSEUDO_LABELERS[settings.pseudo_labeler].defaults)
     # Learners with a schedule of their own keep unset flags, which follow the number of steps.
     if not any(methods.published_schedule(settings.learner, settings.steps)):
         if settings.warmup_steps is None:

@@ -119,9 +119,38 @@ _class_distribution = Computed(
 )
 _labeled_counts = Computed(lambda c: c.labeled_counts)
 _num_unlabeled = Computed(lambda c: len(c.data.unlabeled))
+
+
+def _unlabeled_alone(context: Context) -> int | None:
+    """Returns how many of the unlabeled images are no labeled ones; None where no one is."""
+    data = context.data
+    return len(data.unlabeled) - data.labeled_among_unlabeled or None
+
+
+def _cdmad_alignment(context: Context) -> list[float] | None:
+    """Returns the expected unlabeled images of each class, if CDMAD scales predictions to them."""
+    settings = context.settings
+    if settings.get("learner") != "remixmatch" or not aligns(settings):
+        return None
+    counts = context.labeled_counts
+    return [count * len(context.data.unlabeled) / sum(counts) for count in counts]
+
+
+def _batch_ratio(context: Context) -> float:
+    """Returns whole batches of unlabeled images per whole batch of labeled images."""
+    batch_size, data = context.settings.batch_size, context.data
+    of_unlabeled = len(data.unlabeled) // (context.settings.unlabeled_ratio * batch_size)
+    return max(of_unlabeled, 1) / max(len(data.labeled) // batch_size, 1)
+
+
 _steps = Computed(lambda c: c.settings.steps)
 
 # ---- Flags of several methods
+
+BATCH_SIZE = integer("batch_size", 64, "[1, inf)", "Labeled images per step (B).")
+UNLABELED_RATIO = integer(
+    "unlabeled_ratio", 2, "[1, inf)", "Unlabeled images per labeled image of a step (mu)."
+)
 
 CONFIDENCE = number(
     "confidence_threshold",
@@ -141,13 +170,21 @@ EPOCH_STEPS = integer(
     "epoch_steps",
     500,
     "[1, inf)",
-    "Steps after which ABC, ADSH and SAW change their rates, thresholds and weights.",
+    "Steps of an epoch, after which ABC, ACR, ADSH, CDMAD, SAW and SimPro change what they do.",
 )
 BETA = number(
     "class_balance_beta",
     0.999,
     "[0, 1)",
     "Parameter (beta) of the effective number of images; 0 weights all classes the same.",
+)
+
+DISTRIBUTION_ALIGNMENT = switch(
+    "distribution_alignment",
+    None,
+    "Scale ReMixMatch's predictions to the class distribution of the labeled images.",
+    shown_default="on where labeled and unlabeled images have the same imbalance ratio, but off "
+    "with DASO on CIFAR-10",
 )
 
 # ---- What is an unlabeled image taught?
@@ -222,6 +259,74 @@ PSEUDO_LABELERS = {
             "[0, inf)",
             "Strength with which DebiasPL removes the mean bias of the predictions.",
         ),
+    ),
+    "simpro": Entry(
+        pseudo_labels.SimProPseudoLabeler,
+        labeled_counts=_labeled_counts,
+        batch_ratio=Computed(_batch_ratio, (BATCH_SIZE, UNLABELED_RATIO)),
+        tau=number("simpro_tau", 2.0, "[0, inf)", "Strength (tau) of the priors of SimPro."),
+        momentum=number(
+            "simpro_momentum",
+            0.9,
+            "[0, 1]",
+            "Weight (rho) of the old class distributions when SimPro updates them.",
+        ),
+        epoch_steps=EPOCH_STEPS,
+    ),
+    "adello": Entry(
+        pseudo_labels.ADELLOPseudoLabeler,
+        labeled_counts=_labeled_counts,
+        total_steps=_steps,
+        alpha_min=number(
+            "adello_alpha",
+            0.1,
+            "[0, 1]",
+            "How much of the unlabeled class distribution ADELLO's target prior has at the end of "
+            "the run (alpha_min); 0: the target is uniform.",
+        ),
+        power=number(
+            "adello_power", 2.0, "(0, inf)", "Power of the time with which alpha falls in ADELLO."
+        ),
+        momentum=number(
+            "adello_momentum",
+            0.999,
+            "[0, 1)",
+            "Momentum of ADELLO's estimate of the unlabeled class distribution.",
+        ),
+        distill_after=integer(
+            "adello_distill_after",
+            50_000,
+            "[0, inf)",
+            "Steps before ADELLO teaches images that are not confident.",
+        ),
+        published_temperature=switch(
+            "adello_published_temperature",
+            False,
+            "Distill in ADELLO with the temperature of the paper, by the estimated distribution, "
+            "and not with that of the released configurations, 1.",
+        ),
+        num_unlabeled=Computed(
+            lambda c: _unlabeled_alone(c) if c.settings.adello_unlabeled_only else None,
+            (
+                switch(
+                    "adello_unlabeled_only",
+                    False,
+                    "Leave the labeled images among the unlabeled ones out of ADELLO's estimate.",
+                ),
+            ),
+        ),
+    ),
+    "cdmad": Entry(
+        pseudo_labels.CDMADPseudoLabeler,
+        {"confidence_threshold": 0.0, "sharpening_temperature": 1.0},
+        aligned_counts=Computed(_cdmad_alignment, (DISTRIBUTION_ALIGNMENT,)),
+        debias_after=integer(
+            "cdmad_debias_after",
+            100,
+            "[0, inf)",
+            "CDMAD subtracts the bias in epochs with a larger number, counted from 0.",
+        ),
+        epoch_steps=EPOCH_STEPS,
     ),
     # The generations of self-training differ in the labeled images that they start with
     # (run/generations.py).
@@ -341,6 +446,51 @@ BALANCED_HEADS: dict[str, Entry | None] = {
         confidence_threshold=CONFIDENCE,
         update_every=EPOCH_STEPS,
     ),
+    "acr": Entry(
+        balance.ACR,
+        labeled_counts=_labeled_counts,
+        tau=number(
+            "acr_tau",
+            2.0,
+            "[0, inf)",
+            "Largest strength of the adjustment of ACR's targets (tau1).",
+        ),
+        target_tau=number(
+            "acr_target_tau",
+            2.0,
+            "[0, inf)",
+            "Strength of the adjustment of the targets of ACR's balanced classifier (tau12).",
+        ),
+        loss_tau=number(
+            "acr_loss_tau",
+            2.0,
+            "[0, inf)",
+            "Strength of logit adjustment in the loss of ACR's balanced classifier (tau2).",
+        ),
+        confidence_threshold=CONFIDENCE,
+        momentum=number(
+            "acr_momentum",
+            0.99,
+            "[0, 1)",
+            "Momentum (rho) of ACR's estimate of the unlabeled class distribution.",
+        ),
+        adapts=switch(
+            "acr_adapts",
+            True,
+            "Let the strength of ACR's adjustment follow the estimate of the unlabeled class "
+            "distribution.",
+        ),
+        estimate_after=integer(
+            "acr_estimate_after",
+            5,
+            "[0, inf)",
+            "Number of the last epoch, from 0, in which ACR does not estimate yet.",
+        ),
+        epoch_steps=EPOCH_STEPS,
+        num_unlabeled=Computed(
+            lambda c: _unlabeled_alone(c) if c.data.labeled_among_unlabeled else None
+        ),
+    ),
     "cossl": Entry(
         balance.CoSSL,
         labeled_counts=_labeled_counts,
@@ -448,13 +598,6 @@ _mixed: dict[str, Any] = {
     ),
     "mixup_beta": number("mixup_beta", 0.5, "(0, inf)", "Parameter of MixUp's Beta distribution."),
 }
-DISTRIBUTION_ALIGNMENT = switch(
-    "distribution_alignment",
-    None,
-    "Scale ReMixMatch's predictions to the class distribution of the labeled images.",
-    shown_default="on where labeled and unlabeled images have the same imbalance ratio, but off "
-    "with DASO on CIFAR-10",
-)
 
 
 def aligns(settings: Settings) -> bool:
@@ -472,7 +615,10 @@ def aligns(settings: Settings) -> bool:
     same = (
         settings.unlabeled_head > 0
         and settings.unlabeled_imbalance == settings.labeled_imbalance
-        and not (settings.reverse_unlabeled and settings.labeled_imbalance > 1)
+        and not (
+            (settings.reverse_unlabeled or settings.unlabeled_order != "labeled")
+            and settings.labeled_imbalance > 1
+        )
     )
     return same and not (settings.pseudo_labeler == "daso" and settings.dataset == "cifar10")
 
@@ -569,7 +715,7 @@ LEARNERS = {
         distribution_alignment=Computed(
             lambda c: (
                 pseudo_labels.DistributionAlignment(_class_distribution.compute(c))
-                if aligns(c.settings)
+                if aligns(c.settings) and c.settings.pseudo_labeler != "cdmad"
                 else None
             ),
             (DISTRIBUTION_ALIGNMENT, UNLABELED_DISTRIBUTION),
@@ -589,6 +735,13 @@ LEARNERS = {
         pseudo_labeler=_pseudo_labeler,
         **_unlabeled,
         strong=_strong,
+        strong_views=integer(
+            "strong_views",
+            None,
+            "[1, 2]",
+            "Strong views of each unlabeled image in FixMatch.",
+            shown_default="2 with simpro, cdmad and acr, otherwise 1",
+        ),
         balanced_head=_balanced_head,
         threshold=_threshold,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,9 +13,9 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.extras import import_extra
-from daso_tf.platform.keras_versions import velocity_of
+from daso_tf.platform.keras_versions import moments_of, velocity_of
 
-__all__ = ["OPTIMIZERS", "SGD", "WarmUp", "build", "learning_rate"]
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "Cosine", "WarmUp", "build", "learning_rate"]
 
 
 class Choice(NamedTuple):
@@ -129,8 +130,121 @@ class SGD(keras.optimizers.SGD):
         variable.assign_sub(rate * (gradient + self.momentum * moved if self.nesterov else moved))
 
 
+@keras.saving.register_keras_serializable(package="daso_tf")
+class Adam(keras.optimizers.Adam):
+    """Adam in PyTorch's form: epsilon is added after the correction of the bias, as in the paper.
+
+    With the mean m and the mean square v of the gradient at step t, counted from 1, a step is
+
+        w <- w - r m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
+
+    `keras.optimizers.Adam` adds epsilon to the square root of v itself, which makes early steps
+    smaller.
+
+    Args:
+        learning_rate: A number above 0 or a schedule.
+        beta_1: Decay of the gradient's mean, in [0, 1).
+        beta_2: Decay of its mean square, in [0, 1).
+        epsilon: Is added to the denominator, above 0.
+        **kwargs: As for `keras.optimizers.Adam`, such as `clipnorm` and `name`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+
+    >>> model.compile(Adam(0.0015))  # doctest: +SKIP
+
+    Reference:
+        Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        **kwargs: Any,
+    ):
+        if isinstance(learning_rate, (int, float)):
+            checked_number("learning_rate", learning_rate, above=0)
+        beta_1 = checked_number("beta_1", beta_1, least=0, below=1)
+        beta_2 = checked_number("beta_2", beta_2, least=0, below=1)
+        epsilon = checked_number("epsilon", epsilon, above=0)
+        super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **kwargs)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:
+        """Updates a variable; Keras calls it.
+
+        Args:
+            gradient: The gradient.
+            variable: The variable.
+            learning_rate: The learning rate; Keras 2.15 does not give it.
+        """
+        dtype = variable.dtype
+        rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, dtype)
+        gradient = tf.cast(tf.convert_to_tensor(gradient), dtype)
+        done = tf.cast(tf.convert_to_tensor(self.iterations) + 1, dtype)
+        moments = []
+        for moment, beta, value in zip(
+            moments_of(self, variable),
+            (self.beta_1, self.beta_2),
+            (gradient, tf.square(gradient)),
+            strict=True,
+        ):
+            moved = beta * tf.convert_to_tensor(moment) + (1.0 - beta) * value
+            moment.assign(moved)
+            moments.append(moved / (1.0 - tf.cast(beta, dtype) ** done))
+        mean, mean_square = moments
+        variable.assign_sub(rate * mean / (tf.sqrt(mean_square) + self.epsilon))
+
+
+@keras.saving.register_keras_serializable(package="daso_tf")
+class Cosine(LearningRateSchedule):
+    """A learning rate that falls with the cosine to a fifth: `rate * cos(7 pi t / (16 steps))`.
+
+    Args:
+        rate: The learning rate at the first step, above 0.
+        steps: Steps of the run, at least 1.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+
+    >>> [round(float(Cosine(0.1, steps=100)(step)), 4) for step in (0, 50, 100)]
+    [0.1, 0.0773, 0.0195]
+
+    Reference:
+        Sohn et al., "FixMatch", NeurIPS 2020, section 2.4.
+    """
+
+    def __init__(self, rate: float, steps: int):
+        super().__init__()
+        self.rate = checked_number("rate", rate, above=0)
+        self.steps = checked_whole_number("steps", steps, least=1)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Returns the learning rate of a step.
+
+        Args:
+            step: int scalar, the number of steps done before this one.
+        """
+        done = tf.cast(step, tf.float32) / self.steps
+        return self.rate * tf.cos(7.0 / 16.0 * math.pi * done)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of this schedule."""
+        return {"rate": self.rate, "steps": self.steps}
+
+
 def learning_rate(
-    rate: float, warmup_steps: int = 0, drops: Sequence[int] = (), drop: float = 0.01
+    rate: float,
+    warmup_steps: int = 0,
+    drops: Sequence[int] = (),
+    drop: float = 0.01,
+    cosine_steps: int | None = None,
 ) -> float | LearningRateSchedule:
     """Returns a learning rate with warm-up and drops, as an optimizer takes it.
 
@@ -139,12 +253,13 @@ def learning_rate(
         warmup_steps: Number of steps in which it grows linearly from 0 to `rate`, at least 0.
         drops: Numbers of steps, ascending, after which the rate is multiplied by `drop`.
         drop: Factor of each drop, in (0, 1].
+        cosine_steps: Steps of the run, if the rate falls with the cosine instead; see `Cosine`.
 
     Returns:
         The rate itself where it is constant, otherwise a schedule.
 
     Raises:
-        ValueError: If the drops do not ascend.
+        ValueError: If the drops do not ascend, or the rate both drops and falls with the cosine.
 
     Example:
 
@@ -157,6 +272,13 @@ def learning_rate(
             f"The steps of the learning rate's drops must ascend from 1, not {list(drops)}."
         )
     schedule: float | LearningRateSchedule = rate
+    if cosine_steps is not None:
+        if drops:
+            raise ValueError(
+                "The learning rate falls with the cosine already: leave out its drops after steps "
+                f"{list(drops)}."
+            )
+        schedule = Cosine(rate, cosine_steps)
     if drops:
         # Keras's boundaries are the last steps with the old value.
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -247,6 +369,10 @@ def _adam(rate, momentum, _):
     return keras.optimizers.Adam(rate, beta_1=momentum)
 
 
+def _pytorch_adam(rate, momentum, _):
+    return Adam(rate, beta_1=momentum)
+
+
 def _adamw(rate, momentum, weight_decay):
     return keras.optimizers.AdamW(rate, beta_1=momentum, weight_decay=weight_decay)
 
@@ -276,6 +402,7 @@ def _addons(name: str) -> ModuleType:
 OPTIMIZERS = {
     "sgd": Choice(_sgd),
     "adam": Choice(_adam),
+    "pytorch_adam": Choice(_pytorch_adam),
     "adamw": Choice(_adamw, decoupled=True),
     "lamb": Choice(_lamb),
     "sgdw": Choice(_sgdw, decoupled=True),

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.balance import BalancedHead
-from daso_tf.balance.balanced_head import AveragedFeatures, Features
+from daso_tf.balance.balanced_head import AveragedFeatures, Features, HeadStep
 from daso_tf.platform import draws
 from daso_tf.pseudo_labels import PseudoLabeler
 from daso_tf.step.classifier import Classifier
@@ -48,6 +48,8 @@ class BalancedClassifier(Classifier):
         self.balanced_head = head
         if head is None:
             return
+        if isinstance(head, keras.layers.Layer) and not head.built:
+            head.build((None, self.num_classes))
         self.balanced_classifier, self.ema_balanced_classifier = self.add_head(
             "balanced_classifier", self.num_classes
         )
@@ -136,32 +138,40 @@ class BalancedClassifier(Classifier):
         labels: tf.Tensor,
         step: tf.Tensor,
         averaged: AveragedFeatures | None = None,
+        weak_logits: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Computes the loss of the balanced head.
+        """Computes the losses of the balanced head.
 
         Args:
             features: The features of the step's views, which carry the gradient.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             step: int scalar, the number of steps done before this one.
             averaged: The result of `averaged_features`.
+            weak_logits: float `(mu * batch, K)` of the weak views, by the first classifier.
+            positions: As for `Learner.compute_losses`.
 
         Returns:
-            A scalar by its name; nothing where there is no balanced head.
+            Scalars by their names; nothing where there is no balanced head.
         """
         head = self.balanced_head
         if head is None:
             return {}
-        loss = head.loss(
-            self.balanced_classifier,
-            lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
-            features,
-            labels,
-            self.balanced_draws(tf.shape(features.labeled)[0], tf.shape(features.weak)[0], step),
-            step,
-            averaged,
+        return head.step_losses(
+            HeadStep(
+                self.balanced_classifier,
+                lambda probabilities: self.pseudo_labeler(probabilities, features.weak, step=step),
+                features,
+                labels,
+                self.balanced_draws(
+                    tf.shape(features.labeled)[0], tf.shape(features.weak)[0], step
+                ),
+                step,
+                averaged,
+                weak_logits,
+                positions,
+            )
         )
-        (name,) = head.loss_names
-        return {name: loss}
 
     def balanced_draws(
         self, labeled: tf.Tensor, unlabeled: tf.Tensor, step: tf.Tensor

@@ -5,7 +5,8 @@ alignment. Learners and parts say two things of themselves as class attributes:
 
 - `asks_for`, names of what they need from the others: `"positions"`, `"margins"`, ...
 - `refuses`, what they cannot be combined with and why, by the name of an argument of the learner
-  (`"threshold"`) or of something that another one asks for (`"margins"`).
+  (`"threshold"`) or of something that another one asks for (`"margins"`). A part that refuses an
+  argument, or `"balance"`, goes with the plain parts only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+from daso_tf.balance import SupervisedLoss
+from daso_tf.pseudo_labels import LinearPseudoLabeler
+from daso_tf.thresholds import FixedThreshold
+
+# What a learner does without a choice: nothing that another part could refuse.
+_PLAIN = (LinearPseudoLabeler, FixedThreshold, SupervisedLoss)
+# The arguments whose parts counter the imbalance of the labeled images.
+_BALANCE = ("supervised_loss", "balanced_head")
 
 
 class Conflict(NamedTuple):
@@ -49,6 +59,14 @@ def conflicts(learner: Any, parts: Mapping[str, type | None]) -> Iterator[Confli
     for name, part in given.items():
         if part is not getattr(learner, "own_pseudo_labeler", None) and name in learner.refuses:
             yield Conflict(part, learner, learner.refuses[name])
+    for name, part in given.items():
+        asked = {name, "balance"} if name in _BALANCE else {name}
+        for other in given.values():
+            reasons = [
+                other.refuses[n] for n in sorted(asked) if n in getattr(other, "refuses", ())
+            ]
+            if reasons and other is not part and part not in _PLAIN:
+                yield Conflict(part, other, reasons[0])
     for one, other in itertools.permutations([learner, *given.values()], 2):
         for name in sorted(getattr(one, "asks_for", ())):
             if name in getattr(other, "refuses", ()):

@@ -23,7 +23,9 @@ from daso_tf.platform.keras_versions import (
     train_on_batch,
 )
 from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels.pseudo_labeler import debiased
 from daso_tf.step import compatibility, fitting, gradients, inputs
+from daso_tf.step import weight_decay as weight_decay_rules
 from daso_tf.step.balanced_classifier import BalancedClassifier
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, arguments_of
 from daso_tf.step.metrics import StepMetrics
@@ -36,6 +38,8 @@ from daso_tf.thresholds import FixedThreshold, Threshold
 # Why most learners have no place for these; see `Learner.refuses`.
 NO_THRESHOLD = "it does not choose by confidence which pseudo-labels it teaches"
 NO_BALANCED_HEAD = "it has no consistency loss between weak and strong views for the head to share"
+NO_STEP_LOSSES = "it has no consistency loss between weak and strong views to replace"
+NO_JOINT_PASS = "it has no joint pass of all views"
 NO_MARGINS = "it teaches probabilities, and margins need a cross-entropy with one class per image"
 
 
@@ -76,7 +80,15 @@ class Learner(BalancedClassifier):
         weak: Layer that makes weak views, called as `weak(images, seed=...)`; by default `Weak()`.
         weight_decay: L2 factor, at least 0, *added to the gradient* of every parameter (not
             decoupled).
+        decayed: What it decays: "all" parameters; "kernels", those with more than one dimension,
+            without biases and BatchNorm; or "state", everything that is averaged, running
+            statistics included, which is multiplied by `1 - learning rate * weight_decay` after
+            each step, as CDMAD's authors do.
         ema_decay: Final decay of the moving average, in [0, 1).
+        ema_warmup: Whether the decay grows from 0 at the first step, so that early weights are
+            forgotten soon. If False, it is `ema_decay` from the first step on.
+        average_statistics: Whether the running statistics of BatchNorm are averaged, too. If False,
+            the averaged network has those of the trained network.
         seed: A whole number of at least 0. Together with the step it determines every random
             number of the step.
         first_step: Number of steps that count as done before the first one, at least 0; later
@@ -97,8 +109,8 @@ class Learner(BalancedClassifier):
         labeled_alone: Whether the learner learns from the labeled images alone.
         refuses: What the learner cannot be combined with, and why, by the name of the argument
             ("pseudo_labeler", "threshold", "balanced_head") or of what a part asks for ("margins",
-            see `PseudoLabeler`). "balance" stands for every method against the imbalance of the
-            labeled images.
+            "step_losses", "joint_pass", see `PseudoLabeler`). "balance" stands for every method
+            against the imbalance of the labeled images.
         own_pseudo_labeler: The pseudo-labeler that a learner which refuses others makes itself.
 
     Raises:
@@ -108,7 +120,12 @@ class Learner(BalancedClassifier):
     asks_for: ClassVar[frozenset[str]] = frozenset()
     labeled_alone: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "balanced_head": NO_BALANCED_HEAD, "margins": NO_MARGINS}
+        {
+            "threshold": NO_THRESHOLD,
+            "balanced_head": NO_BALANCED_HEAD,
+            "margins": NO_MARGINS,
+            "step_losses": NO_STEP_LOSSES,
+        }
     )
 
     own_pseudo_labeler: ClassVar[type[PseudoLabeler] | None] = None
@@ -137,7 +154,10 @@ class Learner(BalancedClassifier):
         supervised_loss: SupervisedLoss | str | None = None,
         weak: keras.layers.Layer | str | None = None,
         weight_decay: float = 5e-4,
+        decayed: str = "all",
         ema_decay: float = 0.999,
+        ema_warmup: bool = True,
+        average_statistics: bool = True,
         seed: int = 0,
         first_step: int = 0,
         microbatches: int = 1,
@@ -167,6 +187,8 @@ class Learner(BalancedClassifier):
             return Known(type(self), data, total_steps, resolution)
 
         labeler = part("pseudo_labeler", pseudo_labeler, known)
+        if threshold is None and labeler is not None and "threshold" not in self.refuses:
+            threshold = labeler.confidence
         selects = _as_threshold(part("threshold", threshold, known))
         head = part("balanced_head", balanced_head, known)
         loss = part("supervised_loss", supervised_loss, known)
@@ -176,7 +198,15 @@ class Learner(BalancedClassifier):
             pseudo_labeler=labeler,
             threshold=selects,
             balanced_head=head,
+            supervised_loss=loss,
         )
+        if kwargs.get("test_logit_adjustment"):
+            for one in (labeler, head):
+                if one is not None and "balance" in one.refuses:
+                    raise ValueError(
+                        f"test_logit_adjustment does not go with {type(one).__name__}: "
+                        f"{one.refuses['balance']}."
+                    )
         if labeler is None and (unlabeled_weight != 1 or ramp_steps):
             raise ValueError(
                 f"{type(self).__name__} makes no pseudo-labels: leave out unlabeled_weight and "
@@ -187,6 +217,9 @@ class Learner(BalancedClassifier):
         weights = {"unlabeled_weight": unlabeled_weight, "weight_decay": weight_decay}
         weights = {name: checked_number(name, value, least=0) for name, value in weights.items()}
         ema_decay = checked_number("ema_decay", ema_decay, least=0, below=1)
+        if decayed not in weight_decay_rules.DECAYED:
+            allowed = ", ".join(weight_decay_rules.DECAYED)
+            raise ValueError(f"decayed must be one of {allowed}, not {decayed!r}.")
         counts = {"ramp_steps": ramp_steps, "seed": seed, "first_step": first_step}
         counts = {
             name: checked_whole_number(name, value, least=0) for name, value in counts.items()
@@ -196,7 +229,10 @@ class Learner(BalancedClassifier):
         super().__init__(encoder, num_classes, **kwargs)
         self.unlabeled_weight = weights["unlabeled_weight"]
         self.weight_decay = weights["weight_decay"]
+        self.decayed = decayed
         self.ema_decay = ema_decay
+        self.ema_warmup = bool(ema_warmup)
+        self.average_statistics = bool(average_statistics)
         self.ramp_steps = counts["ramp_steps"]
         self.seed = counts["seed"]
         self.first_step = counts["first_step"]
@@ -238,7 +274,7 @@ class Learner(BalancedClassifier):
         raise NotImplementedError(f"{type(self).__name__} must implement `make_views`.")
 
     def make_strong_labeled_views(self, labeled: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Makes strong views of the labeled images, for a balanced head that asks for them.
+        """Makes strong views of the labeled images, for parts that ask for them.
 
         Args:
             labeled: uint8 `(batch, height, width, 3)`.
@@ -257,7 +293,7 @@ class Learner(BalancedClassifier):
         """Computes the loss terms of a step from its views.
 
         Learners that take a balanced head have another argument `strong_labeled`, the result of
-        `make_strong_labeled_views`, or None if the head does not ask for it.
+        `make_strong_labeled_views`, or None if no part asks for it.
 
         Args:
             views: What `make_views` returned.
@@ -309,6 +345,31 @@ class Learner(BalancedClassifier):
         sizes = [tf.shape(view)[0] for view in views]
         per_view = zip(tf.split(features, sizes), tf.split(logits, sizes), strict=True)
         return [Outputs(*outputs) for outputs in per_view]
+
+    @property
+    def blank_image(self) -> tf.Tensor:
+        """An image without content, as the encoder takes it: 1 in every channel."""
+        return tf.ones((1, self.resolution, self.resolution, 3))
+
+    def blank_logits(self) -> tf.Tensor:
+        """Maps the blank image through the trained network in training mode, on its own.
+
+        BatchNorm updates its running statistics. All replicas do the same.
+
+        Returns:
+            float32 `(1, K)`. No gradient flows through it.
+        """
+        with replicas.each_alone():
+            (blank,) = self.forward(self.blank_image)
+        return tf.stop_gradient(blank.logits)
+
+    def answering_logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Computes the logits of the predictions; see `Classifier.answering_logits`."""
+        logits = super().answering_logits(features)
+        if self.pseudo_labeler is None or "blank_image" not in self.pseudo_labeler.asks_for:
+            return logits
+        blank = self.network.ema_features(self.blank_image, training=False)
+        return debiased(logits, super().answering_logits(blank))
 
     def observe_labeled(self, views: tf.Tensor, labels: tf.Tensor) -> None:
         """Passes the EMA encoder's features of the labeled views to a pseudo-labeler that asks.
@@ -370,8 +431,8 @@ class Learner(BalancedClassifier):
             views: What `make_views` returns.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             positions: As for `compute_losses`.
-            strong_labeled: What `make_strong_labeled_views` returns. A balanced head that asks for
-                it learns from the weak views of the labeled images if it is None.
+            strong_labeled: What `make_strong_labeled_views` returns. If it is None, parts that ask
+                for it learn from the weak views of the labeled images alone.
 
         Returns:
             The `StepOutcome`.
@@ -384,22 +445,34 @@ class Learner(BalancedClassifier):
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
         self.remember(outcome)
         variables = self.trainable_variables
-        # L2 on every parameter, biases and BatchNorm included, as in PyTorch's SGD.
-        decayed = [g + self.weight_decay * v for g, v in zip(gradient, variables, strict=True)]
+        factor = tf.cast(tf.convert_to_tensor(self.optimizer.learning_rate), tf.float32)
+        factor *= self.weight_decay
+        decayed = weight_decay_rules.added(gradient, variables, self.weight_decay, self.decayed)
         apply_gradients(self.optimizer, decayed, variables)
         replicas.average(self._unsynchronized_statistics)
-        decay = decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay)
+        decay = tf.constant(self.ema_decay)
+        if self.ema_warmup:
+            decay = decay_at(tf.convert_to_tensor(self.step) - self.first_step, self.ema_decay)
         if scales_losses(self.optimizer):  # it has skipped gradients that are not finite
-            decay = tf.where(tf.math.is_finite(outcome.gradient_norm), decay, 1.0)
-        self.network.update_average(decay)
+            finite = tf.math.is_finite(outcome.gradient_norm)
+            decay, factor = tf.where(finite, decay, 1.0), tf.where(finite, factor, 0.0)
+        self.network.update_average(decay, self.average_statistics)
+        if self.decayed == "state":
+            weight_decay_rules.shrink(self.network.weights, factor)
         self.step.assign_add(1)
         return outcome
 
     @property
     def needs_positions(self) -> bool:
         """Whether batches must contain the positions of their unlabeled images."""
-        parts = (self.pseudo_labeler, self.threshold)
+        parts = (self.pseudo_labeler, self.threshold, self.balanced_head)
         return any(part is not None and "positions" in part.asks_for for part in parts)
+
+    @property
+    def needs_strong_labeled(self) -> bool:
+        """Whether a part asks for strong views of the labeled images."""
+        asks = () if self.pseudo_labeler is None else self.pseudo_labeler.asks_for
+        return "strong_labeled" in asks or self.needs_averaged_features
 
     @property
     def batch_arguments(self) -> dict[str, bool]:
@@ -458,7 +531,10 @@ class Learner(BalancedClassifier):
             **{name: part and serialize(part) for name, part in parts.items()},
             **({} if self.pseudo_labeler is None else self._unlabeled_config()),
             "weight_decay": self.weight_decay,
+            "decayed": self.decayed,
             "ema_decay": self.ema_decay,
+            "ema_warmup": self.ema_warmup,
+            "average_statistics": self.average_statistics,
             "supervised_loss": serialize(self.supervised_loss),
             "weak": serialize(self.weak),
             "seed": self.seed,
@@ -476,7 +552,7 @@ class Learner(BalancedClassifier):
         seed = tf.stack([self.seed, tf.cast(self.step, tf.int32)])
         views = self.network.compiled_part(self.make_views)(labeled, unlabeled, seed)
         strong_labeled = None
-        if self.needs_averaged_features:
+        if self.needs_strong_labeled:
             make = self.network.compiled_part(self.make_strong_labeled_views)
             strong_labeled = make(labeled, seed)
         outcome = self.train_on_views(views, labels, positions, strong_labeled)

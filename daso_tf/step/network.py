@@ -102,13 +102,20 @@ class AveragedNetwork:
             return function
         return tf.function(function, jit_compile=True, autograph=False)
 
-    def update_average(self, decay: tf.Tensor) -> None:
+    def update_average(self, decay: tf.Tensor, statistics: bool = True) -> None:
         """Moves every averaged weight and statistic towards the trained one.
 
         Args:
             decay: Weight of the old average, in [0, 1].
+            statistics: Whether running statistics are averaged. If not, they are copied.
         """
-        update(self.ema_weights, self.weights, decay)
+        if statistics:
+            update(self.ema_weights, self.weights, decay)
+            return
+        trained = {id(variable) for variable in self.trainable_weights}
+        for average, variable in zip(self.ema_weights, self.weights, strict=True):
+            is_trained = id(variable) in trained
+            update([average], [variable], decay if is_trained else tf.constant(0.0))
 
     @property
     def weights(self) -> list[tf.Variable]:

@@ -11,6 +11,7 @@ The command gives the same inputs to the objects that training uses and compares
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daso_tf.commands import terminal
-from daso_tf.commands.replay import function_level, logit_level, network
+from daso_tf.commands.replay import function_level, logit_level, network, newer
 from daso_tf.commands.replay.comparison import Quantity, Result, UnknownRecordingError, worst
 from daso_tf.settings.flag import location, switch
 from daso_tf.settings.settings import Settings
@@ -76,6 +77,9 @@ def replay_file(path: str | os.PathLike, jit_compile: bool = False) -> Result:
     """
     trace = _load(path)
     if "config" in trace:
+        config = json.loads(str(trace["config"]))
+        if config.get("method") in newer.METHODS:
+            return newer.replay(trace, config, jit_compile)
         return network.replay(trace, jit_compile)
     if any("/" in key for key in trace):
         return function_level.replay(trace)

@@ -86,11 +86,18 @@ def replay(trace: Trace, inputs: Trace | None = None) -> Result:
 class FixMatchOfLogits(learners.FixMatch):
     """FixMatch whose views are logits. Its step computes everything that follows from them."""
 
-    def __init__(self, num_classes: int, labeler: PseudoLabeler, threshold: Threshold):
+    def __init__(
+        self,
+        num_classes: int,
+        labeler: PseudoLabeler | None,
+        threshold: float | Threshold,
+        **arguments: Any,
+    ):
         image = keras.Input((8, 8, 3))
-        unused = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
-        statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-        super().__init__(unused, num_classes, labeler, threshold=threshold, **statistics)
+        pixels = keras.layers.GlobalAveragePooling2D()(image)
+        unused = keras.Model(image, keras.layers.Dense(num_classes)(pixels))
+        arguments |= {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+        super().__init__(unused, num_classes, labeler, threshold=threshold, **arguments)
 
     def forward(self, *views: tf.Tensor) -> list[Outputs]:
         """Returns the views as they are."""
