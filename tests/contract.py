@@ -289,6 +289,8 @@ def learner_of(case, policy=None, **compile_arguments):
         arguments = examples(case.learner, constructor_arguments(case.learner).keys() - not_given)
     for name, part in case.parts:
         arguments[name] = part(**examples(part))
+        if "balance" in getattr(part, "refuses", ()):
+            arguments.pop("test_logit_adjustment", None)
     learner = case.learner(**arguments)
     optimizer = daso_tf.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True)
     if case.learner is daso_tf.Supervised:  # with this epsilon, small gradients move little
