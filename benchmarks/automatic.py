@@ -39,26 +39,24 @@ AUTOMATIC = "automatic: "
 DASO = "--pseudo_labeler=daso"
 FIXMATCH = "--pseudo_labeler=linear"
 GRID = (
-    f"wrn_10_1, 16: {DASO} --encoder=wrn_10_1 --resolution=16 --logit_adjustment=1",
-    f"wrn_10_2, 16: {DASO} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1",
-    f"wrn_16_2, 16: {DASO} --encoder=wrn_16_2 --resolution=16 --logit_adjustment=1",
-    f"wrn_28_2, 16: {DASO} --encoder=wrn_28_2 --resolution=16 --logit_adjustment=1",
-    f"wrn_10_2, 24: {DASO} --encoder=wrn_10_2 --resolution=24 --logit_adjustment=1",
-    f"wrn_10_2, 32: {DASO} --encoder=wrn_10_2 --resolution=32 --logit_adjustment=1",
-    f"wrn_28_2, 32: {DASO} --encoder=wrn_28_2 --resolution=32 --logit_adjustment=1",
-    f"no adjustment: {DASO} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=0",
-    f"adjusted at test time: {DASO} --encoder=wrn_10_2 --resolution=16 --test_logit_adjustment=1",
-    f"batch 32, ratio 2: {DASO} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1"
+    f"wrn_10_1, 16: {DASO} --encoder=wrn_10_1 --resolution=16",
+    f"average of the paper: {DASO} --encoder=wrn_10_2 --resolution=16 --ema_decay=0.999",
+    f"wrn_16_2, 16: {DASO} --encoder=wrn_16_2 --resolution=16",
+    f"wrn_28_2, 16: {DASO} --encoder=wrn_28_2 --resolution=16",
+    f"wrn_10_2, 24: {DASO} --encoder=wrn_10_2 --resolution=24",
+    f"wrn_10_2, 32: {DASO} --encoder=wrn_10_2 --resolution=32",
+    f"wrn_28_2, 32: {DASO} --encoder=wrn_28_2 --resolution=32",
+    f"no adjustment: {DASO} --encoder=wrn_10_2 --resolution=16 --test_logit_adjustment=0",
+    f"adjusted in the loss: {DASO} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1",
+    f"batch 32, ratio 2: {DASO} --encoder=wrn_10_2 --resolution=16"
     " --batch_size=32 --unlabeled_ratio=2",
-    f"batch 64, ratio 2: {DASO} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1"
+    f"batch 64, ratio 2: {DASO} --encoder=wrn_10_2 --resolution=16"
     " --batch_size=64 --unlabeled_ratio=2",
-    f"fixmatch: {FIXMATCH} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1",
-    f"fixmatch, 0.7: {FIXMATCH} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1"
-    " --confidence_threshold=0.7",
-    f"freematch: {FIXMATCH} --threshold=freematch --encoder=wrn_10_2 --resolution=16"
-    " --logit_adjustment=1",
+    f"fixmatch: {FIXMATCH} --encoder=wrn_10_2 --resolution=16",
+    f"fixmatch, 0.7: {FIXMATCH} --encoder=wrn_10_2 --resolution=16 --confidence_threshold=0.7",
+    f"freematch: {FIXMATCH} --threshold=freematch --encoder=wrn_10_2 --resolution=16",
     f"abc: {DASO} --encoder=wrn_10_2 --resolution=16 --balanced_head=abc",
-    "labels only: --learner=supervised --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1",
+    "labels only: --learner=supervised --encoder=wrn_10_2 --resolution=16",
 )
 
 

@@ -13,6 +13,7 @@ from command import arguments, run_train
 # What these files test does not depend on the version of Keras or TensorFlow: image files and
 # folders, splits, flags, documents, locks and damaged files. They run with the newest versions.
 ANY_VERSION = (
+    "test_automatic.py",
     "test_class_order.py",
     "test_copies.py",
     "test_damaged_files.py",

@@ -13,7 +13,7 @@ from PIL import Image
 from daso_tf.commands import describe, terminal
 from daso_tf.platform.cores import cores
 from daso_tf.run.callbacks import TimeLeft
-from daso_tf.run.flags_file import write_flags_file
+from daso_tf.run.flags_file import changes_since, continued, write_flags_file
 from daso_tf.run.preparation import prepare
 from daso_tf.settings import automatic, combinations, limits
 from daso_tf.settings.automatic import Situation, choose
@@ -79,12 +79,12 @@ def test_what_is_given_or_has_no_effect_is_not_chosen(situation, argv, absent):
         ((40, 4), [], True),
         ((40, 30), [], False),
         ((40, 4), ["--balanced_head=abc"], False),
-        ((40, 4), ["--test_logit_adjustment=1"], False),
+        ((40, 4), ["--logit_adjustment=1"], False),
         ((40, 4), ["--learner=crt", "--from_model_dir=run"], False),
     ],
 )
 def test_the_imbalance_is_countered_once(labeled, argv, adjusted):
-    assert ("logit_adjustment" in values(FEW._replace(labeled=labeled), *argv)) == adjusted
+    assert ("test_logit_adjustment" in values(FEW._replace(labeled=labeled), *argv)) == adjusted
 
 
 @pytest.mark.parametrize("situation", [FEW, MANY, TINY, GPU], ids=["few", "many", "tiny", "gpu"])
@@ -163,30 +163,35 @@ def test_a_run_says_writes_and_keeps_what_was_chosen(pictures, capsys, monkeypat
     assert started.steps < 250_000 and not any("--encoder" in line for line in said)
 
     monkeypatch.setattr(automatic.cores, "cores", lambda: 64)
-    continued = prepared(pictures).settings
-    assert chosen_of(continued) == chosen_of(started)
+    more = 2 * started.steps
+    again = prepared(pictures, f"--steps={more}").settings
+    assert chosen_of(again) == {**chosen_of(started), "steps": more}
     assert "Chosen" not in capsys.readouterr().out
-    longer = prepared(pictures, f"--steps={2 * started.steps}").settings
-    assert chosen_of(longer) == {**chosen_of(started), "steps": 2 * started.steps}
 
 
-def test_a_run_of_an_earlier_version_continues_with_what_it_had(pictures):
-    old = ("--encoder=wrn_10_1", "--resolution=8", "--cutout_size=4", "--batch_size=2")
-    given = parsed("--dataset=image_folder", f"--data_dir={pictures}", *old)
-    run = prepared(pictures, *(f"--{name}={as_text(given[name])}" for name in automatic.NAMES))
-    before = complete(given.replace(model_dir=run.settings.model_dir))
-    write_flags_file(run.model_dir / "flags.cfg", before)
-    continued = prepared(pictures).settings
-    assert chosen_of(continued) == chosen_of(before)
-    assert (continued.steps, continued.batch_size, continued.ema_decay) == (250_000, 2, 0.999)
+def test_given_flags_must_fit_what_was_chosen(pictures):
+    with pytest.raises(ValueError, match=r"--pretrain_steps=249999 is not below --steps=\d{2,5};"):
+        prepared(pictures, "--encoder=wrn_10_1", "--pretrain_steps=249999")
+    assert not (pictures.parent / "run").exists()
 
 
-def test_a_damaged_value_is_named(pictures):
-    run = prepared(pictures, "--encoder=wrn_10_1")
-    flags_file = run.model_dir / "flags.cfg"
-    flags_file.write_text(re.sub("--steps=.*", "--steps=many", flags_file.read_text()))
+def test_a_run_of_an_earlier_version_continues_with_what_it_had(tmp_path):
+    given = ("--dataset=image_folder", "--data_dir=pictures")
+    before = complete(parsed(*given, "--encoder=wrn_10_1", "--batch_size=2"))
+    write_flags_file(tmp_path / "flags.cfg", before)
+    now = continued(tmp_path / "flags.cfg", complete(parsed(*given)))
+    assert chosen_of(now) == chosen_of(before)
+    assert (now.steps, now.batch_size, now.ema_decay) == (250_000, 2, 0.999)
+    changes = changes_since(tmp_path / "flags.cfg", now)
+    assert not (changes.settings or changes.defaults or changes.rules)
+    longer = complete(parsed(*given, "--steps=300000"))
+    assert continued(tmp_path / "flags.cfg", longer).steps == 300_000
+
+
+def test_a_damaged_value_is_named(tmp_path):
+    (tmp_path / "flags.cfg").write_text("--dataset=image_list\n--steps=many\n")
     with pytest.raises(ValueError, match=r"flags\.cfg is damaged \(--steps=many"):
-        prepared(pictures)
+        continued(tmp_path / "flags.cfg", complete(parsed("--dataset=image_list")))
 
 
 def test_data_sets_with_published_settings_are_left_alone():

@@ -237,7 +237,10 @@ def test_the_last_lines_say_how_to_export_logit_adjusted_answers(finished_run):
     ("given", "said"),
     [
         ({"model_dir": "my runs/a"}, "daso-tf export 'my runs/a' --test_logit_adjustment=1"),
-        ({"test_logit_adjustment": 1}, "The exported model does so."),
+        (
+            {"model_dir": "a", "test_logit_adjustment": 1},
+            "To export the plain answers: daso-tf export a --test_logit_adjustment=0",
+        ),
         ({"logit_adjustment": 1}, "This training counters the imbalance in its own way."),
         ({"balanced_head": "abc"}, "This training counters the imbalance in its own way."),
         (

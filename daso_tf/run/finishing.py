@@ -123,12 +123,12 @@ def about_logit_adjustment(settings: Settings) -> str:
         "logit-adjusted: each class is divided by its share of the labeled images, so that rare "
         "classes are answered more often"
     )
+    export = f"daso-tf export {shlex.quote(settings.model_dir)} --test_logit_adjustment"
     if settings.test_logit_adjustment:
-        return f"{meaning}. The exported model does so."
+        return f"{meaning}. The exported model does so. To export the plain answers: {export}=0"
     if not combinations.can_add("test_logit_adjustment", settings):
         return f"{meaning}. This training counters the imbalance in its own way."
-    command = f"daso-tf export {shlex.quote(settings.model_dir)} --test_logit_adjustment=1"
-    return f"{meaning}. To export these answers: {command}"
+    return f"{meaning}. To export these answers: {export}=1"
 
 
 def _answers(

@@ -164,6 +164,8 @@ def _settled(
             settings = with_network_of(Path(settings.from_model_dir), settings)
         settings, lines = automatic.fitted(settings, selection)
         combinations.check(settings)
+        if is_new:
+            limits.check_effects(settings)
     return _shortened(settings) if is_new else settings, selection, lines
 
 

@@ -289,11 +289,11 @@ def _share_of_steps(
     return choice_of
 
 
-def _logit_adjustment(situation: Situation, settings: Settings) -> Choice | None:
-    if situation.imbalance < 2 or not combinations.can_add("logit_adjustment", settings):
+def _test_logit_adjustment(situation: Situation, settings: Settings) -> Choice | None:
+    if situation.imbalance < 2 or not combinations.can_add("test_logit_adjustment", settings):
         return None
     largest, smallest = max(situation.labeled), min(situation.labeled)
-    return Choice(1.0, f"the largest class has {largest} labeled pictures, the smallest {smallest}")
+    return Choice(1.0, f"rare classes are not forgotten: {smallest} to {largest} labeled pictures")
 
 
 _CHOICES: dict[str, Callable[[Situation, Settings], Choice | None]] = {
@@ -305,7 +305,7 @@ _CHOICES: dict[str, Callable[[Situation, Settings], Choice | None]] = {
     "evaluate_every": _evaluate_every,
     "ema_decay": _ema_decay,
     "cutout_size": _cutout_size,
-    "logit_adjustment": _logit_adjustment,
+    "test_logit_adjustment": _test_logit_adjustment,
     "pretrain_steps": _share_of_steps(0.1, "a tenth of the steps"),
     "distribution_period": _share_of_steps(0.01, "a hundredth of the steps; at most 100", 100, 10),
     "epoch_steps": _share_of_steps(0.02, "a fiftieth of the steps; at most 500", 500, 10),
