@@ -15,6 +15,7 @@ from command import arguments, run_train
 # run is evaluated, exported or continued. They run with the newest versions.
 ANY_VERSION = (
     "test_augment_preview.py",
+    "test_automatic.py",
     "test_best.py",
     "test_class_order.py",
     "test_combinations.py",

@@ -141,6 +141,20 @@ def test_without_network_the_message_says_which_files_to_put_where(tmp_path, no_
     assert f"tfds.builder('{name}', data_dir='DIR').download_and_prepare()" in message
 
 
+def test_without_network_other_data_sets_fail_before_the_first_retry(
+    tmp_path, no_network, monkeypatch
+):
+    def download(*_, **__):
+        raise AssertionError("tensorflow-datasets repeats a download for minutes")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download)
+    with pytest.raises(data.DataError, match="the test has no network") as caught:
+        data.load("tfds:beans", data_dir=tmp_path, labeled_head=1, unlabeled_head=1)
+    message = str(caught.value)
+    assert f"beans is not in '{tmp_path}/beans/" in message
+    assert "tfds.builder('beans', data_dir='DIR').download_and_prepare()" in message
+
+
 def test_broken_or_incomplete_files_are_explained(tmp_path, no_network):
     splits = {"train": random_images(20, 32, 10, 0), "test": random_images(10, 32, 10, 1)}
     folder = write_prepared(tmp_path, "cifar10", "3.0.2", splits, cifar_features(TEN_NAMES))

@@ -60,6 +60,7 @@ def command(model_dir, data_dir, *more, **settings):
         "batch_size": 4,
         "threshold": "flexmatch",
         "steps": 2,
+        "evaluate_every": 500,
         **settings,
     }
     return [*(f"--{name}={value}" for name, value in values.items() if value is not None), *more]

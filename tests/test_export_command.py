@@ -7,11 +7,12 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from command import arguments, run_train
+from command import arguments, completed, run_train
 
 from daso_tf.commands import terminal
 from daso_tf.commands.export import COMMAND
 from daso_tf.run import exported
+from daso_tf.run.finishing import about_logit_adjustment
 from daso_tf.run.lock import locked
 from daso_tf.settings.settings import Settings
 
@@ -224,3 +225,29 @@ def test_other_formats_are_files_beside_the_saved_model(copied_run, capsys):
 def test_formats_are_checked_first(copied_run, capsys, flags, said):
     assert export(copied_run, *flags) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_last_lines_say_how_to_export_logit_adjusted_answers(finished_run):
+    assert "\nlogit-adjusted: each class is divided by its share" in finished_run.output
+    command = f"daso-tf export {finished_run.model_dir} --test_logit_adjustment=1\n"
+    assert f"To export these answers: {command}" in finished_run.output
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model_dir": "my runs/a"}, "daso-tf export 'my runs/a' --test_logit_adjustment=1"),
+        (
+            {"model_dir": "a", "test_logit_adjustment": 1},
+            "To export the plain answers: daso-tf export a --test_logit_adjustment=0",
+        ),
+        ({"logit_adjustment": 1}, "This training counters the imbalance in its own way."),
+        ({"balanced_head": "abc"}, "This training counters the imbalance in its own way."),
+        (
+            {"learner": "crt", "pseudo_labeler": "linear", "from_model_dir": "run"},
+            "This training counters the imbalance in its own way.",
+        ),
+    ],
+)
+def test_only_answers_that_can_be_exported_are_offered(given, said):
+    assert about_logit_adjustment(completed(*arguments(**given))).endswith(said)

@@ -5,6 +5,7 @@ at each place that writes.
 """
 
 import errno
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import tensorflow as tf
 from command import arguments, completed, run_train
 from test_resume import small_learner
 
+from daso_tf.commands import describe, predict, preview, terminal
 from daso_tf.platform import files, launcher_folder
 from daso_tf.platform.disk import naming
 from daso_tf.run.checkpoints import Checkpoints
@@ -131,6 +133,33 @@ def test_every_writer_names_its_file(tmp_path, finished_run, monkeypatch):
         with pytest.raises(OSError, match=rf"No space left on device: '.*{name}'"):
             write()
     assert list(tmp_path.iterdir()) == []  # part of a file would keep the disk full
+
+
+def test_a_command_that_a_full_disk_stops_has_one_line_and_exit_code_1(
+    tmp_path, finished_run, capsys, monkeypatch
+):
+    picture = finished_run.model_dir / "test_images"
+    monkeypatch.setattr("os.fsync", full)
+    for name, command, given in (
+        ("data_copies.csv", describe.COMMAND, arguments(picture=tmp_path / "data.png")),
+        ("sheet.png", preview.COMMAND, [str(picture), str(tmp_path / "sheet.png")]),
+    ):
+        assert terminal.call(command, given) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.fullmatch(rf"daso-tf: .*No space left on device: '.*{name}'", line)
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setattr(predict, "_opened_output", lambda path: _FullFile())
+    model = f"--model={finished_run.model_dir / 'export'}"
+    assert terminal.call(predict.COMMAND, [model, "--output=out.csv", str(picture)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("No space left on device: 'out.csv'")
+
+
+class _FullFile(io.StringIO):
+    """A file on a full disk: what is buffered cannot be written, when it is closed either."""
+
+    flush = close = full
 
 
 def test_errors_of_tensorflow_become_one_line():

@@ -57,6 +57,17 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, cap
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+def test_a_memory_of_labeled_images_grows_with_the_generations(tmp_path, caplog):
+    """CoSSL remembers a feature of every labeled image."""
+    settings = {"balanced_head": "cossl", "cossl_start": 0, "cossl_warmup_steps": 0}
+    for steps in (3, 5):  # in the middle of the second generation, and in the third
+        assert run(tmp_path / "run", steps, **settings) == 0
+    assert "cannot be read" not in caplog.text  # no earlier checkpoint was taken
+    first, second = (variables(tmp_path / "run", step) for step in (2, 3))
+    grown = [name for name in first if first[name].shape != second[name].shape]
+    assert len(grown) == 1 and grown[0].startswith("memory/")
+
+
 def test_progressive_alignment_trains(tmp_path):
     assert run(tmp_path / "run", 3, pseudo_labeler="crest_plus") == 0
     assert (tmp_path / "run" / "generations" / "generation_1.npz").exists()

@@ -41,6 +41,7 @@ def command(folder, **settings):
         "validation_size": 0,
         "batch_size": 2,
         "steps": 2,
+        "evaluate_every": 500,
         "pretrain_steps": 1,
     }
     return arguments(**{**own, **settings})

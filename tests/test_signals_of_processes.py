@@ -41,7 +41,7 @@ WHILE = {
     "    def find_spec(self, name, path, target=None):\n"
     "        if name == 'tensorflow': send()\n"
     "sys.meta_path.insert(0, Finder())\n",
-    "loading": "from daso_tf.run import preparation\npreparation.load = send",
+    "loading": "from daso_tf.run import preparation\npreparation.selected = send",
     "exporting": "from daso_tf.run import exported\nexported.write_saved_model = send",
 }
 

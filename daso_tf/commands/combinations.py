@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daso_tf.commands.terminal import Command
+from daso_tf.settings import automatic
 from daso_tf.settings.combinations import BALANCES, PAPER, Refusal, refusals
 from daso_tf.settings.flag import as_text, location
 from daso_tf.settings.flags import SECTIONS, other_defaults
@@ -51,7 +52,10 @@ def pages() -> dict[str, str]:
         "flags.md": f"{_GENERATED}\n\n# Flags\n\n"
         "Flags are the only configuration. A flag file has one `--name=value` per line. Give it as "
         "`--flagfile=FILE`; flags after it override it. `daso-tf train --help` prints this list."
-        " In paths, `~` and environment variables (`$NAME`, `${NAME}`) are replaced."
+        " In paths, `~` and environment variables (`$NAME`, `${NAME}`) are replaced.\n\n"
+        f"With `--dataset={'` or `'.join(automatic.DATASETS)}`, these flags fit the pictures and "
+        "the machine unless they are given: "
+        f"{', '.join(f'`--{name}`' for name in automatic.NAMES)}."
         "\n\n" + "\n".join(_section(title) for title in SECTIONS),
     }
 

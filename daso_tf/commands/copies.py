@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from daso_tf.data.copies import Copy
 from daso_tf.data.text import printable
+from daso_tf.platform.files import write_atomically
 
 MOST_SHOWN = 20
 
@@ -60,17 +62,19 @@ def write(copies: Sequence[Copy], class_names: Sequence[str], path: Path) -> Non
     def name_of(label: int) -> str:
         return class_names[label] if label >= 0 else ""
 
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "part", "path", "class", "copy_of_part", "path", "class"])
-        for copy in copies:
-            writer.writerow(
-                [
-                    "identical" if copy.identical else "near",
-                    *(copy.part, copy.name, name_of(copy.label)),
-                    *(copy.original_part, copy.original_name, name_of(copy.original_label)),
-                ]
-            )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["kind", "part", "path", "class", "copy_of_part", "path", "class"])
+    for copy in copies:
+        writer.writerow(
+            [
+                "identical" if copy.identical else "near",
+                *(copy.part, copy.name, name_of(copy.label)),
+                *(copy.original_part, copy.original_name, name_of(copy.original_label)),
+            ]
+        )
+    content = text.getvalue().encode(errors="surrogateescape")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def _image(part: str, name: str, label: int, class_names: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ daso-tf describe --flagfile=digits_lt.cfg
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,16 +17,16 @@ from daso_tf.commands import copies, terminal
 from daso_tf.data.copies import Copy
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import ImageFiles, Images
-from daso_tf.data.loading import Selection, select
-from daso_tf.data.long_tail import LongTail
+from daso_tf.data.loading import Selection
 from daso_tf.data.pools import Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
-from daso_tf.data.sources import OPTIONS
 from daso_tf.data.text import printable
+from daso_tf.platform.files import write_atomically
 from daso_tf.run.report import LONGEST_NAME
+from daso_tf.run.selected import selected
+from daso_tf.settings import automatic
 from daso_tf.settings.flag import location
 from daso_tf.settings.flags import SECTIONS, complete
-from daso_tf.settings.methods import LEARNERS
 from daso_tf.settings.settings import Settings
 
 MOST_CLASSES_SHOWN = 12  # with images, in the picture
@@ -45,22 +44,12 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
-    alone = LEARNERS[settings.learner].make.labeled_alone
-    options = {name: settings[name] for name in OPTIONS}
-    selection = select(
-        settings.dataset,
-        settings.data_dir,
-        sizes,
-        settings.seed,
-        alone,
-        max_megapixels=settings.max_megapixels,
-        **options,
-    )
+    selection = selected(settings)
     if settings.drop_copies:
         found = selection.copies()
         selection = selection.without(found)
         advice: list[str] = []
+    settings, chosen = automatic.fitted(complete(settings), selection)
     # All images are counted and a few are shown. With `stream`, only those shown are read.
     data = selection.read(
         settings.source_size,
@@ -70,14 +59,18 @@ def main(settings: Settings, arguments: list[str]) -> int:
     )
     print(table(data, selection.sizes))
     print(f"\n{_all_sizes(selection.sizes)} used at {_by(data.labeled.size)}.")
+    print(*chosen, sep="\n")
     if not settings.drop_copies:
         found, advice = _copies(selection)
-    path = Path(settings.picture or f"{complete(settings).model_dir}/data.png")
+    path = Path(settings.picture or f"{settings.model_dir}/data.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     list_file = path.with_name(f"{path.stem}_copies.csv")
     copies.write(found, data.class_names, list_file)
     print(f"\n{copies.found(found, data.class_names)}", *advice, sep="\n", end="\n\n")
-    figure(data, selection.sizes).savefig(path, dpi=100)
+    drawn = figure(data, selection.sizes)
+    write_atomically(
+        path, lambda file: drawn.savefig(file, format=path.suffix[1:] or "png", dpi=100)
+    )
     print(f"Wrote {path} and {list_file}")
     return 0
 

@@ -68,7 +68,8 @@ def main(settings: Settings, arguments: list[str]) -> int:
     model = open_model(settings.model)
     if settings.top > model.num_classes:
         return terminal.fail(f"--top={settings.top}, but the model has {model.num_classes} classes")
-    with _opened_output(settings.output) as output:
+    output = _opened_output(settings.output)
+    with naming(settings.output or "standard output"), output:
         write = _FORMATS[settings.format](output, settings.top)
         unreadable = 0
         for batch, rankings in classify(model, paths, settings.top, settings.max_megapixels):
@@ -273,6 +274,6 @@ COMMAND = terminal.Command(
     "PATH is an image file, a folder with image files, or a pattern in quotes, such as\n"
     '"folder/*.jpg". The output is CSV with one line per image: path, class number, class\n'
     "name, probability. Names that a spreadsheet would run as formulas begin with '.\n"
-    "Exit code: 0 all files were classified, 1 some could not be read, 2 nothing was started,\n"
-    "141 the reader of the output, such as head, has left.",
+    "Exit code: 0 all files were classified, 1 some could not be read, or the disk is full,\n"
+    "2 nothing was started, 141 the reader of the output, such as head, has left.",
 )

@@ -19,6 +19,7 @@ from daso_tf.augment.policies import RandAugment, Weak, magnitudes
 from daso_tf.commands import terminal
 from daso_tf.data import read_image
 from daso_tf.data.folders import files_below
+from daso_tf.platform.files import write_atomically
 from daso_tf.settings.flag import integer
 from daso_tf.settings.settings import Settings
 
@@ -49,7 +50,8 @@ def main(settings: Settings, arguments: list[str]) -> int:
     if not output.absolute().parent.is_dir():
         return terminal.fail(f"there is no folder {output.absolute().parent} to write to")
     images = read_images(source, settings.side)
-    contact_sheet(images, seed=settings.seed).save(output, optimize=True)
+    sheet = contact_sheet(images, seed=settings.seed)
+    write_atomically(output, lambda file: sheet.save(file, "PNG", optimize=True))
     print(f"Wrote {output}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import logging
 import os
@@ -25,6 +26,8 @@ INTERRUPTED = 130  # exit code: Ctrl-C
 TERMINATED = 143  # exit code: SIGTERM
 READER_LEFT = 141  # exit code: a pipe was closed; shells report it for all programs (SIGPIPE)
 
+# A disk is full, or the share of it that a user may have: what was started could not finish.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _WIDTH = 100
 
 
@@ -35,7 +38,8 @@ class Command:
     Args:
         name: A key of `SUMMARIES`.
         main: Runs it. Gets the settings and the arguments that are not flags, and returns the exit
-            code. A `ValueError` or an `OSError` becomes one line and exit code 2.
+            code. A `ValueError` or an `OSError` becomes one line and exit code 2, or 1 where the
+            disk is full.
         flags: The flags that it accepts, as a sequence or by section; `--verbosity` is added.
         usage: The arguments that are not flags, as help shows them.
         details: Further lines for help.
@@ -83,7 +87,8 @@ def call(command: Command, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_LEFT
     except (ValueError, OSError) as error:
-        return fail(error)
+        full = isinstance(error, OSError) and error.errno in _FULL
+        return fail(error, FAILED if full else UNUSABLE)
 
 
 def run(command: Command) -> None:

@@ -20,6 +20,7 @@ from daso_tf.run.finishing import finish
 from daso_tf.run.lock import one_run
 from daso_tf.run.preparation import prepare
 from daso_tf.run.run import train
+from daso_tf.settings import automatic
 from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
 
@@ -96,4 +97,10 @@ def _run(settings: Settings, last_step: LastStep) -> int:
     return 0
 
 
-COMMAND = terminal.Command("train", main, SECTIONS)
+COMMAND = terminal.Command(
+    "train",
+    main,
+    SECTIONS,
+    details=f"With --dataset={' or '.join(automatic.DATASETS)}, settings that are not given fit\n"
+    "the pictures and the machine; the others below have their defaults.",
+)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -197,7 +197,8 @@ class Selection:
             max_bad_files, f"max_bad_files allows {max_bad_files} among training images"
         )
         evaluation = UnreadableFiles(0, "all validation and test images must be readable")
-        images, size = {}, self._common_size(source_size, resolution)
+        images = {}
+        size = common_size(set().union(*self.sizes.values()), source_size, resolution)
         count = sum(len(members) for _, members in self.parts.values())
         if stream is None:
             stream = memory.bytes_of(count, size) > memory.machine_memory() / 2
@@ -228,15 +229,27 @@ class Selection:
         """Sizes and errors of the chosen images, by the part's name; see `Pool.sizes`."""
         return {name: pool.sizes(members) for name, (pool, members) in self.parts.items()}
 
-    def _common_size(self, source_size: int, resolution: int) -> Size:
-        if source_size:
-            return source_size, source_size
-        sizes = set().union(*self.sizes.values())
-        if len(sizes) == 1:
-            (size,) = sizes
-            if max(size) <= _LARGEST_REDUCTION * resolution:
-                return size
-        return resolution, resolution
+
+def common_size(sizes: Collection[Size], source_size: int, resolution: int) -> Size:
+    """Returns the size (height, width) at which images are kept; see `load`.
+
+    Args:
+        sizes: The sizes that occur among them.
+        source_size: Height and width that were asked for; 0 for none.
+        resolution: Height and width of the network's input.
+
+    Example:
+
+    >>> common_size({(96, 96)}, 0, 32), common_size({(96, 96), (64, 80)}, 0, 32)
+    ((96, 96), (32, 32))
+    """
+    if source_size:
+        return source_size, source_size
+    if len(sizes) == 1:
+        (size,) = sizes
+        if max(size) <= _LARGEST_REDUCTION * resolution:
+            return size
+    return resolution, resolution
 
 
 def select(

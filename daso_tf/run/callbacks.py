@@ -129,6 +129,73 @@ class ShortProgress(keras.callbacks.ProgbarLogger):
         return {name: logs[name] for name in self.shown if name in logs}
 
 
+class TimeLeft(keras.callbacks.Callback):
+    """Prints once, after the first steps, how long the training will take.
+
+    The first call after a pause only starts the clock: the steps before it include compilation.
+
+    Args:
+        steps: Steps of the run.
+        erase: What to print before the line to erase a progress bar.
+        seconds: Seconds of training to measure.
+        clock: Returns the time in seconds.
+    """
+
+    async_safe = True  # it reads nothing that a later step may change
+
+    def __init__(
+        self,
+        steps: int,
+        erase: str = "",
+        seconds: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__()
+        self.steps = steps
+        self.erase = erase
+        self.seconds = seconds
+        self.clock = clock
+        self._measured_steps, self._measured_seconds = 0, 0.0
+        self._printed = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Stops the clock: an evaluation is no step."""
+        self._first_step = int(self.model.step.numpy())
+        self._last: tuple[float, int] | None = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Measures; prints the line as soon as the measurement is long enough."""
+        if self._printed:
+            return
+        now = self.clock()
+        if self._last is not None:
+            self._measured_seconds += now - self._last[0]
+            self._measured_steps += batch - self._last[1]
+        self._last = now, batch
+        if self._measured_seconds >= self.seconds:
+            self._printed = True
+            rate = self._measured_steps / self._measured_seconds
+            left = self.steps - (self._first_step + batch + 1)
+            print(
+                f"{self.erase}about {duration(left / rate)} left until step {self.steps},"
+                f" evaluations not included ({rate:.2g} steps/s)",
+                flush=True,
+            )
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration in words, rounded.
+
+    Example:
+
+    >>> [duration(seconds) for seconds in (20, 119, 5000, 40_000)]
+    ['1 minute', '2 minutes', '83 minutes', '11 hours']
+    """
+    minutes = max(round(seconds / 60), 1)
+    number, word = (minutes, "minute") if minutes < 120 else (round(minutes / 60), "hour")
+    return f"{number:,} {word}{'s' * (number > 1)}"
+
+
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
     """Stops training where the losses are not finite numbers.
 

@@ -6,6 +6,7 @@ the ZIP format show later damage. A file that only has such a name is neither re
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -140,12 +141,16 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
         return path
 
-    def restore(self, model: keras.Model, step: int | None = None) -> bool:
+    def restore(
+        self, model: keras.Model, step: int | None = None, resized_after: float = math.inf
+    ) -> bool:
         """Sets every variable to the newest checkpoint that can be read.
 
         Args:
             model: A compiled learner with the settings of the saved one.
             step: The step whose checkpoint is restored instead; no other one is tried.
+            resized_after: The step after which a memory may have another size in the file; it is
+                then left as it is. Later generations learn from more labeled images.
 
         Returns:
             False if there is no checkpoint; the model is unchanged then.
@@ -168,6 +173,7 @@ class Checkpoints:
             step=model.step,
             memories={id(variable) for variable in _image_memories(model)},
             strategy=model.distribute_strategy,
+            resized_after=resized_after,
         )
         if version and version < 2:
             _convert_velocity(model)
@@ -197,13 +203,14 @@ class Checkpoints:
         step: tf.Variable | None = None,
         memories: Collection[int] = (),
         strategy: tf.distribute.Strategy | None = None,
+        resized_after: float = math.inf,
     ) -> int:
         """Sets variables to the first file that can be read; returns its version, 0 for none."""
         reasons = []
         for path in paths:
             try:
                 version, variables, arrays = _read(
-                    path, variables_of, whole, memories, self.unlabeled
+                    path, variables_of, whole, memories, self.unlabeled, resized_after
                 )
                 _check_step(path, step, variables, arrays)
             except Exception as error:  # a damaged or foreign file fails in many ways
@@ -349,6 +356,7 @@ def _read(
     whole: bool,
     memories: Collection[int] = (),
     unlabeled: UnlabeledImages | None = None,
+    resized_after: float = math.inf,
 ) -> tuple[int, dict[str, tf.Variable], dict[str, np.ndarray]]:
     """Returns a checkpoint's version, the variables for it, and its arrays, checked by these."""
     with ArrayFile(path) as file:
@@ -374,6 +382,9 @@ def _read(
                 arrays[name] = _carried_over(file[name], before, variable.numpy())
                 continue
             if found.shape != tuple(variable.shape):
+                if _step_of(path) > resized_after and name.startswith("memory/"):
+                    file[name]  # finds damage, as in all others
+                    continue
                 if version < 2 and name.startswith("memory/"):  # USADTM's queues had another size
                     logging.warning("a memory of another size starts empty")
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def finish(run: Run) -> None:
     early = last_step < settings.steps
     reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
     print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
-    _print_results(run.results, settings.export_dir)
+    _print_results(run.results, settings.export_dir, settings)
 
 
 def export(
@@ -101,13 +102,33 @@ def export(
     else:
         results.exported = answers
     print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
-    _print_results(results, ", ".join(sorted(written)))
+    _print_results(results, ", ".join(sorted(written)), settings)
 
 
-def _print_results(results: Results, export_dir: str) -> None:
+def _print_results(results: Results, export_dir: str, settings: Settings) -> None:
     if results.evaluations:
         print(table(results), end="\n\n")
+    if results.medians():
+        print(about_logit_adjustment(settings), end="\n\n")
     print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
+
+
+def about_logit_adjustment(settings: Settings) -> str:
+    """Returns what "logit-adjusted" in the table means, and how to export these answers.
+
+    Args:
+        settings: Those of the run, completed.
+    """
+    meaning = (
+        "logit-adjusted: each class is divided by its share of the labeled images, so that rare "
+        "classes are answered more often"
+    )
+    export = f"daso-tf export {shlex.quote(settings.model_dir)} --test_logit_adjustment"
+    if settings.test_logit_adjustment:
+        return f"{meaning}. The exported model does so. To export the plain answers: {export}=0"
+    if not combinations.can_add("test_logit_adjustment", settings):
+        return f"{meaning}. This training counters the imbalance in its own way."
+    return f"{meaning}. To export these answers: {export}=1"
 
 
 def _answers(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from daso_tf.data.sources.benchmarks import BENCHMARKS
 from daso_tf.platform.disk import open_file
 from daso_tf.platform.files import write_atomically
+from daso_tf.settings import automatic
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.methods import SELF_TRAINING
@@ -22,9 +23,9 @@ _RULES_LINE = re.compile(r"^# Rules (\d{1,9})\b", re.MULTILINE)
 
 
 def continued(path: Path, settings: Settings) -> Settings:
-    """Returns the settings with the `--pretrain_steps` that a run started with, unless given.
+    """Returns the settings with the automatic ones that a run started with, unless given.
 
-    Its default depends on `--steps`, which may grow.
+    They depend on the data, the machine and `--steps`, all of which may have changed.
 
     Args:
         path: The flag file of the run; it need not exist.
@@ -34,13 +35,41 @@ def continued(path: Path, settings: Settings) -> Settings:
         ValueError: If the file is damaged.
         OSError: If it cannot be read.
     """
-    if "pretrain_steps" in settings.given or not path.exists():
+    chosen = settings.dataset in automatic.DATASETS
+    return _with_values_of(path, automatic.NAMES if chosen else ("pretrain_steps",), settings)
+
+
+def with_network_of(model_dir: Path, settings: Settings) -> Settings:
+    """Returns the settings with encoder and resolution of another run, if these are automatic.
+
+    Args:
+        model_dir: The folder of that run.
+        settings: The present settings, completed.
+
+    Raises:
+        ValueError: If the flag file of that run is damaged.
+        OSError: If it cannot be read.
+    """
+    if settings.dataset not in automatic.DATASETS:
+        return settings
+    return _with_values_of(model_dir / "flags.cfg", ("encoder", "resolution"), settings)
+
+
+def _with_values_of(path: Path, names: Iterable[str], settings: Settings) -> Settings:
+    if not path.exists():
         return settings
     there, _ = _read(path)
-    started_with = there.get("pretrain_steps", "")
-    return (
-        settings.replace(pretrain_steps=int(started_with)) if started_with.isdecimal() else settings
+    return settings.with_defaults(
+        {name: _value(path, name, there) for name in names if name in there}
     )
+
+
+def _value(path: Path, name: str, there: Mapping[str, str]) -> Any:
+    """Returns the value of a flag in a file."""
+    try:
+        return TRAIN[name].parse(there[name])
+    except ValueError as error:
+        raise _damaged(path, f"--{name}={there[name][:40]}: {error}") from error
 
 
 class Changes(NamedTuple):
@@ -89,10 +118,7 @@ def changes_since(path: Path, settings: Settings) -> Changes:
     if rules < 2 and settings.threshold == "softmatch":
         there.setdefault("softmatch_alignment", "false")  # version 0.1 had no alignment
     for name in there.keys() & TRAIN.keys():
-        try:
-            values[name] = TRAIN[name].parse(there[name])
-        except ValueError as error:
-            raise _damaged(path, f"--{name}={there[name][:40]}: {error}") from error
+        values[name] = _value(path, name, there)
     then = complete(Settings(values, there))
     changes = Changes([], [], [])
     for name in sorted(there.keys() | TRAIN.keys()):

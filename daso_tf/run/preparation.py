@@ -10,20 +10,27 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load
-from daso_tf.data.sources import OPTIONS
+from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split
+from daso_tf.data.loading import Selection
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run import data_file
 from daso_tf.run.checkpoints import Checkpoints
-from daso_tf.run.flags_file import RULES, changes_since, continued, write_flags_file
+from daso_tf.run.flags_file import (
+    RULES,
+    changes_since,
+    continued,
+    with_network_of,
+    write_flags_file,
+)
 from daso_tf.run.report import LONGEST_NAME
 from daso_tf.run.run import Run, begin
-from daso_tf.settings import combinations, limits
+from daso_tf.run.selected import selected
+from daso_tf.settings import automatic, combinations, limits
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
-from daso_tf.settings.methods import LEARNERS, SELF_TRAINING
+from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
 from daso_tf.step.export import check_writable, remove_unfinished
 
@@ -62,9 +69,8 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     model_dir = Path(settings.model_dir)
     checkpoints = Checkpoints(model_dir / "checkpoints", keep=settings.keep_checkpoints)
     is_new = not checkpoints.paths()
-    settings = _new(settings) if is_new else continued(model_dir / "flags.cfg", settings)
-    _check_unchanged(settings, model_dir, checkpoints)
-    run_data = load_data(settings, checkpoints)
+    settings, selection, chosen = _settled(settings, model_dir, checkpoints)
+    run_data = load_data(settings, checkpoints, selection)
     data = run_data.data
     if data.validation is None and (settings.best or settings.stop_after):
         flag = "--best" if settings.best else f"--stop_after={settings.stop_after}"
@@ -83,8 +89,8 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         check_writable(settings.export_dir)
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
     if strategies.is_chief(strategy):
-        if run_data.news:
-            print(run_data.news)
+        for line in (*chosen, *filter(None, [run_data.news])):
+            print(line)
         _remove_leftovers(model_dir, settings.export_dir)
         model_dir.mkdir(parents=True, exist_ok=True)
         run_data.write(model_dir / data_file.NAME)
@@ -95,30 +101,22 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     return run
 
 
-def load_data(settings: Settings, checkpoints: Checkpoints) -> data_file.RunData:
-    """Loads the data and checks that it is that of the run."""
-    data = load(
-        settings.dataset,
-        data_dir=settings.data_dir,
-        **{name: settings[name] for name in OPTIONS},
-        labeled_head=settings.labeled_head,
-        labeled_imbalance=settings.labeled_imbalance,
-        unlabeled_head=settings.unlabeled_head,
-        unlabeled_imbalance=settings.unlabeled_imbalance,
-        reverse_unlabeled=settings.reverse_unlabeled,
-        unlabeled_order=settings.unlabeled_order,
-        labeled_among_unlabeled=settings.labeled_among_unlabeled,
-        validation_size=settings.validation_size,
-        class_order=settings.class_order,
-        source_size=settings.source_size,
-        resolution=settings.resolution,
-        stream={"auto": None, "true": True, "false": False}[settings.stream],
-        max_bad_files=settings.max_bad_files,
-        drop_copies=settings.drop_copies,
-        labeled_alone=LEARNERS[settings.learner].make.labeled_alone,
-        max_megapixels=settings.max_megapixels,
-        seed=settings.seed,
-    )
+def load_data(
+    settings: Settings, checkpoints: Checkpoints, selection: Selection | None = None
+) -> data_file.RunData:
+    """Loads the data and checks that it is that of the run.
+
+    Args:
+        settings: Those of the run, completed.
+        checkpoints: Those of the run.
+        selection: The images; by default those that the settings select.
+    """
+    if selection is None:
+        selection = _without_copies(selected(settings), settings)
+    stream = {"auto": None, "true": True, "false": False}[settings.stream]
+    data = selection.read(settings.source_size, settings.resolution, stream, settings.max_bad_files)
+    if settings.labeled_among_unlabeled:
+        data = data.with_labeled_among_unlabeled()
     _note_missing_parts(settings, data)
     run_data = data_file.continue_with(
         data,
@@ -138,9 +136,43 @@ def _identity(settings: Settings) -> str:
     return hashlib.sha256("\n".join([f"rules={RULES}", *texts]).encode()).hexdigest()[:32]
 
 
-def _new(settings: Settings) -> Settings:
-    """Checks the settings of a run that starts, and shortens a default that is too long for it."""
-    limits.check_effects(settings)
+def _without_copies(selection: Selection, settings: Settings) -> Selection:
+    return selection.without(selection.copies()) if settings.drop_copies else selection
+
+
+def _settled(
+    settings: Settings, model_dir: Path, checkpoints: Checkpoints
+) -> tuple[Settings, Selection, list[str]]:
+    """Settles what the flags leave open: by the run so far, or else by the data and the machine.
+
+    Args:
+        settings: Those that were given, completed.
+        model_dir: The folder of the run.
+        checkpoints: Those of the run so far.
+
+    Returns:
+        The settings of the run, its images, and the lines that say what was chosen.
+    """
+    is_new, flags_file = not checkpoints.paths(), model_dir / "flags.cfg"
+    if is_new:
+        limits.check_effects(settings)
+    else:
+        settings = continued(flags_file, settings)
+        _check_unchanged(settings, model_dir, checkpoints)
+    selection = _without_copies(selected(settings), settings)
+    lines: list[str] = []
+    if is_new or not flags_file.exists():
+        if settings.from_model_dir:
+            settings = with_network_of(Path(settings.from_model_dir), settings)
+        settings, lines = automatic.fitted(settings, selection)
+        combinations.check(settings)
+        if is_new:
+            limits.check_effects(settings)
+    return _shortened(settings) if is_new else settings, selection, lines
+
+
+def _shortened(settings: Settings) -> Settings:
+    """Shortens a default that is too long for a run that starts."""
     shortened = limits.shortened(settings)
     if shortened != settings:
         logging.warning(

@@ -23,6 +23,7 @@ from daso_tf.run.callbacks import (
     SaveCheckpoint,
     ShortProgress,
     StopAtNonFiniteLoss,
+    TimeLeft,
 )
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.generations import Generation, PseudoLabeledImages
@@ -83,7 +84,8 @@ def begin(
     model_dir = Path(settings.model_dir)
     whole_run = Generation.at(0, settings.steps, settings.steps)
     learner = new_learner(settings, strategy, data, data, whole_run)
-    checkpoints.restore(learner)
+    # It may be that of a later generation, for its step and its predictions; see below.
+    checkpoints.restore(learner, resized_after=generation_length(settings))
     step = int(learner.step.numpy())
     strategies.check_same(strategy, "step of the newest checkpoint", step)
     epochs.check(settings, step)
@@ -139,6 +141,9 @@ def results_of(settings: Settings, data: SemiSupervisedData, identity: Identity)
     )
 
 
+_ERASE_LINE = "\r\x1b[K"  # for terminals
+
+
 def train(run: Run) -> Run:
     """Trains to the last step, with evaluation and checkpoint every `--evaluate_every` steps.
 
@@ -150,16 +155,18 @@ def train(run: Run) -> Run:
         NonFiniteError: If a loss or a variable becomes nan or infinite.
         DataError: If more image files turn out to be unreadable than may be left out.
     """
-    _train_generation(run)
+    is_terminal = sys.stdout.isatty()
+    time_left = TimeLeft(run.settings.steps, _ERASE_LINE if is_terminal else "")
+    _train_generation(run, time_left)
     while run.generation.last_step < run.settings.steps:
         run = begin(
             run.settings, run.data, run.identity, run.checkpoints, run.strategy, run.last_step
         )
-        _train_generation(run)
+        _train_generation(run, time_left)
     return run
 
 
-def _train_generation(run: Run) -> None:
+def _train_generation(run: Run, time_left: TimeLeft) -> None:
     parts = {"test": run.data.test, "validation": run.data.validation}
     evaluated = {name: images for name, images in parts.items() if images is not None}
     predict = Prediction(run.learner, run.settings.evaluation_batch_size)
@@ -175,7 +182,7 @@ def _train_generation(run: Run) -> None:
     callbacks: list[keras.callbacks.Callback] = [
         ContinueMetrics(),
         StopAtNonFiniteLoss(),
-        *([ShortProgress()] if is_chief else []),
+        *([time_left, ShortProgress()] if is_chief else []),
         Evaluation(evaluated, predict, run.results, directory, settings.stop_after),
         save,
     ]

@@ -133,7 +133,7 @@ def check(settings: Settings) -> None:
         refusals(
             settings.learner,
             settings.pseudo_labeler,
-            _balances(settings),
+            balances_of(settings),
             settings.threshold,
             aligns(settings) and settings.pseudo_labeler != "cdmad",  # it does so itself
         )
@@ -156,6 +156,23 @@ def check(settings: Settings) -> None:
         raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
 
 
+def can_add(balance: str, settings: Settings) -> bool:
+    """Whether settings that do not counter the imbalance can be given something that does.
+
+    Args:
+        balance: A key of `BALANCES`.
+        settings: Those of a training run.
+    """
+    added = refusals(
+        settings.learner,
+        settings.pseudo_labeler,
+        [*balances_of(settings), balance],
+        settings.threshold,
+        aligns(settings),
+    )
+    return not any(added)
+
+
 def _check_microbatches(microbatches: int, batch_size: int) -> None:
     if batch_size % microbatches:
         allowed = map(str, divisors(batch_size))
@@ -165,7 +182,7 @@ def _check_microbatches(microbatches: int, batch_size: int) -> None:
         )
 
 
-def _balances(settings: Settings) -> list[str]:
+def balances_of(settings: Settings) -> list[str]:
     """Returns the keys of `BALANCES` that settings ask for."""
     asked = {
         "logit_adjustment": settings.logit_adjustment > 0,

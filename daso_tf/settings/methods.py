@@ -639,6 +639,23 @@ def uses(settings: Settings, flag: Flag) -> bool:
     return labels and flag in PSEUDO_LABELERS[settings.pseudo_labeler].flags
 
 
+def flags_in_use(settings: Settings) -> frozenset[str]:
+    """Returns the names of the flags on which the chosen methods depend."""
+    entries: list[Entry | None] = [LEARNERS[settings.learner]]
+    chosen: dict[str, Mapping[str, Entry | None]] = {
+        PSEUDO_LABELER.name: PSEUDO_LABELERS,
+        THRESHOLD.name: THRESHOLDS,
+        BALANCED_HEAD.name: BALANCED_HEADS,
+    }
+    arguments = LEARNERS[settings.learner].arguments
+    entries += [table[settings[name]] for name, table in chosen.items() if name in arguments]
+    entries.append(SUPERVISED_LOSSES[settings.supervised_loss])
+    names = {flag.name for entry in entries if entry is not None for flag in entry.flags}
+    if settings.pseudo_labeler in SELF_TRAINING:
+        names |= {flag.name for flag in SELF_TRAINING_FLAGS}
+    return frozenset(names)
+
+
 def uses_unlabeled_images(settings: Settings) -> bool:
     """Whether the learner that settings ask for learns from unlabeled images."""
     return "unlabeled_weight" in LEARNERS[settings.learner].arguments
@@ -762,6 +779,14 @@ LEARNERS = {
     ),
     "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
 }
+# The names of the flags of all methods: each has an effect only where its method is chosen.
+FLAGS = frozenset(
+    flag.name
+    for table in (PSEUDO_LABELERS, THRESHOLDS, SUPERVISED_LOSSES, BALANCED_HEADS, LEARNERS)
+    for entry in table.values()
+    if entry is not None
+    for flag in entry.flags
+) | {flag.name for flag in SELF_TRAINING_FLAGS}
 LEARNER = choice("learner", "fixmatch", LEARNERS, "Which views are made and which losses summed.")
 
 

@@ -27,8 +27,9 @@ def open_builder(
     Args:
         name: Its name in tensorflow-datasets.
         data_dir: Folder of tensorflow-datasets; None for its default, `~/tensorflow_datasets`.
-        url: The address of the download, if known. It is tried first, because tensorflow-datasets
-            takes minutes to notice that there is no network.
+        url: The address of the download; None for the first one that tensorflow-datasets lists.
+            It is tried first, because tensorflow-datasets takes minutes to notice that there is no
+            network.
         otherwise: For the error message, what else to do if the download fails.
 
     Returns:
@@ -51,8 +52,8 @@ def open_builder(
             "the data again, or copy the missing files."
         )
     try:
-        if url:
-            _reach(url)
+        if address := url or _listed_address(builder):
+            _reach(address)
         builder.download_and_prepare()
     except Exception as error:  # downloads fail in many ways
         raise DataError(
@@ -101,6 +102,11 @@ def reading(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
             f"The files of {builder.name} in {os.fspath(builder.data_path)!r} cannot be read: "
             f"{error} Remove the folder and download the data again."
         ) from error
+
+
+def _listed_address(builder: tfds.core.DatasetBuilder) -> str | None:
+    """Returns an address of the download, where tensorflow-datasets lists one."""
+    return next((url for url in builder.url_infos or () if url.startswith("http")), None)
 
 
 def _reach(url: str) -> None:
