@@ -155,7 +155,7 @@ def training_batches(
         rows = batch_size // context.num_replicas_in_sync
         parts = [data.labeled.dataset(labeled, rows, drop_remainder=True)]
         if labeled_alone:
-            none = np.zeros((0, *data.labeled.size, 3), np.uint8), np.zeros(0, np.int32)
+            none = data.labeled.take(np.zeros(0, int)), np.zeros(0, np.int32)
             parts.append(tf.data.Dataset.from_tensors(none).repeat())
             return tf.data.Dataset.zip(tuple(parts)).map(together)
         unlabeled = endless_passes(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import keras
 
+from daso_tf.encoders.adapter import adapter
 from daso_tf.encoders.applications import application
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
 from daso_tf.encoders.pytorch_names import load_torchvision_weights
@@ -17,6 +18,7 @@ from daso_tf.platform.checks import checked_whole_number
 
 __all__ = [
     "BatchNormalization",
+    "adapter",
     "application",
     "build",
     "load_torchvision_weights",

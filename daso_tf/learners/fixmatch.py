@@ -9,12 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import losses
 from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import StepOutcome
+from daso_tf.step.stored_views import default_strong
 from daso_tf.thresholds import Threshold
 
 
@@ -40,7 +40,7 @@ class FixMatch(Learner):
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
             `LinearPseudoLabeler`, which makes this plain FixMatch.
         strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
-            default `RandAugment()`.
+            default `RandAugment()`, or, with `data` of a feature bank, its stored ones.
 
     Raises:
         ValueError: If an argument is outside its range, or two parts cannot be combined.
@@ -80,7 +80,7 @@ class FixMatch(Learner):
             threshold=threshold,
             **kwargs,
         )
-        self.strong = RandAugment() if strong is None else strong
+        self.strong = default_strong(kwargs.get("data")) if strong is None else strong
         self.strong.build((None, None, None, 3))
 
     def make_views(

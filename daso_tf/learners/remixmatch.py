@@ -82,7 +82,11 @@ class ReMixMatch(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS}
+        {
+            "threshold": NO_THRESHOLD,
+            "margins": NO_MARGINS,
+            "frozen_encoder": "it mixes and rotates images, and stored views can be neither",
+        }
     )
 
     def __init__(

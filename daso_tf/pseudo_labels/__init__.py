@@ -10,6 +10,7 @@ from daso_tf.pseudo_labels.distribution_alignment import (
 from daso_tf.pseudo_labels.linear import LinearPseudoLabeler
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.pseudo_labels.pseudo_labeler import PseudoLabeler, PseudoLabels
+from daso_tf.pseudo_labels.teacher import TeacherPseudoLabeler
 from daso_tf.pseudo_labels.template_matching import TemplateMatchingPseudoLabeler
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "PseudoLabelDistribution",
     "PseudoLabeler",
     "PseudoLabels",
+    "TeacherPseudoLabeler",
     "TemplateMatchingPseudoLabeler",
 ]

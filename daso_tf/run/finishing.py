@@ -9,7 +9,7 @@ from typing import Any
 from daso_tf.data import SemiSupervisedData, reading
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.run import exported
+from daso_tf.run import banks, exported
 from daso_tf.run.best import best_step
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.learner import restored
@@ -74,11 +74,13 @@ def export(
         OSError: If a file cannot be read or written.
     """
     combinations.check(settings)
+    banks.check(settings)
     checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
     if not checkpoints.paths():
         raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
     run_data = load_data(settings, checkpoints)
-    data, strategy = run_data.data, strategies.make("none")
+    strategy = strategies.make("none")
+    data = banks.banked(settings, run_data.data)
     results = results_of(settings, data, run_data.identity)
     results.forget_after(checkpoints.newest_step())
     if step is None:

@@ -10,12 +10,12 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load
+from daso_tf.data import ImageFiles, Images, Rows, SemiSupervisedData, check_split, load
 from daso_tf.data.sources import OPTIONS
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import data_file
+from daso_tf.run import banks, data_file
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.flags_file import RULES, changes_since, continued, write_flags_file
 from daso_tf.run.report import LONGEST_NAME
@@ -54,6 +54,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     """
     settings = complete(settings)
     combinations.check(settings)
+    banks.check(settings)
     if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
         raise ValueError(
             f"--stop_after does not go with --pseudo_labeler={settings.pseudo_labeler}: each "
@@ -77,6 +78,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
     )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    data = banks.banked(settings, data)
     if is_new:
         limits.check_cutout(settings, data.labeled.size)
     if strategies.is_chief(strategy):
@@ -89,6 +91,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         model_dir.mkdir(parents=True, exist_ok=True)
         run_data.write(model_dir / data_file.NAME)
         write_flags_file(model_dir / "flags.cfg", settings)
+        banks.write_record(settings, data)
         if data.test is not None:
             folder = model_dir / "test_images"
             _write_images(data.test, data.class_names, folder, settings.test_images)
@@ -196,11 +199,13 @@ def _remove_leftovers(model_dir: Path, export_dir: str) -> None:
 
 
 def _write_images(
-    images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
+    images: Images | ImageFiles | Rows, class_names: tuple[str, ...], directory: Path, count: int
 ) -> None:
     """Writes images spread over the test set as PNG files, named by class, to try the export."""
     if not count:
         return
+    if isinstance(images, Rows) and images.pictures is not None:
+        images = images.pictures
     directory.mkdir(exist_ok=True)
     members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
     for index, image in zip(members, images.take(members), strict=True):

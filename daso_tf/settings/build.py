@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import keras
 
 from daso_tf import encoders
-from daso_tf.data import SemiSupervisedData
+from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.learners import Learner
 from daso_tf.settings import compilation, limits, methods, optimizers
 from daso_tf.settings.settings import Settings
+from daso_tf.step.stored_views import feature_statistics
 
 
 def build_learner(
@@ -47,7 +48,11 @@ def build_learner(
     if settings.learning_rate_drops is not None:
         drops = tuple(map(int, settings.learning_rate_drops))
     rate = optimizers.learning_rate(
-        settings.learning_rate, warmup_steps, drops, settings.learning_rate_drop
+        settings.learning_rate,
+        warmup_steps,
+        drops,
+        settings.learning_rate_drop,
+        settings.steps if settings.cosine else 0,
     )
     optimizer, weight_decay = optimizers.build(
         settings.optimizer, rate, settings.momentum, settings.weight_decay
@@ -68,6 +73,7 @@ def build_learner(
         labeled_counts=data.labeled_counts.tolist(),
         first_step=first_step,
         microbatches=settings.microbatches,
+        frozen_encoder=data.encoder if isinstance(data, BankedData) else None,
         class_names=data.class_names,
         seed=settings.seed,
     )
@@ -80,7 +86,22 @@ def build_learner(
 
 
 def build_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
-    """Makes the encoder that the settings describe, with its initial weights."""
+    """Makes the encoder that is trained, with its initial weights.
+
+    It takes images, or, where data is a feature bank, the features of the frozen encoder.
+    """
+    if isinstance(data, BankedData):
+        return encoders.adapter(
+            settings.adapter,
+            feature_statistics(data),
+            settings.adapter_units,
+            settings.adapter_dropout,
+        )
+    return build_image_encoder(settings, data)
+
+
+def build_image_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
+    """Makes the encoder of images that the settings describe."""
     mixed = settings.mixed_precision != "none"
     return encoders.build(
         settings.encoder,

@@ -14,6 +14,7 @@ from typing import Any
 from daso_tf.data import DATASETS, decode
 from daso_tf.data.sources import OPTIONS
 from daso_tf.encoders import FAMILIES
+from daso_tf.encoders.adapter import ADAPTERS
 from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
 from daso_tf.settings.flag import Flag, choice, integer, location, number, steps, string, switch
@@ -137,6 +138,12 @@ OPTIMIZATION = (
         None,
         "Steps, separated by commas, after which the learning rate drops.",
         shown_default="none; supervised: after 80 and 90 % of --steps",
+    ),
+    switch(
+        "cosine",
+        False,
+        "Let the learning rate fall to 0 along half a cosine over --steps, instead of drops; with "
+        "--freeze_encoder by default.",
     ),
     number("learning_rate_drop", 0.01, "(0, 1]", "Factor of the learning rate at each drop."),
     number("momentum", 0.9, "[0, 1)", "Nesterov momentum; adam, adamw, lamb: beta 1."),
@@ -266,6 +273,51 @@ ENCODER = (
         None,
         "File of initial weights: Keras weights, or torchvision's as .npz.",
     ),
+    switch(
+        "freeze_encoder",
+        False,
+        "Do not train the encoder: compute its features of stored views once, and train a small "
+        "network on them. The defaults of learner, optimization and logit adjustment are then "
+        "those for frozen features.",
+    ),
+    choice(
+        "adapter",
+        "mlp",
+        ADAPTERS,
+        "The trained network on frozen features below the classifier: none, for a linear "
+        "classifier, or one hidden layer (mlp).",
+    ),
+    integer("adapter_units", 256, "[1, 65536]", "Width of the hidden layer of --adapter=mlp."),
+    number(
+        "adapter_dropout",
+        0.5,
+        "[0, 1)",
+        "Share of the inputs and hidden units of --adapter=mlp that a step leaves out.",
+    ),
+    integer(
+        "bank_weak_views", 4, "[1, 1000]", "Weak views that a feature bank stores of each image."
+    ),
+    integer(
+        "bank_strong_views",
+        4,
+        "[1, 1000]",
+        "Strong views that a feature bank stores of each unlabeled image, for learners with strong "
+        "views.",
+    ),
+    location(
+        "cache_dir",
+        None,
+        "Folder of feature banks, which all runs share.",
+        shown_default="daso_tf in $XDG_CACHE_HOME or ~/.cache",
+        free=True,
+    ),
+    number(
+        "max_bank_gigabytes",
+        20.0,
+        "(0, inf)",
+        "Largest size of a feature bank in GiB.",
+        free=True,
+    ),
 )
 
 VERBOSITY = choice(
@@ -334,7 +386,7 @@ def other_defaults(name: str) -> dict[str, Any]:
 
 def complete(settings: Settings) -> Settings:
     """Returns the settings of a run: with the learner's defaults, and with all folders named."""
-    settings = settings.with_defaults(LEARNERS[settings.learner].defaults)
+    settings = settings.with_defaults(methods.defaults(settings))
     # Learners with a schedule of their own keep unset flags, which follow the number of steps.
     if not any(methods.published_schedule(settings.learner, settings.steps)):
         if settings.warmup_steps is None:

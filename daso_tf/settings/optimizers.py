@@ -130,7 +130,11 @@ class SGD(keras.optimizers.SGD):
 
 
 def learning_rate(
-    rate: float, warmup_steps: int = 0, drops: Sequence[int] = (), drop: float = 0.01
+    rate: float,
+    warmup_steps: int = 0,
+    drops: Sequence[int] = (),
+    drop: float = 0.01,
+    cosine_steps: int = 0,
 ) -> float | LearningRateSchedule:
     """Returns a learning rate with warm-up and drops, as an optimizer takes it.
 
@@ -139,6 +143,8 @@ def learning_rate(
         warmup_steps: Number of steps in which it grows linearly from 0 to `rate`, at least 0.
         drops: Numbers of steps, ascending, after which the rate is multiplied by `drop`.
         drop: Factor of each drop, in (0, 1].
+        cosine_steps: Number of steps in which the rate falls to 0 along half a cosine, instead of
+            drops; 0 for none.
 
     Returns:
         The rate itself where it is constant, otherwise a schedule.
@@ -157,7 +163,9 @@ def learning_rate(
             f"The steps of the learning rate's drops must ascend from 1, not {list(drops)}."
         )
     schedule: float | LearningRateSchedule = rate
-    if drops:
+    if cosine_steps:
+        schedule = keras.optimizers.schedules.CosineDecay(rate, cosine_steps)
+    elif drops:
         # Keras's boundaries are the last steps with the old value.
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
             [step - 1 for step in drops], [rate * drop**times for times in range(len(drops) + 1)]

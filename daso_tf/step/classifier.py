@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -61,6 +61,10 @@ class Classifier(keras.Model):
             evaluation, prediction and export subtract tau times the logarithm of the labeled
             class distribution from the logits. It does not change training.
         labeled_counts: Labeled images of each class, needed for `test_logit_adjustment`.
+        frozen_encoder: A pretrained `keras.Model` from normalized images to features that stays as
+            it is. `encoder` is then a small network from these features `(batch, F)` to others,
+            such as `daso_tf.encoders.adapter` makes. Images may be rows of a feature bank
+            (`daso_tf.feature_bank`), for which the frozen encoder has nothing left to compute.
         name: Name of the model.
 
     Raises:
@@ -80,6 +84,7 @@ class Classifier(keras.Model):
         class_names: Sequence[str] | None = None,
         test_logit_adjustment: float = 0.0,
         labeled_counts: Sequence[int] | None = None,
+        frozen_encoder: keras.Model | None = None,
         name: str | None = None,
     ):
         check_configuration()
@@ -103,7 +108,13 @@ class Classifier(keras.Model):
 
         if not is_restoring():  # a saved learner continues as it was
             follow_quickly(encoder)
-        self.network = AveragedNetwork(encoder, self.num_classes, resolution, mean, std)
+        if frozen_encoder is not None:
+            check_encoder(frozen_encoder)
+            frozen_encoder.trainable = False
+            self.frozen_encoder = frozen_encoder  # Keras saves it, too
+        self.network = AveragedNetwork(
+            encoder, self.num_classes, resolution, mean, std, frozen_encoder
+        )
         # Keras saves the layers that are attributes of the model.
         self.encoder = self.network.encoder
         self.classifier = self.network.classifier
@@ -143,6 +154,12 @@ class Classifier(keras.Model):
         """D, the length of a feature vector."""
         return self.network.num_features
 
+    @property
+    def stored_features(self) -> int | None:
+        """F, the length of the frozen encoder's features; None without a frozen encoder."""
+        frozen = self.network.frozen
+        return None if frozen is None else frozen.output_shape[-1]
+
     def add_head(self, name: str, units: int) -> tuple[keras.layers.Layer, keras.layers.Layer]:
         """Adds a linear layer on the features that is trained, averaged and saved.
 
@@ -159,7 +176,7 @@ class Classifier(keras.Model):
         return head, ema_head
 
     def as_input(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns uint8 images as the encoder takes them: resized, then normalized."""
+        """Returns images as the encoder takes them; see `AveragedNetwork.as_input`."""
         return self.network.as_input(images)
 
     @property
@@ -187,7 +204,7 @@ class Classifier(keras.Model):
 
         Args:
             images: uint8 `(batch, height, width, 3)` of any size, or other numbers in 0 to 255,
-                which are rounded.
+                which are rounded. With a frozen encoder also rows of its feature bank.
 
         Returns:
             float32 `(batch, K)`.
@@ -276,7 +293,8 @@ class Classifier(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Measures the averaged network on raw images and their classes."""
         images, labels = inputs.unpack(data)
-        inputs.check_kinds(inputs.evaluation_parts(images, labels), self.num_classes)
+        parts = inputs.evaluation_parts(images, labels)
+        inputs.check_kinds(parts, self.num_classes, self.stored_features)
         logits = self.ema_logits(images)
         loss, accuracy, balanced_accuracy = self._test_metrics
         loss.update_state(losses.cross_entropy(labels, logits))
@@ -287,7 +305,7 @@ class Classifier(keras.Model):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the averaged network; arguments and result as `keras.Model.evaluate`."""
-        guard, given = inputs.Guard(self.num_classes), arguments_of("evaluate", args, kwargs)
+        guard, given = self._guard(), arguments_of("evaluate", args, kwargs)
         inputs.check_no_weights(given)
         if not given.get("_use_cached_eval_dataset"):  # else `fit` has checked it
             given["x"] = guard.checked(inputs.evaluation_parts, given.get("x"), given.get("y"))
@@ -304,7 +322,7 @@ class Classifier(keras.Model):
         It computes one batch per call for every `steps_per_execution`: Keras would compile as many
         copies of the network into one function and keep their images in memory together.
         """
-        guard, given = inputs.Guard(self.num_classes), arguments_of("predict", args, kwargs)
+        guard, given = self._guard(), arguments_of("predict", args, kwargs)
         given["x"] = guard.checked(inputs.prediction_parts, given.get("x"))
         steps_per_execution = int(getattr(self, "steps_per_execution", None) or 1)
         self.steps_per_execution = 1
@@ -435,8 +453,14 @@ class Classifier(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this model."""
+        frozen = self.network.frozen
         return {
             "name": self.name,
+            **(
+                {}
+                if frozen is None
+                else {"frozen_encoder": keras.saving.serialize_keras_object(frozen)}
+            ),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "num_classes": self.num_classes,
             "resolution": self.resolution,
@@ -463,6 +487,9 @@ class Classifier(keras.Model):
             return cls(**arguments)
 
     # Checks ----------------------------------------------------------------------------------
+
+    def _guard(self, optional: Collection[str] = ()) -> inputs.Guard:
+        return inputs.Guard(self.num_classes, optional, self.stored_features)
 
     def _batch_norms(self) -> list[keras.layers.Layer]:
         return [*batch_norms_of(self.encoder), *batch_norms_of(self.ema_encoder)]
