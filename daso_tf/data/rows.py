@@ -86,6 +86,15 @@ class Rows:
 
         return members.batch(batch_size, drop_remainder).map(batch)
 
+    def subset(self, members: np.ndarray) -> Rows:
+        """Returns rows of some of the images.
+
+        Args:
+            members: Integer array of shape (n,), positions in 0..N-1.
+        """
+        views = [kind[members] for kind in self.views]
+        return Rows(views, self.labels[members], self.size)
+
     def with_images_of(self, other: Rows, members: np.ndarray, labels: np.ndarray) -> Rows:
         """Adds images of other rows; of their views, those of the kinds that these rows have.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import keras
+
 from daso_tf.balance import CoSSL
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.platform.files import write_atomically
@@ -45,8 +47,8 @@ def banked(settings: Settings, data: SemiSupervisedData) -> SemiSupervisedData:
     """
     if not settings.freeze_encoder:
         return data
+    keras.utils.set_random_seed(settings.seed)  # of weights that are not pretrained
     encoder = build_image_encoder(settings, data)
-    encoder.trainable = False
     _check_same(settings, weights_digest(encoder))
     context = Context(settings, data, data.labeled_counts.tolist(), 1.0, settings.steps)
     asks = methods.LEARNERS[settings.learner].arguments

@@ -20,6 +20,7 @@ from daso_tf.settings.methods import (
     PSEUDO_LABELERS,
     THRESHOLDS,
     aligns,
+    uses_unlabeled_images,
 )
 from daso_tf.settings.settings import Settings
 from daso_tf.step.compatibility import conflicts
@@ -162,7 +163,13 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
             reason = "it needs features that training does not change; give --freeze_encoder"
             labeler = f"--pseudo_labeler={settings.pseudo_labeler}"
             yield Refusal(labeler, "an encoder that is trained", reason)
+        if settings.answer != "run":
+            reason = "only a run on frozen features has a twin; give --freeze_encoder"
+            yield Refusal(f"--answer={settings.answer}", "an encoder that is trained", reason)
         return
+    if settings.answer != "run" and not uses_unlabeled_images(settings):
+        reason = "it is the twin: it learns from the labeled images alone"
+        yield Refusal(f"--answer={settings.answer}", f"--learner={settings.learner}", reason)
     refuses = LEARNERS[settings.learner].make.refuses
     if "frozen_encoder" in refuses:
         learner = f"--learner={settings.learner}"

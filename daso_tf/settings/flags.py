@@ -205,6 +205,15 @@ RUN = (
         "step.",
         free=True,
     ),
+    choice(
+        "answer",
+        "run",
+        ["run", "labels_only", "auto"],
+        "With --freeze_encoder, what is exported: the learner of the run, its twin that learns "
+        "from the labeled images alone, or the better one by the validation images (auto; without "
+        "any, the run, unless it is clearly worse on labeled images that are left out in turn).",
+        free=True,
+    ),
     integer(
         "stop_after",
         0,

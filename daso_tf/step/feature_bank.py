@@ -147,6 +147,7 @@ class Bank:
         self._data = data
         self._encoder = encoder
         self._resolution = resolution
+        self._statistics = data.mean, data.std
         self._cache_dir = cache_dir
 
         def strong_of_weak(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -166,7 +167,7 @@ class Bank:
         of_encoder = [
             weights_digest(encoder),
             resolution,
-            [float(value) for value in (*data.mean, *data.std)],
+            [float(value) for of_channels in self._statistics for value in of_channels],
         ]
         self._files: dict[str, list[tuple[_Kind, BankFile]]] = {}
         for name, of_part in (
@@ -272,8 +273,7 @@ class Bank:
             rows.get("validation"),
             rows.get("test"),
             self._data.class_names,
-            self._data.mean,
-            self._data.std,
+            *self._statistics,
             encoder=self._encoder,
             resolution=self._resolution,
         )
@@ -299,7 +299,7 @@ class Bank:
         @tf.function(autograph=False)
         def encode(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             views = resize(kind.view(images, seed), size)
-            views = normalize(views, self._data.mean, self._data.std)
+            views = normalize(views, *self._statistics)
             features = tf.cast(self._encoder(views, training=False), tf.float32)
             return tf.clip_by_value(features, np.finfo(np.float16).min, np.finfo(np.float16).max)
 
