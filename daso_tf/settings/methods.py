@@ -386,7 +386,11 @@ HORIZONTAL_FLIP = switch(
     "horizontal_flip", True, "Mirror half of the views; off for digits and letters."
 )
 RESOLUTION = integer(
-    "resolution", 32, "[8, 1024]", "Height and width in pixels of the encoder's input."
+    "resolution",
+    32,
+    "[8, 1024]",
+    "Height and width in pixels of the encoder's input.",
+    shown_default="32; efficientnet_lite0: 96",
 )
 CROP_PADDING = integer(
     "crop_padding",

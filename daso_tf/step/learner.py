@@ -14,6 +14,7 @@ from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
 from daso_tf.data import SemiSupervisedData
 from daso_tf.encoders.checks import check_encoder
+from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.platform import replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
@@ -149,7 +150,8 @@ class Learner(BalancedClassifier):
         if data is not None:
             _check_is_of(data, num_classes)
             counts = data.labeled_counts.tolist()
-            of_data = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+            mean, std = normalization_of(encoder) or (data.mean, data.std)
+            of_data = {"mean": mean, "std": std, "class_names": data.class_names}
             kwargs = {**of_data, "labeled_counts": counts, **kwargs}
         if "confidence_threshold" in kwargs:  # its name until version 0.1
             if threshold != inspect.signature(type(self)).parameters["threshold"].default:
