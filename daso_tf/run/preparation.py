@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from daso_tf import encoders
 from daso_tf.data import ImageFiles, Images, Rows, SemiSupervisedData, check_split, load
 from daso_tf.data.sources import OPTIONS
 from daso_tf.platform import strategies
@@ -54,6 +55,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     """
     settings = complete(settings)
     combinations.check(settings)
+    encoders.check(settings.encoder, settings.encoder_weights)
     banks.check(settings)
     if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
         raise ValueError(

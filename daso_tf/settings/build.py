@@ -41,6 +41,7 @@ def build_learner(
     """
     counts = data.labeled_counts.tolist() if labeled_counts is None else list(labeled_counts)
     encoder = build_encoder(settings, data) if encoder is None else encoder
+    mean, std = encoders.normalization_of(encoder) or (data.mean, data.std)
     limits.check_memory(settings, data.num_classes, encoder.output_shape[-1])
     warmup_steps, drops = methods.published_schedule(settings.learner, settings.steps)
     if settings.warmup_steps is not None:
@@ -64,8 +65,8 @@ def build_learner(
         encoder=encoder,
         num_classes=data.num_classes,
         resolution=settings.resolution,
-        mean=data.mean,
-        std=data.std,
+        mean=mean,
+        std=std,
         weight_decay=weight_decay,
         ema_decay=settings.ema_decay,
         test_logit_adjustment=settings.test_logit_adjustment,

@@ -13,7 +13,7 @@ from typing import Any
 
 from daso_tf.data import DATASETS, decode
 from daso_tf.data.sources import OPTIONS
-from daso_tf.encoders import FAMILIES
+from daso_tf.encoders import FAMILIES, default_resolution
 from daso_tf.encoders.adapter import ADAPTERS
 from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
@@ -280,7 +280,9 @@ ENCODER = (
     location(
         "encoder_weights",
         None,
-        "File of initial weights: Keras weights, or torchvision's as .npz.",
+        "Initial weights: none; imagenet, for efficientnet_lite0; or a file, Keras weights, "
+        "torchvision's as .npz, or efficientnet_lite0's as .pth.",
+        shown_default="imagenet for efficientnet_lite0, else none",
     ),
     switch(
         "freeze_encoder",
@@ -396,6 +398,8 @@ def other_defaults(name: str) -> dict[str, Any]:
 def complete(settings: Settings) -> Settings:
     """Returns the settings of a run: with the learner's defaults, and with all folders named."""
     settings = settings.with_defaults(methods.defaults(settings))
+    if "resolution" not in settings.given:
+        settings = settings.replace(resolution=default_resolution(settings.encoder))
     # Learners with a schedule of their own keep unset flags, which follow the number of steps.
     if not any(methods.published_schedule(settings.learner, settings.steps)):
         if settings.warmup_steps is None:

@@ -399,7 +399,11 @@ HORIZONTAL_FLIP = switch(
     "horizontal_flip", True, "Mirror half of the views; off for digits and letters."
 )
 RESOLUTION = integer(
-    "resolution", 32, "[8, 1024]", "Height and width in pixels of the encoder's input."
+    "resolution",
+    32,
+    "[8, 1024]",
+    "Height and width in pixels of the encoder's input.",
+    shown_default="32; efficientnet_lite0: 96",
 )
 CROP_PADDING = integer(
     "crop_padding",
@@ -661,7 +665,6 @@ FROZEN_DEFAULTS: dict[str, Any] = {
     "ema_decay": 0.0,
     "steps": 800,
     "evaluate_every": 200,
-    "jit_compile": "false",
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.balance.logit_adjustment import adjusted
@@ -17,6 +18,7 @@ from daso_tf.encoders.batch_normalization import (
     follow_quickly,
 )
 from daso_tf.encoders.checks import check_encoder, is_restoring, restoring
+from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.encoders.precision import computes_in
 from daso_tf.platform.checks import (
     checked_channel_statistics,
@@ -52,8 +54,9 @@ class Classifier(keras.Model):
             0.9, so that evaluation has the statistics of the trained weights.
         num_classes: K, at least 2.
         mean: Mean of each color channel of the training images, in [0, 1]: `data.mean` of
-            `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
-        std: Standard deviation of each color channel, in (0, 1].
+            `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`. Leave it out
+            where the encoder has its own (`daso_tf.encoders.normalization_of`).
+        std: Standard deviation of each color channel, in (0, 1], as `mean`.
         resolution: Side in pixels, at least 1, to which images are resized before the encoder. By
             default the encoder's own input size.
         class_names: K names, which the exported model returns.
@@ -91,7 +94,7 @@ class Classifier(keras.Model):
         check_encoder(encoder)
         super().__init__(dtype="float32", name=name)  # its parts have their own dtype policies
         self.num_classes = checked_whole_number("num_classes", num_classes, least=2)
-        mean, std = _checked_statistics(mean, std)
+        mean, std = _checked_statistics(frozen_encoder or encoder, mean, std)
         if resolution is not None:
             checked_whole_number("resolution", resolution, least=1)
         self.class_names = None if class_names is None else tuple(map(str, class_names))
@@ -535,13 +538,22 @@ def arguments_of(method: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[st
 
 
 def _checked_statistics(
-    mean: Sequence[float] | None, std: Sequence[float] | None
+    encoder: keras.Model, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the channel statistics as tuples of floats, or says what is wrong with them."""
+    own = None if is_restoring() else normalization_of(encoder)
+    if own and mean is None and std is None:
+        return own
     if mean is None or std is None:
         raise ValueError(
             "mean and std are required, the statistics of each color channel of the training "
             "images: give mean=data.mean, std=data.std of daso_tf.data.load or from_arrays, or "
             "those that daso_tf.data.channel_statistics(images) returns."
         )
-    return checked_channel_statistics(mean, std)
+    statistics = checked_channel_statistics(mean, std)
+    if own and not np.allclose(statistics, own, rtol=0, atol=1e-6):
+        raise ValueError(
+            f"The encoder {encoder.name} takes images that are normalized with mean {own.mean} and "
+            f"std {own.std}, not with {statistics[0]} and {statistics[1]}: leave mean and std out."
+        )
+    return statistics

@@ -25,6 +25,7 @@ import tensorflow as tf
 from daso_tf.augment import RandAugment, Weak, normalize, resize
 from daso_tf.data import BankedData, DataError, ImageFiles, Images, Rows, SemiSupervisedData
 from daso_tf.data.decode import EncodedImage
+from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.progress import Progress
 from daso_tf.step.bank_files import PIECE, BankFile, check_cache
@@ -147,7 +148,7 @@ class Bank:
         self._data = data
         self._encoder = encoder
         self._resolution = resolution
-        self._statistics = data.mean, data.std
+        self._statistics = normalization_of(encoder) or (data.mean, data.std)
         self._cache_dir = cache_dir
 
         def strong_of_weak(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.encoders.checks import check_encoder
+from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
@@ -150,11 +151,8 @@ class Learner(BalancedClassifier):
         if data is not None:
             _check_is_of(data, num_classes)
             counts = data.labeled_counts.tolist()
-            of_data: dict[str, Any] = {
-                "mean": data.mean,
-                "std": data.std,
-                "class_names": data.class_names,
-            }
+            mean, std = normalization_of(encoder) or (data.mean, data.std)
+            of_data: dict[str, Any] = {"mean": mean, "std": std, "class_names": data.class_names}
             if isinstance(data, BankedData):
                 of_data |= {"frozen_encoder": data.encoder, "resolution": data.resolution}
                 weak = stored_weak(data) if weak is None else weak
