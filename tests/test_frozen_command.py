@@ -11,15 +11,13 @@ from command import arguments, completed, run_train
 
 from daso_tf.commands import export, predict, terminal
 from daso_tf.platform.npz import ArrayFile
+from daso_tf.run import comparison
 
-FROZEN = dict(
-    freeze_encoder=True, adapter_units=8, batch_size=8, bank_weak_views=2, bank_strong_views=1
-)
+FROZEN = dict(freeze_encoder=True, adapter_units=8, bank_weak_views=2, bank_strong_views=1)
 
 
 def frozen(cache_dir, model_dir, **settings) -> list[str]:
-    given = arguments(**FROZEN, cache_dir=cache_dir, model_dir=model_dir, **settings)
-    return [argument for argument in given if "confidence" not in argument]
+    return arguments(**FROZEN, cache_dir=cache_dir, model_dir=model_dir, **settings)
 
 
 def ran(*argv) -> str:
@@ -91,7 +89,7 @@ def test_the_export_takes_pictures(student, tmp_path):
 def test_another_method_reads_the_bank(student, folder):
     for learner in ("--learner=supervised", "--learner=mean_teacher"):
         name = learner.partition("=")[2]
-        output = ran(*frozen(folder / "cache", folder / name, steps=2, evaluate_every=2), learner)
+        output = ran(*frozen(folder / "cache", folder / name, steps=3, evaluate_every=3), learner)
         assert "read from the cache" in output
 
 
@@ -122,7 +120,8 @@ def test_the_twin_can_be_exported_afterwards(student, tmp_path):
     assert "Training the twin" not in output.getvalue()
 
 
-def test_without_validation_images_labeled_ones_are_left_out_in_turn(folder):
+def test_without_validation_images_labeled_ones_are_left_out_in_turn(folder, monkeypatch):
+    monkeypatch.setattr(comparison, "_FOLDS", 2)
     argv = frozen(folder / "cache", folder / "no_validation", steps=2, evaluate_every=2)
     output = ran(*argv, "--validation_size=0", "--answer=auto")
     assert "on labeled images that were left out in turn" in output

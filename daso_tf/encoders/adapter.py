@@ -116,7 +116,8 @@ class StandardizedFeatures(keras.layers.Layer):
 
     Args:
         root: Whether the square root of the features is taken first, of 0 where they are negative.
-        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Example:
 
@@ -124,8 +125,8 @@ class StandardizedFeatures(keras.layers.Layer):
     [[2.0, 3.0]]
     """
 
-    def __init__(self, root: bool = False, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, root: bool = False, dtype: Any = "float32", **kwargs: Any):
+        super().__init__(dtype=dtype, **kwargs)
         self.root = bool(root)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -166,7 +167,8 @@ class StepDropout(keras.layers.Layer):
     Args:
         rate: Share of the values that a training step sets to 0, in [0, 1). The others are divided
             by `1 - rate`.
-        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If the rate is outside its range.
@@ -177,8 +179,8 @@ class StepDropout(keras.layers.Layer):
     [[1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, rate: float = 0.5, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, rate: float = 0.5, dtype: Any = "float32", **kwargs: Any):
+        super().__init__(dtype=dtype, **kwargs)
         self.rate = checked_number("rate", rate, least=0, below=1)
 
     def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -7,6 +7,7 @@ within a class. The scores here correct for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -100,14 +101,18 @@ class Teacher(NamedTuple):
 
 
 def teach(
-    features: np.ndarray, labels: np.ndarray, views: np.ndarray, num_classes: int, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    views: Iterable[np.ndarray],
+    num_classes: int,
+    seed: int = 0,
 ) -> Teacher:
     """Fits a discriminant to labeled features and lets it label unlabeled ones, softly.
 
     Args:
         features: float `(N, F)`, of the labeled images, standardized.
         labels: int `(N,)`, classes in 0..K-1.
-        views: float `(V, M, F)`, of weak views of the unlabeled images, standardized; scores are
+        views: float `(M, F)` each, of weak views of the unlabeled images, standardized; scores are
             the mean over the views.
         num_classes: K.
         seed: Determines the folds.
@@ -116,7 +121,7 @@ def teach(
 
     >>> features = np.array([[-1.0], [-1.2], [-0.9], [1.0], [1.1], [0.8]])
     >>> labels = np.array([0, 0, 0, 1, 1, 1])
-    >>> teach(features, labels, np.array([[[-1.0], [-1.1], [1.0]]]), 2).targets.argmax(axis=1)
+    >>> teach(features, labels, [np.array([[-1.0], [-1.1], [1.0]])], 2).targets.argmax(axis=1)
     array([0, 0, 1])
     """
     scores = out_of_fold_scores(features, labels, num_classes, seed)

@@ -22,7 +22,7 @@ from daso_tf.run.prediction import Prediction
 from daso_tf.run.results import scores
 from daso_tf.settings import methods
 from daso_tf.settings.build import build_learner
-from daso_tf.settings.flags import TRAIN, complete
+from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
 
@@ -112,13 +112,24 @@ def trained(settings: Settings, data: BankedData) -> Learner:
 def twin_settings(settings: Settings) -> Settings:
     """Returns the settings of the twin: those of the run, without unlabeled images.
 
-    What was not given has the default of supervised learning on frozen features.
+    What has the default of the run's learner gets that of supervised learning.
     """
-    of_method = {"learner", "pseudo_labeler", "threshold", "balanced_head"}
-    given = (settings.given - of_method) | {"learner", "steps", "evaluate_every"}
-    values = {name: flag.default for name, flag in TRAIN.items()}
-    values |= {name: settings[name] for name in given} | {"learner": "supervised"}
-    return complete(Settings(values, given)).replace(model_dir=f"{settings.model_dir}/labels_only")
+
+    def defaults(learner: str) -> dict[str, Any]:
+        return methods.defaults(Settings({**settings, "learner": learner}, {"learner"}))
+
+    ours, theirs = defaults(settings.learner), defaults("supervised")
+    of_method = {
+        name: theirs.get(name, TRAIN[name].default)
+        for name, value in ours.items()
+        if settings[name] == value
+    }
+    alone = {"learner": "supervised", "pseudo_labeler": "linear", "threshold": "fixed"}
+    return settings.replace(
+        **of_method
+        | alone
+        | {"balanced_head": "none", "model_dir": f"{settings.model_dir}/labels_only"}
+    )
 
 
 def changes(

@@ -41,7 +41,7 @@ def finish(run: Run) -> None:
         learner, answers = _answer(settings, run.data, learner, run.results)
     if not strategies.is_chief(run.strategy):
         return
-    card = model_card(settings, run.results, step)
+    card = model_card(settings, run.results, step, _of_twin(answers))
     exported.export(learner, settings, settings.export_dir, card)
     run.results.set_exported(answers)
     if run.results.comparison is not None:
@@ -93,7 +93,7 @@ def export(
         learner, answers = _answer(settings, data, learner, results)
     written = []
     if "saved_model" in formats:
-        card = model_card(settings, results, step)
+        card = model_card(settings, results, step, _of_twin(answers))
         exported.export(learner, settings, settings.export_dir, card)
         written.append(settings.export_dir)
     for name in exported.FILES.keys() & formats:
@@ -133,6 +133,12 @@ def _answer(
         return learner, _answers(settings, data, learner, evaluation)
     answers = _answers(settings, data, compared.twin, None)
     return compared.twin, {**answers, "labels_only": True}
+
+
+def _of_twin(answers: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the scores by part, where the answers are those of the twin."""
+    parts = ("test", "validation")
+    return {p: answers[p] for p in parts if p in answers} if "labels_only" in answers else None
 
 
 def _answers(

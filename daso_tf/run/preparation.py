@@ -80,11 +80,11 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
     )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
-    data = banks.banked(settings, data)
     if is_new:
         limits.check_cutout(settings, data.labeled.size)
     if strategies.is_chief(strategy):
         check_writable(settings.export_dir)
+    data = banks.banked(settings, data)
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
     if strategies.is_chief(strategy):
         if run_data.news:

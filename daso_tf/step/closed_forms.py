@@ -35,9 +35,7 @@ def teacher(data: BankedData) -> Teacher:
     return teach(
         statistics.standardized(data.labeled.views[0][:, 0]),
         data.labeled.labels,
-        np.stack(
-            [statistics.standardized(views[:, view]) for view in range(min(2, views.shape[1]))]
-        ),
+        (statistics.standardized(views[:, view]) for view in range(min(2, views.shape[1]))),
         data.num_classes,
     )
 
