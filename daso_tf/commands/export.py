@@ -16,7 +16,16 @@ from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse
 
 # What may differ from the run. The other flags are those of its flag file.
-_OF_RUN = ("best", "test_logit_adjustment", "export_dir", "data_dir", "stream", "adopt_data")
+_OF_RUN = (
+    "best",
+    "answer",
+    "test_logit_adjustment",
+    "export_dir",
+    "data_dir",
+    "cache_dir",
+    "stream",
+    "adopt_data",
+)
 
 
 def main(settings: Settings, arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
+from daso_tf.data.rows import Rows
 from daso_tf.data.semi_supervised import SemiSupervisedData, check_unlabeled
 from daso_tf.data.shuffle import BatchStream, class_balanced_draws, endless_passes
 
@@ -155,7 +156,7 @@ def training_batches(
         rows = batch_size // context.num_replicas_in_sync
         parts = [data.labeled.dataset(labeled, rows, drop_remainder=True)]
         if labeled_alone:
-            none = np.zeros((0, *data.labeled.size, 3), np.uint8), np.zeros(0, np.int32)
+            none = data.labeled.take(np.zeros(0, int)), np.zeros(0, np.int32)
             parts.append(tf.data.Dataset.from_tensors(none).repeat())
             return tf.data.Dataset.zip(tuple(parts)).map(together)
         unlabeled = endless_passes(
@@ -195,7 +196,7 @@ def training_batches(
     return batches
 
 
-def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(images: Images | ImageFiles | Rows, batch_size: int) -> tf.data.Dataset:
     """Makes batches that contain every image once, in order. The last batch may be smaller.
 
     Args:
@@ -221,7 +222,7 @@ def evaluation_batches(images: Images | ImageFiles, batch_size: int) -> tf.data.
 
 
 def even_batches(
-    images: Images | ImageFiles,
+    images: Images | ImageFiles | Rows,
     batch_size: int,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:

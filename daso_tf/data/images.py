@@ -166,6 +166,17 @@ class ImageFiles:
         images = members.map(read, num_parallel_calls=os.cpu_count(), deterministic=True)
         return images.batch(batch_size, drop_remainder)
 
+    @property
+    def left_out(self) -> set[int]:
+        """The files that turned out to be unreadable so far."""
+        return self._left_out
+
+    def labels_as_read(self) -> np.ndarray:
+        """Returns the label of the image that is read in the place of each file."""
+        places = np.setdiff1d(np.arange(len(self)), list(self._left_out))
+        following = np.searchsorted(places, np.arange(len(self))) % max(len(places), 1)
+        return self.labels[places[following]] if len(places) else self.labels
+
     def _read(self, member: int) -> tuple[np.ndarray, np.int32]:
         for place in range(member, member + len(self)):
             place %= len(self)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images, joined
+from daso_tf.data.rows import Rows
 from daso_tf.data.statistics import channel_statistics
 
 
@@ -188,8 +190,10 @@ def with_pseudo_labeled(
     """
     labeled, unlabeled = data.labeled, data.unlabeled
     labels = np.concatenate([labeled.labels, labels])
-    extended: Images | ImageFiles
-    if isinstance(unlabeled, ImageFiles) and isinstance(labeled, ImageFiles):
+    extended: Any
+    if isinstance(unlabeled, Rows) and isinstance(labeled, Rows):
+        extended = labeled.with_images_of(unlabeled, positions, labels)
+    elif isinstance(unlabeled, ImageFiles) and isinstance(labeled, ImageFiles):
         files = [*labeled.files, *(unlabeled.files[position] for position in positions)]
         extended = ImageFiles(
             files, labels, labeled.size, labeled.unreadable, labeled.max_megapixels

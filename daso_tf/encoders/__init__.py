@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
 
+from daso_tf.encoders.adapter import adapter
 from daso_tf.encoders.applications import application
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
+from daso_tf.encoders.efficientnet_lite import (
+    efficientnet_lite0,
+    imagenet_file,
+    load_efficientnet_weights,
+)
+from daso_tf.encoders.normalized_input import Normalization, NormalizedInput, normalization_of
 from daso_tf.encoders.pytorch_names import load_torchvision_weights
 from daso_tf.encoders.resnet import resnet
 from daso_tf.encoders.wide_resnet import wide_resnet
-from daso_tf.platform.checks import checked_number, checked_whole_number
+from daso_tf.platform.checks import (
+    checked_channel_statistics,
+    checked_number,
+    checked_whole_number,
+)
 
 __all__ = [
     "BatchNormalization",
+    "Normalization",
+    "NormalizedInput",
+    "adapter",
     "application",
     "build",
+    "check",
+    "default_resolution",
+    "efficientnet_lite0",
     "load_torchvision_weights",
+    "normalization_of",
     "resnet",
     "wide_resnet",
 ]
@@ -30,15 +50,17 @@ class Request(NamedTuple):
 
     Attributes:
         input_shape: `(height, width, 3)` of the images.
-        mean: Mean of each color channel that the images are normalized with, in [0, 1].
-        std: Standard deviation of each color channel that they are normalized with, in (0, 1].
+        statistics: Mean and standard deviation of the color channels of the training images, if
+            they are known.
         dtype: Keras dtype policy of the layers, or None for the policy that is in force.
+        weights: `"none"`, a name in `Family.pretrained`, or the path of a file that `build` will
+            read.
     """
 
     input_shape: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    statistics: Normalization | None
     dtype: str | None
+    weights: str
 
 
 class Family(NamedTuple):
@@ -48,13 +70,39 @@ class Family(NamedTuple):
         names: Regular expression of the names. Its groups are the arguments of `build`.
         usage: The form of the names with an example, for messages and `--help`.
         build: Builds the encoder, given the `Request` and the groups of the name.
-        load_npz: Loads weights from a `.npz` file into an encoder, if the family has such files.
+        readers: Functions that load weights from a file into an encoder, by the end of the file's
+            name, in addition to the files that Keras itself reads.
+        pretrained: Names of weights that need no file.
+        default_weights: Weights where none are given.
+        default_resolution: Side in pixels of the images where none is given, given the groups.
+        check: Raises an error if something that an encoder needs is not there, given its weights
+            and the groups of the name.
     """
 
     names: str
     usage: str
     build: Callable[..., keras.Model]
-    load_npz: Callable[[keras.Model, str], None] | None = None
+    readers: Mapping[str, Callable[[keras.Model, str], None]] = MappingProxyType({})
+    pretrained: tuple[str, ...] = ()
+    default_weights: str = "none"
+    default_resolution: Callable[..., int] = lambda *groups: 32
+    check: Callable[..., None] = lambda weights, *groups: None
+
+
+def _efficientnet_lite0(request: Request) -> keras.Model:
+    weights = request.weights if request.weights == "imagenet" else None
+    return efficientnet_lite0(request.input_shape, weights, request.dtype)
+
+
+def _check_efficientnet_lite0(weights: str) -> None:
+    if weights == "imagenet":
+        imagenet_file()
+
+
+def _application(request: Request, name: str) -> keras.Model:
+    # The encoder reverses any normalization, so values in [0, 1] will do.
+    mean, std = request.statistics or ((0.0,) * 3, (1.0,) * 3)
+    return application(name, request.input_shape[0], mean, std, request.dtype)
 
 
 FAMILIES = (
@@ -69,24 +117,32 @@ FAMILIES = (
         r"resnet_(\d+)",
         "resnet_DEPTH with 18, 34, 50 or 101, such as resnet_34",
         lambda request, depth: resnet(int(depth), request.input_shape, request.dtype),
-        load_npz=load_torchvision_weights,
+        readers={".npz": load_torchvision_weights},
+    ),
+    Family(
+        "efficientnet_lite0",
+        "efficientnet_lite0, with weights from ImageNet",
+        _efficientnet_lite0,
+        readers={".pth": load_efficientnet_weights},
+        pretrained=("imagenet",),
+        default_weights="imagenet",
+        default_resolution=lambda: 96,
+        check=_check_efficientnet_lite0,
     ),
     Family(
         r"applications:(.*)",
         "applications:NAME with a name in keras.applications, such as "
         "applications:MobileNetV3Small",
-        lambda request, name: application(
-            name, request.input_shape[0], request.mean, request.std, request.dtype
-        ),
+        _application,
     ),
 )
 
 
 def build(
     name: str,
-    resolution: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    resolution: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
     weights: str | None = None,
     dtype: str | None = None,
     synchronized_batch_norm: bool = True,
@@ -96,13 +152,17 @@ def build(
 
     Args:
         name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`, or `wrn_28_2_raw`; `resnet_DEPTH` with 18, 34,
-            50 or 101; or `applications:NAME` with a name in `keras.applications`.
-        resolution: Height and width of the images in pixels.
-        mean: Mean of each color channel that the images are normalized with, in [0, 1].
-        std: Standard deviation of each color channel that they are normalized with, in (0, 1].
-        weights: Path of a file with weights: one that `save_weights` of the same encoder wrote, or,
-            for `resnet_DEPTH`, an `.npz` file (see `load_torchvision_weights`). By default the
-            weights are random.
+            50 or 101; `efficientnet_lite0`; or `applications:NAME` with a name in
+            `keras.applications`.
+        resolution: Height and width of the images in pixels. By default `default_resolution(name)`.
+        mean: Mean of each color channel of the training images, in [0, 1]. Pretrained encoders
+            with a normalization of their own (`normalization_of`) ignore it.
+        std: Standard deviation of each color channel of the training images, in (0, 1], as `mean`.
+        weights: `"none"` for random weights; `"imagenet"` for those that come with
+            `efficientnet_lite0`; or the path of a file: one that `save_weights` of the same encoder
+            wrote, for `resnet_DEPTH` an `.npz` file (see `load_torchvision_weights`), for
+            `efficientnet_lite0` a `.pth` file. By default `"imagenet"` for `efficientnet_lite0`,
+            and else `"none"`.
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. The weights are float32 with any policy.
         synchronized_batch_norm: Whether the replicas of a distributed step normalize with the
@@ -124,26 +184,81 @@ def build(
     >>> daso_tf.encoders.build("wrn_10_1", 32, mean, std).output_shape
     (None, 64)
     """
-    resolution = checked_whole_number("resolution", resolution, least=1)
     family, groups = _family_of(name)
-    encoder = family.build(Request((resolution, resolution, 3), mean, std, dtype), *groups)
+    weights = weights or family.default_weights
+    side = checked_whole_number("resolution", resolution or default_resolution(name), least=1)
+    statistics = None
+    if mean is not None and std is not None:
+        statistics = Normalization(*checked_channel_statistics(mean, std))
+    encoder = family.build(Request((side, side, 3), statistics, dtype, weights), *groups)
     for batch_norm in batch_norms_of(encoder):
         batch_norm.synchronized = synchronized_batch_norm
         if batch_norm_momentum is not None:
             batch_norm.momentum = checked_number(
                 "batch_norm_momentum", batch_norm_momentum, least=0, most=1
             )
-    if weights:
+    if weights not in ("none", *family.pretrained):
+        _check_file(name, family, weights)
+        load = family.readers.get(Path(weights).suffix, keras.Model.load_weights)
         try:
-            if family.load_npz and weights.endswith(".npz"):
-                family.load_npz(encoder, weights)
-            else:
-                encoder.load_weights(weights)
+            load(encoder, weights)
         except Exception as error:  # Keras raises many kinds, depending on the file format
             raise ValueError(
                 f"The encoder weights {weights} could not be loaded into {name}: {error}"
             ) from error
     return encoder
+
+
+def check(name: str, weights: str | None = None) -> None:
+    """Checks that `build` will find what an encoder needs, without building it.
+
+    Args:
+        name: As for `build`.
+        weights: As for `build`.
+
+    Raises:
+        ValueError: If there is no encoder of that name, no such file, or a package is missing.
+
+    Example:
+
+    >>> check("wrn_10_1", "nowhere.weights.h5")
+    Traceback (most recent call last):
+    ...
+    ValueError: There is no file nowhere.weights.h5, the weights of the encoder wrn_10_1. Allowed: \
+none, or the path of a file.
+    """
+    family, groups = _family_of(name)
+    weights = weights or family.default_weights
+    family.check(weights, *groups)
+    if weights not in ("none", *family.pretrained):
+        _check_file(name, family, weights)
+
+
+def default_resolution(name: str) -> int:
+    """Returns the side in pixels of an encoder's images where none is given.
+
+    Args:
+        name: As for `build`.
+
+    Raises:
+        ValueError: If there is no encoder of that name.
+
+    Example:
+
+    >>> default_resolution("wrn_28_2"), default_resolution("efficientnet_lite0")
+    (32, 96)
+    """
+    family, groups = _family_of(name)
+    return family.default_resolution(*groups)
+
+
+def _check_file(name: str, family: Family, path: str) -> None:
+    if not Path(path).exists():
+        allowed = ", ".join(("none", *family.pretrained))
+        raise ValueError(
+            f"There is no file {path}, the weights of the encoder {name}. Allowed: {allowed}, or "
+            "the path of a file."
+        )
 
 
 def _family_of(name: str) -> tuple[Family, tuple[str, ...]]:

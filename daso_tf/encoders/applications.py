@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from daso_tf.encoders.normalized_input import NormalizedInput
 from daso_tf.encoders.precision import dtype_policy
-from daso_tf.platform.checks import checked_channel_statistics
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
-class ApplicationsInput(keras.layers.Layer):
+class ApplicationsInput(NormalizedInput):
     """Converts normalized images to the input of a network in `keras.applications`.
 
     Some of these networks expect values in 0..255, some in -1..1, and some subtract a mean
@@ -52,10 +52,9 @@ class ApplicationsInput(keras.layers.Layer):
         dtype: Any = "float32",
         **kwargs: Any,
     ) -> None:
-        super().__init__(dtype=dtype, **kwargs)
+        super().__init__(mean, std, dtype, **kwargs)
         _checked_builder(application)
         self.application = application
-        self.mean, self.std = checked_channel_statistics(mean, std)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the images as the network expects them."""
@@ -64,19 +63,14 @@ class ApplicationsInput(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "application": self.application,
-            "mean": self.mean,
-            "std": self.std,
-        }
+        return {**super().get_config(), "application": self.application}
 
 
 def application(
     name: str,
-    resolution: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    resolution: int = 224,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     dtype: str | None = None,
 ) -> keras.Model:
     """Builds a network of `keras.applications` as an encoder, with random weights.
@@ -84,7 +78,8 @@ def application(
     Args:
         name: Name in `keras.applications`, such as `"MobileNetV3Small"`.
         resolution: Height and width of the images in pixels. Each network has its own minimum.
-        mean: Mean of each color channel that the images are normalized with, in [0, 1].
+        mean: Mean of each color channel that the images are normalized with, in [0, 1]. The encoder
+            reverses this normalization, so any will do; the default is that of values in [0, 1].
         std: Standard deviation of each color channel that they are normalized with, in (0, 1].
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. The weights are float32 with any policy.

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from daso_tf.encoders.applications import ApplicationsInput
+from daso_tf.encoders.normalized_input import NormalizedInput
 
 _restoring = contextvars.ContextVar("restoring", default=False)
 _BUILT_HERE = "daso_tf.encoders.application(name, resolution, mean, std)"
@@ -101,12 +101,12 @@ def _ends_in_softmax(encoder: keras.Model) -> bool:
 def _rescaling_of(encoder: keras.Model) -> Any:
     """Returns the first layer that expects values 0 to 255; None where there is none.
 
-    A layer that reverses the normalization, as `ApplicationsInput` does, comes before all of them.
+    An encoder that declares how its images are normalized has what it needs for them.
     """
     if not getattr(encoder, "outputs", None):
         return None
     for layer in _layers_of(encoder):
-        if isinstance(layer, ApplicationsInput):
+        if isinstance(layer, NormalizedInput):
             return None
         if isinstance(layer, keras.layers.Rescaling):
             return layer if np.max(layer.scale) < 0.1 else None

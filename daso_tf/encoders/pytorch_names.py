@@ -46,7 +46,7 @@ def pytorch_weights(
     weights = {}
     for layer in encoder.layers:
         for variable in layer.weights:
-            weights[f"encoder.{_layer_name(layer.name)}.{_kind(variable)}"] = variable
+            weights[f"encoder.{_layer_name(layer.name)}.{kind_of(variable)}"] = variable
     if classifier is not None:
         weights["classifier.classifier.weight"] = classifier.kernel
         weights["classifier.classifier.bias"] = classifier.bias
@@ -69,7 +69,7 @@ def torchvision_weights(encoder: keras.Model) -> dict[str, keras.Variable]:
     ['conv1.weight', 'bn1.weight']
     """
     return {
-        f"{layer.name.replace('_', '.')}.{_kind(variable)}": variable
+        f"{layer.name.replace('_', '.')}.{kind_of(variable)}": variable
         for layer in encoder.layers
         for variable in layer.weights
     }
@@ -149,7 +149,7 @@ def from_pytorch(value: np.ndarray) -> np.ndarray:
     return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim))
 
 
-def _kind(variable: keras.Variable) -> str:
+def kind_of(variable: keras.Variable) -> str:
     """Returns the PyTorch name of a variable within its layer."""
     return _STATISTICS.get(own_name(variable), "weight")
 

@@ -7,6 +7,7 @@ from daso_tf.learners.mean_teacher import MeanTeacher
 from daso_tf.learners.mixmatch import MixMatch
 from daso_tf.learners.pseudo_label import PseudoLabel
 from daso_tf.learners.remixmatch import ReMixMatch
+from daso_tf.learners.student import Student
 from daso_tf.learners.supervised import Supervised
 from daso_tf.learners.usadtm import USADTM
 from daso_tf.step.learner import Learner
@@ -26,6 +27,7 @@ __all__ = [
     "PseudoLabel",
     "ReMixMatch",
     "StepOutcome",
+    "Student",
     "Supervised",
 ]
 

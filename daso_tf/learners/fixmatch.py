@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf.augment import RandAugment
 from daso_tf.balance.balanced_head import Features
 from daso_tf.platform.checks import checked_whole_number
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
@@ -17,6 +16,7 @@ from daso_tf.pseudo_labels.pseudo_labeler import Logits
 from daso_tf.step import losses
 from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import Outputs, StepOutcome
+from daso_tf.step.stored_views import default_strong
 from daso_tf.thresholds import Threshold
 
 
@@ -59,7 +59,7 @@ class FixMatch(Learner):
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; by default a
             `LinearPseudoLabeler`, which makes this plain FixMatch.
         strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
-            default `RandAugment()`.
+            default `RandAugment()`, or, with `data` of a feature bank, its stored ones.
         threshold: How strongly each pseudo-label is taught: a least confidence in [0, 1], or a
             `daso_tf.thresholds.Threshold`. By default the confidence that the pseudo-labeler is
             made for: 0.95, for `CDMADPseudoLabeler` 0.
@@ -108,7 +108,7 @@ class FixMatch(Learner):
             threshold=threshold,
             **kwargs,
         )
-        self.strong = RandAugment() if strong is None else strong
+        self.strong = default_strong(kwargs.get("data")) if strong is None else strong
         self.strong.build((None, None, None, 3))
         self.strong_views = strong_views
 

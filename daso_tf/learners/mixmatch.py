@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -67,6 +69,10 @@ class MixMatch(Learner):
         Berthelot et al., "MixMatch: A Holistic Approach to Semi-Supervised Learning", NeurIPS 2019,
         algorithm 1.
     """
+
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {**Learner.refuses, "frozen_encoder": "it mixes images, and stored views cannot be mixed"}
+    )
 
     def __init__(
         self,

@@ -83,7 +83,12 @@ class ReMixMatch(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "margins": NO_MARGINS, "joint_pass": NO_JOINT_PASS}
+        {
+            "threshold": NO_THRESHOLD,
+            "margins": NO_MARGINS,
+            "joint_pass": NO_JOINT_PASS,
+            "frozen_encoder": "it mixes and rotates images, and stored views can be neither",
+        }
     )
 
     def __init__(

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
-from daso_tf.augment import RandAugment
 from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import TemplateMatchingPseudoLabeler
 from daso_tf.step import losses
 from daso_tf.step.compatibility import Conflict
 from daso_tf.step.learner import NO_MARGINS, Learner
 from daso_tf.step.outcome import StepOutcome
+from daso_tf.step.stored_views import default_strong
 
 
 class USADTMViews(NamedTuple):
@@ -45,7 +45,7 @@ class USADTM(Learner):
 
     Args:
         strong: Layer that makes strong views of weak ones, called as `strong(images, seed=...)`; by
-            default `RandAugment()`.
+            default `RandAugment()`, or, with `data` of a feature bank, its stored ones.
         queue_size: Labeled features that are kept per class, at least 1; or K numbers, one per
             class. The published runs keep 5 times the class's number of labeled images.
         pretrain_steps: Number of steps at the start, at least 0, in which no pseudo-label is
@@ -114,7 +114,7 @@ class USADTM(Learner):
         )
         self.confidence_threshold = confidence_threshold
         self.mutual_information_weight = mutual_information_weight
-        self.strong = RandAugment() if strong is None else strong
+        self.strong = default_strong(kwargs.get("data")) if strong is None else strong
         self.strong.build((None, None, None, 3))
 
     def make_views(self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor) -> USADTMViews:

@@ -6,7 +6,9 @@ functions here therefore draw bits with the Philox generator and compute numbers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -14,7 +16,48 @@ from daso_tf.platform import replicas
 
 # Streams of random numbers, one per user. Users that receive the same seed stay independent.
 WEAK, RAND_AUGMENT, RANDOM_RESIZED_CROP, BALANCED_LABELED, BALANCED_UNLABELED = 1, 2, 3, 4, 5
-BALANCED_CHOICE = 6
+BALANCED_CHOICE, STORED_VIEW, DROPOUT = 6, 7, 8
+
+
+class _StepSeeds:
+    """The seeds of one step: another one for each use of randomness within the network."""
+
+    def __init__(self, seed: tf.Tensor):
+        self.seed = seed
+        self.used = 0
+
+
+_OF_STEP: contextvars.ContextVar[_StepSeeds | None] = contextvars.ContextVar("step", default=None)
+
+
+@contextlib.contextmanager
+def of_step(seed: tf.Tensor) -> Iterator[None]:
+    """Lets layers of a network draw from the seed of a step, with `next_seed`.
+
+    Args:
+        seed: Two integers, `[2]`, another pair in every step.
+    """
+    token = _OF_STEP.set(_StepSeeds(seed))
+    try:
+        yield
+    finally:
+        _OF_STEP.reset(token)
+
+
+def next_seed() -> tf.Tensor:
+    """Returns a seed of the present step, another one at each call; outside of steps a new one.
+
+    Example:
+
+    >>> with of_step(tf.constant([0, 1])):
+    ...     bool(tf.reduce_all(next_seed() == next_seed()))
+    False
+    """
+    seeds = _OF_STEP.get()
+    if seeds is None:
+        return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+    seeds.used += 1
+    return tf.random.experimental.stateless_fold_in(seeds.seed, seeds.used, alg="philox")
 
 
 def uniform(

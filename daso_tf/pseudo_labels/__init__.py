@@ -13,6 +13,7 @@ from daso_tf.pseudo_labels.linear import LinearPseudoLabeler
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.pseudo_labels.pseudo_labeler import Logits, PseudoLabeler, PseudoLabels
 from daso_tf.pseudo_labels.simpro import SimProPseudoLabeler
+from daso_tf.pseudo_labels.teacher import TeacherPseudoLabeler
 from daso_tf.pseudo_labels.template_matching import TemplateMatchingPseudoLabeler
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "PseudoLabeler",
     "PseudoLabels",
     "SimProPseudoLabeler",
+    "TeacherPseudoLabeler",
     "TemplateMatchingPseudoLabeler",
 ]

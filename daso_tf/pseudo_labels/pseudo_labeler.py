@@ -240,6 +240,18 @@ class PseudoLabeler(keras.layers.Layer):
             step: int scalar, the number of steps done before this one.
         """
 
+    def image_weights(self, positions: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns how strongly a learner with soft pseudo-labels teaches each image.
+
+        Args:
+            positions: As for `call`.
+
+        Returns:
+            float `(mu * batch,)`, at least 0, with a mean of 1 over all unlabeled images; None, the
+            default, for 1.
+        """
+        return None
+
     def image_memories(self) -> list[tf.Variable]:
         """Returns the variables with one entry per unlabeled image, in the order of the images.
 

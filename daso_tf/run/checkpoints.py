@@ -272,6 +272,8 @@ def _named_variables(
     build_optimizer(optimizer, model.trainable_variables)
     networks = {"network": model.network_weights, "average": model.ema_network_weights}
     in_networks = {id(variable) for part in networks.values() for variable in part}
+    frozen = model.network.frozen  # stays as it was built
+    in_networks |= {id(variable) for variable in (frozen.variables if frozen else ())}
     memory = [v for v in model_variables(model) if id(v) not in in_networks]
     if version < 2:
         new = _new_in_version_2(model)

@@ -7,17 +7,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from daso_tf.data import SemiSupervisedData, reading
+from daso_tf.data import BankedData, SemiSupervisedData, reading
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.run import exported
+from daso_tf.run import banks, comparison, exported
 from daso_tf.run.best import best_step
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.learner import restored
 from daso_tf.run.model_card import model_card
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.preparation import load_data
-from daso_tf.run.report import table
+from daso_tf.run.report import draw, table
 from daso_tf.run.results import Results, scores
 from daso_tf.run.run import Run, results_of
 from daso_tf.settings import combinations
@@ -39,12 +39,14 @@ def finish(run: Run) -> None:
     if step != last_step:
         learner = restored(settings, run.data, run.checkpoints, run.strategy, step)
     with reading(run.data):
-        answers = _answers(settings, run.data, learner, run.results)
+        learner, answers = _answer(settings, run.data, learner, run.results)
     if not strategies.is_chief(run.strategy):
         return
-    card = model_card(settings, run.results, step)
+    card = model_card(settings, run.results, step, _of_twin(answers))
     exported.export(learner, settings, settings.export_dir, card)
     run.results.set_exported(answers)
+    if run.results.comparison is not None:
+        draw(run.results, run.model_dir / "results.png")
     early = last_step < settings.steps
     reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
     print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
@@ -75,11 +77,13 @@ def export(
         OSError: If a file cannot be read or written.
     """
     combinations.check(settings)
+    banks.check(settings)
     checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
     if not checkpoints.paths():
         raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
     run_data = load_data(settings, checkpoints)
-    data, strategy = run_data.data, strategies.make("none")
+    strategy = strategies.make("none")
+    data = banks.banked(settings, run_data.data)
     results = results_of(settings, data, run_data.identity)
     results.forget_after(checkpoints.newest_step())
     if step is None:
@@ -87,10 +91,10 @@ def export(
         step = best_step(results, checkpoints) if settings.best else newest
     learner = restored(settings, data, checkpoints, strategy, step)
     with reading(data):
-        answers = _answers(settings, data, learner, results)
+        learner, answers = _answer(settings, data, learner, results)
     written = []
     if "saved_model" in formats:
-        card = model_card(settings, results, step)
+        card = model_card(settings, results, step, _of_twin(answers))
         exported.export(learner, settings, settings.export_dir, card)
         written.append(settings.export_dir)
     for name in exported.FILES.keys() & formats:
@@ -108,6 +112,9 @@ def export(
 def _print_results(results: Results, export_dir: str, settings: Settings) -> None:
     if results.evaluations:
         print(table(results), end="\n\n")
+    if results.comparison is not None:
+        print("Does unlabeled data help here?", end="\n\n")
+        print(comparison.table(results.comparison, results.labeled_counts), end="\n\n")
     if results.medians():
         print(about_logit_adjustment(settings), end="\n\n")
     print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
@@ -131,17 +138,50 @@ def about_logit_adjustment(settings: Settings) -> str:
     return f"{meaning}. To export these answers: {export}=1"
 
 
-def _answers(
+def _answer(
     settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
+) -> tuple[Learner, dict[str, Any]]:
+    """Returns the learner to export and its scores.
+
+    On a feature bank, the run is compared with its twin, and `--answer` chooses between them.
+    """
+    evaluation = results.at(int(learner.step.numpy()))
+    if not isinstance(data, BankedData):
+        return learner, _answers(settings, data, learner, evaluation)
+    compared = comparison.compare(settings, data, learner, results.comparison)
+    results.set_comparison(compared.content)
+    if not compared.exports_twin or compared.twin is None:
+        return learner, _answers(settings, data, learner, evaluation)
+    answers = _answers(settings, data, compared.twin, None)
+    return compared.twin, {**answers, "labels_only": True}
+
+
+def _of_twin(answers: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the scores by part, where the answers are those of the twin."""
+    parts = ("test", "validation")
+    return {p: answers[p] for p in parts if p in answers} if "labels_only" in answers else None
+
+
+def _answers(
+    settings: Settings,
+    data: SemiSupervisedData,
+    learner: Learner,
+    evaluation: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Returns the scores of a learner with its own logit adjustment at test time."""
+    """Returns the scores of a learner with its own logit adjustment at test time.
+
+    Args:
+        settings: Those of the run.
+        data: Its data.
+        learner: What is exported.
+        evaluation: The evaluation of this learner; None where there is none.
+    """
     step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
     answers: dict[str, Any] = {
         "step": step,
         "best": settings.best,
         "test_logit_adjustment": strength,
     }
-    evaluation = results.at(step)
     for name, images in (("test", data.test), ("validation", data.validation)):
         if images is None:
             continue

@@ -15,13 +15,17 @@ from daso_tf.settings.settings import Settings
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def model_card(settings: Settings, results: Results, step: int) -> str:
+def model_card(
+    settings: Settings, results: Results, step: int, labels_only: Mapping[str, Any] | None = None
+) -> str:
     """Returns the model card of a run as Markdown.
 
     Args:
         settings: Those of the run, completed.
         results: Those of the run.
         step: The step whose network is exported.
+        labels_only: The scores by part of the twin that learned from labeled images alone, where
+            that is exported; None where it is the run's own network.
     """
     evaluation = {entry["step"]: entry for entry in results.evaluations}.get(step, {})
     size, names = settings.resolution, results.class_names
@@ -33,6 +37,7 @@ def model_card(settings: Settings, results: Results, step: int) -> str:
             f"Trained by daso_tf {daso_tf.__version__}: {settings.learner} with the pseudo-labeler "
             f"{settings.pseudo_labeler}, {step:,} of {settings.steps:,} steps. The data set is "
             f"{_plain(settings.dataset)}.",
+            *_of_twin(labels_only),
             "",
             "## Input and output",
             "",
@@ -71,6 +76,22 @@ def model_card(settings: Settings, results: Results, step: int) -> str:
             "",
         ]
     )
+
+
+def _of_twin(labels_only: Mapping[str, Any] | None) -> list[str]:
+    """Returns lines that say that the twin of the run is exported; none where it is not."""
+    if labels_only is None:
+        return []
+    scores = "; ".join(
+        f"{part}: accuracy {_percent(found['accuracy'])}, balanced accuracy "
+        f"{_percent(found['balanced_accuracy'])}"
+        for part, found in labels_only.items()
+    )
+    return [
+        "",
+        "The exported network is the twin of that run: it learned from the labeled images alone, "
+        f"in as many steps ({scores or 'not evaluated'}). Results below are those of the run.",
+    ]
 
 
 def _classes(

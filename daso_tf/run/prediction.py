@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.data import ImageFiles, Images, even_batches
+from daso_tf.data import ImageFiles, Images, Rows, even_batches
 from daso_tf.platform import replicas
 from daso_tf.platform.keras_versions import jit_compiles
 
@@ -37,7 +37,7 @@ class Prediction:
         self.batch_size = max(batch_size, self.strategy.num_replicas_in_sync)
         self._predict_batch = tf.function(self._predicted, jit_compile=jit_compiles(model))
 
-    def __call__(self, images: Images | ImageFiles) -> np.ndarray:
+    def __call__(self, images: Images | ImageFiles | Rows) -> np.ndarray:
         """Returns the class probabilities of every image, float32 `(N, K)`, in order."""
         batches = self.strategy.distribute_datasets_from_function(
             lambda context: even_batches(images, self.batch_size, context)

@@ -10,12 +10,13 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split
+from daso_tf import encoders
+from daso_tf.data import ImageFiles, Images, Rows, SemiSupervisedData, check_split
 from daso_tf.data.loading import Selection
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import data_file
+from daso_tf.run import banks, data_file
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.flags_file import (
     RULES,
@@ -60,7 +61,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         OSError: If a file cannot be read or written.
     """
     settings = complete(settings)
-    combinations.check(settings)
+    _check(settings)
     if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
         raise ValueError(
             f"--stop_after does not go with --pseudo_labeler={settings.pseudo_labeler}: each "
@@ -87,6 +88,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         limits.check_cutout(settings, data.labeled.size)
     if strategies.is_chief(strategy):
         check_writable(settings.export_dir)
+    data = banks.banked(settings, data)
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
     if strategies.is_chief(strategy):
         for line in (*chosen, *filter(None, [run_data.news])):
@@ -95,10 +97,18 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         model_dir.mkdir(parents=True, exist_ok=True)
         run_data.write(model_dir / data_file.NAME)
         write_flags_file(model_dir / "flags.cfg", settings)
+        banks.write_record(settings, data)
         if data.test is not None:
             folder = model_dir / "test_images"
             _write_images(data.test, data.class_names, folder, settings.test_images)
     return run
+
+
+def _check(settings: Settings) -> None:
+    """Finds out before data is read whether the settings go together and can be had here."""
+    combinations.check(settings)
+    encoders.check(settings.encoder, settings.encoder_weights)
+    banks.check(settings)
 
 
 def load_data(
@@ -165,7 +175,7 @@ def _settled(
         if settings.from_model_dir:
             settings = with_network_of(Path(settings.from_model_dir), settings)
         settings, lines = automatic.fitted(settings, selection)
-        combinations.check(settings)
+        _check(settings)
         if is_new:
             limits.check_effects(settings)
     return _shortened(settings) if is_new else settings, selection, lines
@@ -230,11 +240,13 @@ def _remove_leftovers(model_dir: Path, export_dir: str) -> None:
 
 
 def _write_images(
-    images: Images | ImageFiles, class_names: tuple[str, ...], directory: Path, count: int
+    images: Images | ImageFiles | Rows, class_names: tuple[str, ...], directory: Path, count: int
 ) -> None:
     """Writes images spread over the test set as PNG files, named by class, to try the export."""
     if not count:
         return
+    if isinstance(images, Rows) and images.pictures is not None:
+        images = images.pictures
     directory.mkdir(exist_ok=True)
     members = np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)
     for index, image in zip(members, images.take(members), strict=True):

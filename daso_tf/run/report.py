@@ -101,11 +101,24 @@ def _figure(results: Results) -> Figure:
         panels.append(partial(_draw_counts, title="Pseudo-labels", counts=assigned))
     elif pseudo_labels:
         panels.append(partial(_draw_shares, title="Pseudo-labels", series=pseudo_labels))
+    if compared := _compared(results):
+        title = "What unlabeled images changed: recall"
+        panels.append(partial(_draw_shares, title=title, series=compared))
     figure = Figure(figsize=(5 * max(len(panels), 1), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for place, draw_panel in enumerate(panels, start=1):
         draw_panel(figure.add_subplot(1, len(panels), place), results)
     return figure
+
+
+def _compared(results: Results) -> dict[str, Any]:
+    """Returns the recall of a run and of its twin, on test images or else validation images."""
+    parts = (results.comparison or {}).get("parts", {})
+    found = parts.get("test") or parts.get("validation") or {}
+    named = {"run": "with unlabeled images", "labels_only": "labels only"}
+    if not named.keys() <= found.keys():
+        return {}
+    return {text: found[name]["recall"] for name, text in named.items()}
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class Results:
         evaluations: The evaluations, in the order of their steps.
         exported: The scores of the exported model, with its `step` and `test_logit_adjustment`;
             None until there is one.
+        comparison: What unlabeled images changed, of a run on a feature bank; None until it is
+            known. See `daso_tf.run.comparison`.
 
     Raises:
         ValueError: If the file exists but contains something else.
@@ -113,8 +115,11 @@ class Results:
         self.data = self._data_there = data
         self.evaluations: list[dict[str, Any]] = []
         self.exported: dict[str, Any] | None = None
+        self.comparison: dict[str, Any] | None = None
         if self.path.exists():
-            self.evaluations, self._data_there = _read(self.path, len(self.class_names))
+            self.evaluations, self._data_there, self.comparison = _read(
+                self.path, len(self.class_names)
+            )
 
     def add(self, evaluation: dict[str, Any], write: bool = True) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file.
@@ -124,6 +129,7 @@ class Results:
             write: Whether this process writes the file; other workers only remember it.
         """
         self.evaluations.append(_nan_to_none(evaluation))
+        self.comparison = None  # it was made before
         if write:
             self.write()
 
@@ -155,6 +161,10 @@ class Results:
         """Records the scores of the exported model, and writes the file."""
         self.exported = _nan_to_none(exported)
         self.write()
+
+    def set_comparison(self, comparison: dict[str, Any]) -> None:
+        """Records what unlabeled images changed; `set_exported` writes it."""
+        self.comparison = _nan_to_none(comparison)
 
     def forget_after(self, step: int) -> None:
         """Removes the evaluations after a step, which a continued run makes again.
@@ -192,18 +202,23 @@ class Results:
             f"median_of_last_{MEDIAN_OVER}": self.medians(),
             "exported": self.exported,
         }
+        if self.comparison is not None:
+            summary["comparison"] = self.comparison
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items()]
         evaluations = ",\n".join(json.dumps(entry) for entry in self.evaluations)
         text = "{" + ",\n".join([*lines, f'"evaluations": [\n{evaluations}\n]']) + "}\n"
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
 
-def _read(path: Path, num_classes: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Returns the evaluations and the fingerprint of what was evaluated."""
+def _read(
+    path: Path, num_classes: int
+) -> tuple[list[dict[str, Any]], str | None, dict[str, Any] | None]:
+    """Returns the evaluations, the fingerprint of what was evaluated, and the comparison."""
     try:
         with open_file(path) as file:
             content = json.loads(file.read())
         evaluations, data = content["evaluations"], content.get("data")
+        comparison = content.get("comparison")
         if not isinstance(evaluations, list):
             raise TypeError("evaluations is not a list")
         for evaluation in evaluations:
@@ -213,7 +228,11 @@ def _read(path: Path, num_classes: int) -> tuple[list[dict[str, Any]], str | Non
         raise ValueError(
             f"{path} is damaged ({reason}); remove it to continue without it"
         ) from error
-    return evaluations, data if isinstance(data, str) else None  # version 0.1 did not write it
+    return (
+        evaluations,
+        data if isinstance(data, str) else None,  # version 0.1 did not write it
+        comparison if isinstance(comparison, dict) else None,
+    )
 
 
 def _check_evaluation(evaluation: Any, num_classes: int) -> None:

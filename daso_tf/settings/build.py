@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import keras
 
 from daso_tf import encoders
-from daso_tf.data import SemiSupervisedData
+from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.learners import Learner
 from daso_tf.settings import compilation, limits, methods, optimizers
 from daso_tf.settings.settings import Settings
+from daso_tf.step.stored_views import feature_statistics
 
 
 def build_learner(
@@ -40,6 +41,7 @@ def build_learner(
     """
     counts = data.labeled_counts.tolist() if labeled_counts is None else list(labeled_counts)
     encoder = build_encoder(settings, data) if encoder is None else encoder
+    mean, std = encoders.normalization_of(encoder) or (data.mean, data.std)
     limits.check_memory(settings, data.num_classes, encoder.output_shape[-1])
     warmup_steps, drops = methods.published_schedule(settings.learner, settings.steps)
     if settings.warmup_steps is not None:
@@ -51,7 +53,8 @@ def build_learner(
         warmup_steps,
         drops,
         settings.learning_rate_drop,
-        settings.steps if settings.cosine else None,
+        settings.cosine,
+        settings.steps,
     )
     optimizer, weight_decay = optimizers.build(
         settings.optimizer, rate, settings.momentum, settings.weight_decay
@@ -63,8 +66,8 @@ def build_learner(
         encoder=encoder,
         num_classes=data.num_classes,
         resolution=settings.resolution,
-        mean=data.mean,
-        std=data.std,
+        mean=mean,
+        std=std,
         weight_decay=weight_decay,
         decayed=settings.decayed,
         ema_decay=settings.ema_decay,
@@ -75,6 +78,7 @@ def build_learner(
         labeled_counts=data.labeled_counts.tolist(),
         first_step=first_step,
         microbatches=settings.microbatches,
+        frozen_encoder=data.encoder if isinstance(data, BankedData) else None,
         class_names=data.class_names,
         seed=settings.seed,
     )
@@ -87,7 +91,22 @@ def build_learner(
 
 
 def build_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
-    """Makes the encoder that the settings describe, with its initial weights."""
+    """Makes the encoder that is trained, with its initial weights.
+
+    It takes images, or, where data is a feature bank, the features of the frozen encoder.
+    """
+    if isinstance(data, BankedData):
+        return encoders.adapter(
+            settings.adapter,
+            feature_statistics(data),
+            settings.adapter_units,
+            settings.adapter_dropout,
+        )
+    return build_image_encoder(settings, data)
+
+
+def build_image_encoder(settings: Settings, data: SemiSupervisedData) -> keras.Model:
+    """Makes the encoder of images that the settings describe."""
     mixed = settings.mixed_precision != "none"
     return encoders.build(
         settings.encoder,

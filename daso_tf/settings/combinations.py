@@ -16,9 +16,11 @@ from daso_tf.settings.limits import divisors
 from daso_tf.settings.methods import (
     BALANCED_HEADS,
     LEARNERS,
+    OF_FROZEN_FEATURES,
     PSEUDO_LABELERS,
     THRESHOLDS,
     aligns,
+    uses_unlabeled_images,
 )
 from daso_tf.settings.settings import Settings
 from daso_tf.step.compatibility import conflicts
@@ -142,6 +144,7 @@ def check(settings: Settings) -> None:
     if settings.jit_compile == "true" and "xla" in labeler.refuses:
         labeler_flag = f"--pseudo_labeler={settings.pseudo_labeler}"
         found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses["xla"]))
+    found += _refusals_of_freezing(settings)
     retraining = LEARNERS[settings.learner].make is ClassifierRetraining
     if retraining and not settings.from_model_dir:
         raise ValueError(
@@ -171,6 +174,32 @@ def can_add(balance: str, settings: Settings) -> bool:
         aligns(settings),
     )
     return not any(added)
+
+
+def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
+    """Yields what does not go with a frozen encoder, or with one that is trained."""
+    if not settings.freeze_encoder:
+        if settings.pseudo_labeler in OF_FROZEN_FEATURES:
+            reason = "it needs features that training does not change; give --freeze_encoder"
+            labeler = f"--pseudo_labeler={settings.pseudo_labeler}"
+            yield Refusal(labeler, "an encoder that is trained", reason)
+        if settings.answer != "run":
+            reason = "only a run on frozen features has a twin; give --freeze_encoder"
+            yield Refusal(f"--answer={settings.answer}", "an encoder that is trained", reason)
+        return
+    if settings.answer != "run" and not uses_unlabeled_images(settings):
+        reason = "it is the twin: it learns from the labeled images alone"
+        yield Refusal(f"--answer={settings.answer}", f"--learner={settings.learner}", reason)
+    refuses = LEARNERS[settings.learner].make.refuses
+    if "frozen_encoder" in refuses:
+        learner = f"--learner={settings.learner}"
+        yield Refusal("--freeze_encoder", learner, refuses["frozen_encoder"])
+    if settings.strategy != "none":
+        reason = "a feature bank and what learns from it fit on one device"
+        yield Refusal("--freeze_encoder", f"--strategy={settings.strategy}", reason)
+    if settings.mixed_precision != "none":
+        reason = "the features and what learns from them are float32"
+        yield Refusal("--freeze_encoder", f"--mixed_precision={settings.mixed_precision}", reason)
 
 
 def _check_microbatches(microbatches: int, batch_size: int) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 from daso_tf.data import DATASETS, decode
 from daso_tf.data.long_tail import ORDERS
 from daso_tf.data.sources import OPTIONS
-from daso_tf.encoders import FAMILIES
+from daso_tf.encoders import FAMILIES, default_resolution
+from daso_tf.encoders.adapter import ADAPTERS
 from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
 from daso_tf.settings.flag import Flag, choice, integer, location, number, steps, string, switch
 from daso_tf.settings.methods import LEARNERS, Entry
-from daso_tf.settings.optimizers import OPTIMIZERS
+from daso_tf.settings.optimizers import COSINES, OPTIMIZERS
 from daso_tf.settings.settings import Settings
 from daso_tf.step.weight_decay import DECAYED
 
@@ -147,10 +148,12 @@ OPTIMIZATION = (
         "Steps at the start in which the learning rate grows from 0.",
         shown_default="0; supervised: 2.5 % of --steps",
     ),
-    switch(
+    choice(
         "cosine",
-        False,
-        "Let the learning rate fall with the cosine to a fifth, during the run (FixMatch).",
+        "none",
+        ["none", *COSINES],
+        "Let the learning rate fall over --steps: along half a cosine to 0 (the default with "
+        "--freeze_encoder), or to a fifth (FixMatch's schedule).",
     ),
     steps(
         "learning_rate_drops",
@@ -237,6 +240,15 @@ RUN = (
         "step.",
         free=True,
     ),
+    choice(
+        "answer",
+        "run",
+        ["run", "labels_only", "auto"],
+        "With --freeze_encoder, what is exported: the learner of the run, its twin that learns "
+        "from the labeled images alone, or the better one by the validation images (auto; without "
+        "any, the run, unless it is clearly worse on labeled images that are left out in turn).",
+        free=True,
+    ),
     integer(
         "stop_after",
         0,
@@ -303,7 +315,54 @@ ENCODER = (
     location(
         "encoder_weights",
         None,
-        "File of initial weights: Keras weights, or torchvision's as .npz.",
+        "Initial weights: none; imagenet, for efficientnet_lite0; or a file, Keras weights, "
+        "torchvision's as .npz, or efficientnet_lite0's as .pth.",
+        shown_default="imagenet for efficientnet_lite0, else none",
+    ),
+    switch(
+        "freeze_encoder",
+        False,
+        "Do not train the encoder: compute its features of stored views once, and train a small "
+        "network on them. The defaults of learner, optimization and logit adjustment are then "
+        "those for frozen features.",
+    ),
+    choice(
+        "adapter",
+        "mlp",
+        ADAPTERS,
+        "The trained network on frozen features below the classifier: none, for a linear "
+        "classifier, or one hidden layer (mlp).",
+    ),
+    integer("adapter_units", 256, "[1, 65536]", "Width of the hidden layer of --adapter=mlp."),
+    number(
+        "adapter_dropout",
+        0.5,
+        "[0, 1)",
+        "Share of the inputs and hidden units of --adapter=mlp that a step leaves out.",
+    ),
+    integer(
+        "bank_weak_views", 4, "[1, 1000]", "Weak views that a feature bank stores of each image."
+    ),
+    integer(
+        "bank_strong_views",
+        4,
+        "[1, 1000]",
+        "Strong views that a feature bank stores of each unlabeled image, for learners with strong "
+        "views.",
+    ),
+    location(
+        "cache_dir",
+        None,
+        "Folder of feature banks, which all runs share.",
+        shown_default="daso_tf in $XDG_CACHE_HOME or ~/.cache",
+        free=True,
+    ),
+    number(
+        "max_bank_gigabytes",
+        20.0,
+        "(0, inf)",
+        "Largest size of a feature bank in GiB.",
+        free=True,
     ),
     number(
         "batch_norm_momentum",
@@ -383,8 +442,9 @@ def other_defaults(name: str) -> dict[str, Any]:
 
 def complete(settings: Settings) -> Settings:
     """Returns the settings of a run: with the learner's defaults, and with all folders named."""
-    settings = settings.with_defaults(LEARNERS[settings.learner].defaults)
-    settings = settings.with_defaults(methods.PSEUDO_LABELERS[settings.pseudo_labeler].defaults)
+    settings = settings.with_defaults(methods.defaults(settings))
+    if "resolution" not in settings.given:
+        settings = settings.replace(resolution=default_resolution(settings.encoder))
     # Learners with a schedule of their own keep unset flags, which follow the number of steps.
     if not any(methods.published_schedule(settings.learner, settings.steps)):
         if settings.warmup_steps is None:

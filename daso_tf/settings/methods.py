@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from daso_tf import augment, balance, learners, pseudo_labels, thresholds
-from daso_tf.data import SemiSupervisedData
+from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.data.unlabeled_distribution import unlabeled_distribution
 from daso_tf.settings.flag import Flag, choice, integer, location, number, switch
 from daso_tf.settings.settings import Settings
+from daso_tf.step import closed_forms
+from daso_tf.step.stored_views import stored_strong, stored_weak
 
 
 class Context(NamedTuple):
@@ -52,6 +54,7 @@ class Entry:
     Args:
         make: Its class.
         defaults: Flags that have another default with this method, by name.
+        frozen_defaults: Those that it has with a frozen encoder only.
         **arguments: A `Flag`, a `Computed` or a constant for each argument.
     """
 
@@ -59,10 +62,12 @@ class Entry:
         self,
         make: Any,
         defaults: Mapping[str, Any] | None = None,
+        frozen_defaults: Mapping[str, Any] | None = None,
         **arguments: Any,
     ):
         self.make = make
         self.defaults = dict(defaults or {})
+        self.frozen_defaults = dict(frozen_defaults or {})
         self.arguments = arguments
 
     @property
@@ -336,7 +341,15 @@ PSEUDO_LABELERS = {
         target_distribution=_class_distribution,
         temperature=Computed(lambda c: c.alignment_temperature),
     ),
+    "lda_teacher": Entry(
+        pseudo_labels.TeacherPseudoLabeler,
+        num_images=_num_unlabeled,
+        class_distribution=Computed(lambda c: closed_forms.teacher(c.data).class_distribution),
+        targets=Computed(lambda c: closed_forms.teacher(c.data).targets),
+    ),
 }
+# They need the features of a frozen encoder before training starts.
+OF_FROZEN_FEATURES = ("lda_teacher",)
 SELF_TRAINING = ("crest", "crest_plus")
 SELF_TRAINING_FLAGS = (
     integer("generation_steps", 50_000, "[1, inf)", "Steps per generation of CReST and CReST+."),
@@ -536,7 +549,11 @@ HORIZONTAL_FLIP = switch(
     "horizontal_flip", True, "Mirror half of the views; off for digits and letters."
 )
 RESOLUTION = integer(
-    "resolution", 32, "[8, 1024]", "Height and width in pixels of the encoder's input."
+    "resolution",
+    32,
+    "[8, 1024]",
+    "Height and width in pixels of the encoder's input.",
+    shown_default="32; efficientnet_lite0: 96",
 )
 CROP_PADDING = integer(
     "crop_padding",
@@ -567,7 +584,23 @@ WEAK_VIEW = choice(
 CUTOUT_SIZE = integer(
     "cutout_size", 16, "[0, 1024]", "Side in pixels of the square cut out of strong views."
 )
-_strong = Computed(lambda c: augment.RandAugment(cutout=c.settings.cutout_size), (CUTOUT_SIZE,))
+
+
+def weak_layer(context: Context) -> Any:
+    """Makes weak views: of images, or by choosing one of those that a feature bank stores."""
+    if isinstance(context.data, BankedData):
+        return stored_weak(context.data)
+    return WEAK_VIEWS[context.settings.weak_view].build(context)
+
+
+def strong_layer(context: Context) -> Any:
+    """Makes strong views of weak ones; as `weak_layer`."""
+    if isinstance(context.data, BankedData):
+        return stored_strong(context.data)
+    return augment.RandAugment(cutout=context.settings.cutout_size)
+
+
+_strong = Computed(strong_layer, (CUTOUT_SIZE,))
 
 # ---- Which views are made, which losses are summed?
 
@@ -762,6 +795,17 @@ LEARNERS = {
         balanced_head=_balanced_head,
         threshold=_threshold,
     ),
+    "student": Entry(
+        learners.Student,
+        frozen_defaults={
+            "pseudo_labeler": "lda_teacher",
+            "unlabeled_weight": 2.0,
+            "unlabeled_ratio": 3,
+            "weight_decay": 0.01,
+        },
+        pseudo_labeler=_pseudo_labeler,
+        **_unlabeled,
+    ),
     "usadtm": Entry(
         learners.USADTM,
         {"pseudo_labeler": "linear", "confidence_threshold": 0.85, "pretrain_steps": 500},
@@ -787,6 +831,37 @@ FLAGS = frozenset(
     if entry is not None
     for flag in entry.flags
 ) | {flag.name for flag in SELF_TRAINING_FLAGS}
+
+
+# What suits a small network on frozen features, with every learner: it overfits within some hundred
+# steps unless it is regularized strongly, and it predicts rare classes too rarely.
+FROZEN_DEFAULTS: dict[str, Any] = {
+    "logit_adjustment": 1.0,
+    "weight_decay": 0.03,
+    "learning_rate": 0.03,
+    "cosine": "half",
+    "warmup_steps": 0,
+    "learning_rate_drops": (),
+    "ema_decay": 0.0,
+    "steps": 800,
+    "evaluate_every": 200,
+}
+
+
+def defaults(settings: Settings) -> dict[str, Any]:
+    """Returns the defaults of flags that depend on other flags."""
+    chosen: dict[str, Any] = {}
+    if settings.freeze_encoder:
+        others = {"learner", "pseudo_labeler", "threshold", "balanced_head"} & settings.given
+        if not others:
+            chosen["learner"] = "student"
+    entry = LEARNERS[settings.with_defaults(chosen).learner]
+    of_methods = {**entry.defaults, **PSEUDO_LABELERS[settings.pseudo_labeler].defaults}
+    if settings.freeze_encoder:
+        return {**of_methods, **FROZEN_DEFAULTS, **entry.frozen_defaults, **chosen}
+    return of_methods
+
+
 LEARNER = choice("learner", "fixmatch", LEARNERS, "Which views are made and which losses summed.")
 
 
@@ -799,7 +874,7 @@ def build_learner(context: Context, **arguments: Any) -> learners.Learner:
     """
     return LEARNERS[context.settings.learner].build(
         context,
-        weak=WEAK_VIEWS[context.settings.weak_view].build(context),
+        weak=weak_layer(context),
         supervised_loss=_supervised_loss(context),
         **arguments,
     )

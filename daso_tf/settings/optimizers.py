@@ -239,12 +239,20 @@ class Cosine(LearningRateSchedule):
         return {"rate": self.rate, "steps": self.steps}
 
 
+# How the learning rate falls along a cosine, by the name of the flag's value.
+COSINES: dict[str, Callable[[float, int], LearningRateSchedule]] = {
+    "half": keras.optimizers.schedules.CosineDecay,
+    "fixmatch": Cosine,
+}
+
+
 def learning_rate(
     rate: float,
     warmup_steps: int = 0,
     drops: Sequence[int] = (),
     drop: float = 0.01,
-    cosine_steps: int | None = None,
+    cosine: str = "none",
+    cosine_steps: int = 1,
 ) -> float | LearningRateSchedule:
     """Returns a learning rate with warm-up and drops, as an optimizer takes it.
 
@@ -253,7 +261,9 @@ def learning_rate(
         warmup_steps: Number of steps in which it grows linearly from 0 to `rate`, at least 0.
         drops: Numbers of steps, ascending, after which the rate is multiplied by `drop`.
         drop: Factor of each drop, in (0, 1].
-        cosine_steps: Steps of the run, if the rate falls with the cosine instead; see `Cosine`.
+        cosine: How the rate falls over `cosine_steps` instead of in drops: "half", along half a
+            cosine to 0; "fixmatch", to a fifth, see `Cosine`; or "none".
+        cosine_steps: Steps of the run, at least 1.
 
     Returns:
         The rate itself where it is constant, otherwise a schedule.
@@ -272,13 +282,13 @@ def learning_rate(
             f"The steps of the learning rate's drops must ascend from 1, not {list(drops)}."
         )
     schedule: float | LearningRateSchedule = rate
-    if cosine_steps is not None:
+    if cosine != "none":
         if drops:
             raise ValueError(
                 "The learning rate falls with the cosine already: leave out its drops after steps "
                 f"{list(drops)}."
             )
-        schedule = Cosine(rate, cosine_steps)
+        schedule = COSINES[cosine](rate, cosine_steps)
     if drops:
         # Keras's boundaries are the last steps with the old value.
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.balance.logit_adjustment import adjusted
@@ -17,6 +18,7 @@ from daso_tf.encoders.batch_normalization import (
     follow_quickly,
 )
 from daso_tf.encoders.checks import check_encoder, is_restoring, restoring
+from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.encoders.precision import computes_in
 from daso_tf.platform.checks import (
     checked_channel_statistics,
@@ -52,8 +54,9 @@ class Classifier(keras.Model):
             0.9, so that evaluation has the statistics of the trained weights.
         num_classes: K, at least 2.
         mean: Mean of each color channel of the training images, in [0, 1]: `data.mean` of
-            `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`.
-        std: Standard deviation of each color channel, in (0, 1].
+            `daso_tf.data.load`, or the result of `daso_tf.data.channel_statistics`. Leave it out
+            where the encoder has its own (`daso_tf.encoders.normalization_of`).
+        std: Standard deviation of each color channel, in (0, 1], as `mean`.
         resolution: Side in pixels, at least 1, to which images are resized before the encoder. By
             default the encoder's own input size.
         class_names: K names, which the exported model returns.
@@ -61,6 +64,10 @@ class Classifier(keras.Model):
             evaluation, prediction and export subtract tau times the logarithm of the labeled
             class distribution from the logits. It does not change training.
         labeled_counts: Labeled images of each class, needed for `test_logit_adjustment`.
+        frozen_encoder: A pretrained `keras.Model` from normalized images to features that stays as
+            it is. `encoder` is then a small network from these features `(batch, F)` to others,
+            such as `daso_tf.encoders.adapter` makes. Images may be rows of a feature bank
+            (`daso_tf.feature_bank`), for which the frozen encoder has nothing left to compute.
         name: Name of the model.
 
     Raises:
@@ -80,13 +87,14 @@ class Classifier(keras.Model):
         class_names: Sequence[str] | None = None,
         test_logit_adjustment: float = 0.0,
         labeled_counts: Sequence[int] | None = None,
+        frozen_encoder: keras.Model | None = None,
         name: str | None = None,
     ):
         check_configuration()
         check_encoder(encoder)
         super().__init__(dtype="float32", name=name)  # its parts have their own dtype policies
         self.num_classes = checked_whole_number("num_classes", num_classes, least=2)
-        mean, std = _checked_statistics(mean, std)
+        mean, std = _checked_statistics(frozen_encoder or encoder, mean, std)
         if resolution is not None:
             checked_whole_number("resolution", resolution, least=1)
         self.class_names = None if class_names is None else tuple(map(str, class_names))
@@ -103,7 +111,13 @@ class Classifier(keras.Model):
 
         if not is_restoring():  # a saved learner continues as it was
             follow_quickly(encoder)
-        self.network = AveragedNetwork(encoder, self.num_classes, resolution, mean, std)
+        if frozen_encoder is not None:
+            check_encoder(frozen_encoder)
+            frozen_encoder.trainable = False
+            self.frozen_encoder = frozen_encoder  # Keras saves it, too
+        self.network = AveragedNetwork(
+            encoder, self.num_classes, resolution, mean, std, frozen_encoder
+        )
         # Keras saves the layers that are attributes of the model.
         self.encoder = self.network.encoder
         self.classifier = self.network.classifier
@@ -143,6 +157,12 @@ class Classifier(keras.Model):
         """D, the length of a feature vector."""
         return self.network.num_features
 
+    @property
+    def stored_features(self) -> int | None:
+        """F, the length of the frozen encoder's features; None without a frozen encoder."""
+        frozen = self.network.frozen
+        return None if frozen is None else frozen.output_shape[-1]
+
     def add_head(self, name: str, units: int) -> tuple[keras.layers.Layer, keras.layers.Layer]:
         """Adds a linear layer on the features that is trained, averaged and saved.
 
@@ -159,7 +179,7 @@ class Classifier(keras.Model):
         return head, ema_head
 
     def as_input(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns uint8 images as the encoder takes them: resized, then normalized."""
+        """Returns images as the encoder takes them; see `AveragedNetwork.as_input`."""
         return self.network.as_input(images)
 
     @property
@@ -187,7 +207,7 @@ class Classifier(keras.Model):
 
         Args:
             images: uint8 `(batch, height, width, 3)` of any size, or other numbers in 0 to 255,
-                which are rounded.
+                which are rounded. With a frozen encoder also rows of its feature bank.
 
         Returns:
             float32 `(batch, K)`.
@@ -276,7 +296,8 @@ class Classifier(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Measures the averaged network on raw images and their classes."""
         images, labels = inputs.unpack(data)
-        inputs.check_kinds(inputs.evaluation_parts(images, labels), self.num_classes)
+        parts = inputs.evaluation_parts(images, labels)
+        inputs.check_kinds(parts, self.num_classes, self.stored_features)
         logits = self.ema_logits(images)
         loss, accuracy, balanced_accuracy = self._test_metrics
         loss.update_state(losses.cross_entropy(labels, logits))
@@ -287,7 +308,7 @@ class Classifier(keras.Model):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the averaged network; arguments and result as `keras.Model.evaluate`."""
-        guard, given = inputs.Guard(self.num_classes), arguments_of("evaluate", args, kwargs)
+        guard, given = self._guard(), arguments_of("evaluate", args, kwargs)
         inputs.check_no_weights(given)
         if not given.get("_use_cached_eval_dataset"):  # else `fit` has checked it
             given["x"] = guard.checked(inputs.evaluation_parts, given.get("x"), given.get("y"))
@@ -304,7 +325,7 @@ class Classifier(keras.Model):
         It computes one batch per call for every `steps_per_execution`: Keras would compile as many
         copies of the network into one function and keep their images in memory together.
         """
-        guard, given = inputs.Guard(self.num_classes), arguments_of("predict", args, kwargs)
+        guard, given = self._guard(), arguments_of("predict", args, kwargs)
         given["x"] = guard.checked(inputs.prediction_parts, given.get("x"))
         steps_per_execution = int(getattr(self, "steps_per_execution", None) or 1)
         self.steps_per_execution = 1
@@ -435,8 +456,14 @@ class Classifier(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this model."""
+        frozen = self.network.frozen
         return {
             "name": self.name,
+            **(
+                {}
+                if frozen is None
+                else {"frozen_encoder": keras.saving.serialize_keras_object(frozen)}
+            ),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "num_classes": self.num_classes,
             "resolution": self.resolution,
@@ -463,6 +490,9 @@ class Classifier(keras.Model):
             return cls(**arguments)
 
     # Checks ----------------------------------------------------------------------------------
+
+    def _guard(self, optional: Collection[str] = ()) -> inputs.Guard:
+        return inputs.Guard(self.num_classes, optional, self.stored_features)
 
     def _batch_norms(self) -> list[keras.layers.Layer]:
         return [*batch_norms_of(self.encoder), *batch_norms_of(self.ema_encoder)]
@@ -508,13 +538,22 @@ def arguments_of(method: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[st
 
 
 def _checked_statistics(
-    mean: Sequence[float] | None, std: Sequence[float] | None
+    encoder: keras.Model, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the channel statistics as tuples of floats, or says what is wrong with them."""
+    own = None if is_restoring() else normalization_of(encoder)
+    if own and mean is None and std is None:
+        return own
     if mean is None or std is None:
         raise ValueError(
             "mean and std are required, the statistics of each color channel of the training "
             "images: give mean=data.mean, std=data.std of daso_tf.data.load or from_arrays, or "
             "those that daso_tf.data.channel_statistics(images) returns."
         )
-    return checked_channel_statistics(mean, std)
+    statistics = checked_channel_statistics(mean, std)
+    if own and not np.allclose(statistics, own, rtol=0, atol=1e-6):
+        raise ValueError(
+            f"The encoder {encoder.name} takes images that are normalized with mean {own.mean} and "
+            f"std {own.std}, not with {statistics[0]} and {statistics[1]}: leave mean and std out."
+        )
+    return statistics

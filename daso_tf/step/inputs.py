@@ -105,18 +105,27 @@ def prediction_parts(x: Any, y: Any) -> Parts:
     return Parts({"images": x}, {})
 
 
-def check_kinds(parts: Parts, num_classes: int) -> None:
+def check_kinds(parts: Parts, num_classes: int, stored_features: int | None = None) -> None:
     """Checks shapes and types.
 
     Args:
         parts: Arrays, tensors or their specs.
         num_classes: K.
+        stored_features: Length of the features in rows of a feature bank, where a model takes them
+            as well as images; None where it does not.
 
     Raises:
         ValueError: If one of them does not fit; the message says how to make it fit.
     """
     for name, images in parts.images.items():
         dtype, shape = _kind(images)
+        if stored_features and shape is not None and len(shape) == 3:
+            if shape[-1] in (stored_features, None) and dtype.is_floating:
+                continue
+            raise ValueError(
+                f"The {name} are {_described(images)}; rows of a feature bank for this encoder are "
+                f"float16 of shape (batch, views, {stored_features})."
+            )
         if shape is not None and (len(shape) != 4 or shape[-1] not in (3, None)):
             raise ValueError(
                 f"The {name} are {_described(images)}; they must be RGB images of shape (batch, "
@@ -167,7 +176,7 @@ def check_values(parts: Parts, num_classes: int, optional: Collection[str] = ())
                 f"The batch has no {name}. Each batch needs at least one; drop empty batches."
             )
         images = np.asarray(images)
-        if images.dtype != np.uint8:
+        if images.dtype != np.uint8 and images.ndim != 3:  # rows of a feature bank have any values
             _check_scale(name, images.astype(np.float32, copy=False))
     for name, labels in parts.labels.items():
         labels = np.asarray(labels)
@@ -187,9 +196,12 @@ def check_values(parts: Parts, num_classes: int, optional: Collection[str] = ())
 
 
 def raw(images: tf.Tensor) -> tf.Tensor:
-    """Returns images as uint8: numbers are rounded to the nearest of the levels 0 to 255."""
+    """Returns images as uint8: numbers are rounded to the nearest of the levels 0 to 255.
+
+    Rows of a feature bank, which have three axes, are returned as they are.
+    """
     images = tf.convert_to_tensor(images)
-    if images.dtype == tf.uint8:
+    if images.dtype == tf.uint8 or images.shape.rank == 3:
         return images
     if tf.executing_eagerly():
         check_values(Parts({"images": images.numpy()}, {}), num_classes=0)
@@ -204,10 +216,17 @@ class Guard:
     Args:
         num_classes: K.
         optional: Names of images that a batch may lack, such as "unlabeled images".
+        stored_features: As for `check_kinds`.
     """
 
-    def __init__(self, num_classes: int, optional: Collection[str] = ()):
+    def __init__(
+        self,
+        num_classes: int,
+        optional: Collection[str] = (),
+        stored_features: int | None = None,
+    ):
         self.num_classes = num_classes
+        self.stored_features = stored_features
         self.optional = optional
         self._failure: ValueError | None = None
 
@@ -249,7 +268,7 @@ class Guard:
 
     def _check(self, parts_of: Callable[[Any, Any], Parts], x: Any, y: Any) -> None:
         parts = parts_of(x, y)
-        check_kinds(parts, self.num_classes)
+        check_kinds(parts, self.num_classes, self.stored_features)
         check_values(parts, self.num_classes, self.optional)
 
     def _checked_generator(
@@ -262,7 +281,8 @@ class Guard:
     def _checked_dataset(
         self, parts_of: Callable[[Any, Any], Parts], batches: tf.data.Dataset
     ) -> tf.data.Dataset:
-        check_kinds(parts_of(*_split(batches.element_spec)), self.num_classes)
+        parts = parts_of(*_split(batches.element_spec))
+        check_kinds(parts, self.num_classes, self.stored_features)
 
         def host_check(parts: Parts) -> tf.Tensor:
             """Checks tensors of a dataset's function when they have values."""

@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
-from daso_tf.data import SemiSupervisedData
+from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.encoders.checks import check_encoder
-from daso_tf.platform import replicas
+from daso_tf.encoders.normalized_input import normalization_of
+from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
     apply_gradients,
@@ -33,6 +34,7 @@ from daso_tf.step.named_parts import Known, part
 from daso_tf.step.network import decay_at, input_size
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.signatures import show_all_arguments
+from daso_tf.step.stored_views import stored_weak
 from daso_tf.thresholds import FixedThreshold, Threshold
 
 # Why most learners have no place for these; see `Learner.refuses`.
@@ -169,7 +171,11 @@ class Learner(BalancedClassifier):
         if data is not None:
             _check_is_of(data, num_classes)
             counts = data.labeled_counts.tolist()
-            of_data = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+            mean, std = normalization_of(encoder) or (data.mean, data.std)
+            of_data: dict[str, Any] = {"mean": mean, "std": std, "class_names": data.class_names}
+            if isinstance(data, BankedData):
+                of_data |= {"frozen_encoder": data.encoder, "resolution": data.resolution}
+                weak = stored_weak(data) if weak is None else weak
             kwargs = {**of_data, "labeled_counts": counts, **kwargs}
         if "confidence_threshold" in kwargs:  # its name until version 0.1
             if threshold != inspect.signature(type(self)).parameters["threshold"].default:
@@ -183,7 +189,8 @@ class Learner(BalancedClassifier):
             total_steps = checked_whole_number("total_steps", total_steps, least=1)
 
         def known() -> Known:
-            resolution = kwargs.get("resolution") or input_size(encoder)
+            with_images = kwargs.get("frozen_encoder") or encoder
+            resolution = kwargs.get("resolution") or input_size(with_images)
             return Known(type(self), data, total_steps, resolution)
 
         labeler = part("pseudo_labeler", pseudo_labeler, known)
@@ -193,6 +200,9 @@ class Learner(BalancedClassifier):
         head = part("balanced_head", balanced_head, known)
         loss = part("supervised_loss", supervised_loss, known)
         views = part("weak", weak, known)
+        if kwargs.get("frozen_encoder") is not None and "frozen_encoder" in self.refuses:
+            reason = self.refuses["frozen_encoder"]
+            raise ValueError(f"frozen_encoder does not go with {type(self).__name__}: {reason}.")
         compatibility.check(
             type(self),
             pseudo_labeler=labeler,
@@ -415,7 +425,7 @@ class Learner(BalancedClassifier):
 
     def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
-        inputs.Guard(self.num_classes, self._optional).checked(inputs.training_parts, x, y)
+        self._guard(self._optional).checked(inputs.training_parts, x, y)
         return train_on_batch(self, x, y, return_dict)
 
     def train_on_views(
@@ -498,7 +508,7 @@ class Learner(BalancedClassifier):
                 the first step that would use it.
         """
         given = arguments_of("fit", args, kwargs)
-        with inputs.Guard(self.num_classes, self._optional) as guard:
+        with self._guard(self._optional) as guard:
             return super().fit(**fitting.prepared(self, given, guard))
 
     def compile(
@@ -545,7 +555,8 @@ class Learner(BalancedClassifier):
     # Details ---------------------------------------------------------------------------------
 
     def _train_step(self, images: Any, labels: Any) -> dict[str, tf.Tensor]:
-        inputs.check_kinds(inputs.training_parts(images, labels), self.num_classes)
+        parts = inputs.training_parts(images, labels)
+        inputs.check_kinds(parts, self.num_classes, self.stored_features)
         labeled, unlabeled, positions = images if len(images) == 3 else (*images, None)
         labeled, unlabeled = inputs.raw(labeled), inputs.raw(unlabeled)
         labels, unlabeled_labels = labels if isinstance(labels, (tuple, list)) else (labels, None)
@@ -572,16 +583,21 @@ class Learner(BalancedClassifier):
         variables, count = self.trainable_variables, self.microbatches
         if count == 1:
             return gradients.of_batch(
-                lambda: self.compute_losses(views, **given), variables, self.optimizer
+                lambda: self._computed(views, given), variables, self.optimizer
             )
         parts = self.cut_views(views, count), Learner.cut_views(self, given, count)
         return gradients.of_microbatches(
-            lambda views, given: self.compute_losses(views, **given),
+            self._computed,
             parts,
             count,
             variables,
             self.optimizer,
         )
+
+    def _computed(self, views: Any, given: dict[str, tf.Tensor]) -> StepOutcome:
+        """Computes the losses; layers of the encoder may draw from the seed of the step."""
+        with draws.of_step(self.draw_seed(tf.convert_to_tensor(self.step))):
+            return self.compute_losses(views, **given)
 
     def _track(
         self, outcome: StepOutcome, labels: tf.Tensor, unlabeled_labels: tf.Tensor | None

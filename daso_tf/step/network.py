@@ -23,6 +23,8 @@ class AveragedNetwork:
         resolution: Side in pixels of the encoder's input; None uses the one it was made for.
         mean: Mean of each color channel, in [0, 1].
         std: Standard deviation of each color channel, above 0.
+        frozen: A `keras.Model` from normalized images to features that is not trained; the encoder
+            then maps these features `(batch, F)` to others. None where there is none.
 
     Raises:
         ValueError: If the encoder does not return feature vectors, or its input size is unknown.
@@ -38,8 +40,10 @@ class AveragedNetwork:
         resolution: int | None,
         mean: Sequence[float],
         std: Sequence[float],
+        frozen: keras.Model | None = None,
     ):
-        self.resolution = int(resolution or input_size(encoder))
+        self.frozen = frozen
+        self.resolution = int(resolution or input_size(frozen or encoder))
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.encoder = encoder
@@ -72,8 +76,19 @@ class AveragedNetwork:
         return head, ema_head
 
     def as_input(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns uint8 images as the encoder takes them: resized, then normalized."""
-        return normalize(resize(images, (self.resolution, self.resolution)), self.mean, self.std)
+        """Returns images as the encoder takes them.
+
+        Args:
+            images: uint8 `(batch, height, width, 3)`, which are resized, normalized and, where
+                there is a frozen encoder, mapped to its features; or rows of a feature bank
+                `(batch, views, F)`, whose first view is the present one.
+        """
+        if images.shape.rank == 3:
+            return tf.cast(images[:, 0], tf.float32)
+        images = normalize(resize(images, (self.resolution, self.resolution)), self.mean, self.std)
+        if self.frozen is None:
+            return images
+        return tf.cast(self.frozen(images, training=False), tf.float32)
 
     def features(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Maps images to features with the trained encoder.
@@ -140,6 +155,8 @@ class AveragedNetwork:
     def _build(self) -> int:
         """Creates all weights, the average equal to the network; returns the number of features."""
         image = tf.zeros((1, self.resolution, self.resolution, 3))
+        if self.frozen is not None:
+            image = tf.zeros((1, *self.frozen.output_shape[1:]))
         for encoder, classifier in (
             (self.encoder, self.classifier),
             (self.ema_encoder, self.ema_classifier),

@@ -1,0 +1,160 @@
+"""The train command with a frozen encoder."""
+
+import contextlib
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from command import arguments, completed, run_train
+
+from daso_tf.commands import export, predict, terminal
+from daso_tf.platform.npz import ArrayFile
+from daso_tf.run import comparison
+
+FROZEN = dict(freeze_encoder=True, adapter_units=8, bank_weak_views=2, bank_strong_views=1)
+
+
+def frozen(cache_dir, model_dir, **settings) -> list[str]:
+    return arguments(**FROZEN, cache_dir=cache_dir, model_dir=model_dir, **settings)
+
+
+def ran(*argv) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert run_train(*argv) == 0
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("frozen")
+
+
+@pytest.fixture(scope="module")
+def student(folder):
+    """A run with all defaults for frozen features."""
+    output = ran(
+        *frozen(folder / "cache", folder / "student", steps=6, evaluate_every=3, test_images=2),
+        "--answer=auto",
+    )
+    return folder / "student", output
+
+
+def arrays(model_dir, step):
+    with ArrayFile(model_dir / "checkpoints" / f"step_{step:08d}.npz") as file:
+        return {name: file[name] for name in file.headers}
+
+
+def test_the_defaults_are_those_for_frozen_features():
+    settings = completed("--dataset=digits", "--freeze_encoder")
+    assert (settings.learner, settings.pseudo_labeler) == ("student", "lda_teacher")
+    assert (settings.weight_decay, settings.logit_adjustment, settings.cosine) == (0.01, 1, "half")
+    settings = completed("--dataset=digits", "--freeze_encoder", "--pseudo_labeler=daso")
+    assert (settings.learner, settings.weight_decay) == ("fixmatch", 0.03)
+    settings = completed("--dataset=digits", "--freeze_encoder", "--learner=supervised")
+    assert (settings.learning_rate, settings.pseudo_labeler) == (0.03, "linear")
+    settings = completed("--dataset=digits")
+    assert (settings.learner, settings.weight_decay, settings.cosine) == ("fixmatch", 5e-4, "none")
+
+
+def test_a_run_says_what_unlabeled_images_changed(student):
+    model_dir, output = student
+    assert "Does unlabeled data help here?" in output
+    for row in ("this run", "labels only", "unlabeled images changed", "linear discriminant"):
+        assert row in output
+    results = json.loads((model_dir / "results.json").read_text())
+    assert results["comparison"]["parts"]["test"].keys() >= {"run", "labels_only", "neighbors"}
+    assert results["comparison"]["changes"]["test"].keys() == {"all", "head", "middle", "tail"}
+    answer = results["comparison"]["answer"]
+    assert answer["by"] == "validation" and f"{answer['exported']}" in ("run", "labels_only")
+    own = results["comparison"]["parts"]["test"][answer["exported"]]
+    assert own["accuracy"] == results["exported"]["test"]["accuracy"]
+
+
+def test_the_export_takes_pictures(student, tmp_path):
+    model_dir, _ = student
+    results = tmp_path / "answers.csv"
+    code = terminal.call(
+        predict.COMMAND,
+        [f"--model={model_dir}/export", f"--output={results}", f"{model_dir}/test_images"],
+    )
+    assert code == 0
+    with open(results) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and all(0 < float(row["probability"]) <= 1 for row in rows)
+
+
+def test_another_method_reads_the_bank(student, folder):
+    for learner in ("--learner=supervised", "--learner=mean_teacher"):
+        name = learner.partition("=")[2]
+        output = ran(*frozen(folder / "cache", folder / name, steps=3, evaluate_every=3), learner)
+        assert "read from the cache" in output
+
+
+def test_a_continued_run_is_the_same_bit_for_bit(student, folder):
+    whole, _ = student
+    stopped = folder / "stopped"
+    # The rate falls over all steps, which a run in two parts must be told.
+    argv = frozen(folder / "cache", stopped, steps=6, evaluate_every=3)
+    ran(*argv)
+    (stopped / "checkpoints" / "step_00000006.npz").unlink()
+    ran(*argv)
+    expected, found = arrays(whole, 6), arrays(stopped, 6)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(array, found[name], err_msg=name)
+
+
+def test_the_twin_can_be_exported_afterwards(student, tmp_path):
+    model_dir, _ = student
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = terminal.call(
+            export.COMMAND,
+            [str(model_dir), "--answer=labels_only", f"--export_dir={tmp_path}/twin"],
+        )
+    assert code == 0 and (tmp_path / "twin" / "saved_model.pb").is_file()
+    assert "the twin that learned from labels only (--answer=labels_only)" in output.getvalue()
+    assert "Training the twin" not in output.getvalue()
+
+
+def test_without_validation_images_labeled_ones_are_left_out_in_turn(folder, monkeypatch):
+    monkeypatch.setattr(comparison, "_FOLDS", 2)
+    argv = frozen(folder / "cache", folder / "no_validation", steps=2, evaluate_every=2)
+    output = ran(*argv, "--validation_size=0", "--answer=auto")
+    assert "on labeled images that were left out in turn" in output
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--learner=mixmatch"], "--freeze_encoder does not go with --learner=mixmatch: it mixes"),
+        (["--learner=remixmatch"], "--learner=remixmatch: it mixes and rotates"),
+        (["--strategy=mirrored"], "--freeze_encoder does not go with --strategy=mirrored"),
+        (["--max_bank_gigabytes=0.000001"], "more than --max_bank_gigabytes=1e-06"),
+        (["--cache_dir=/dev/null/cache"], "--cache_dir=/dev/null/cache cannot be written"),
+        (["--learner=supervised", "--answer=auto"], "--answer=auto does not go with"),
+        (["--nofreeze_encoder", "--pseudo_labeler=lda_teacher"], "give --freeze_encoder"),
+        (["--nofreeze_encoder", "--answer=auto"], "give --freeze_encoder"),
+    ],
+)
+def test_refused_before_work_starts(flags, message, folder, tmp_path, capsys):
+    argv = frozen(folder / "cache", tmp_path / "run", steps=2, evaluate_every=2)
+    assert run_train(*argv, *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bank_of_another_encoder_is_refused(student, folder, capsys):
+    model_dir, _ = student
+    record = model_dir / "frozen_encoder.json"
+    content = record.read_text()
+    record.write_text(json.dumps({"encoder": "wrn_10_1", "weights": "others"}))
+    try:
+        argv = frozen(folder / "cache", model_dir, steps=6, evaluate_every=3, test_images=2)
+        assert run_train(*argv) == 2
+    finally:
+        record.write_text(content)
+    assert "was trained on features of another encoder" in capsys.readouterr().err
