@@ -50,7 +50,7 @@ LABELERS = {
 )
 def test_two_rebalancers_are_refused_in_python(labeler, argument, value, named):
     part = LABELERS[labeler]()
-    with pytest.raises(ValueError, match="does not go with .*: ") as refusal:
+    with pytest.raises(ValueError, match=r"does not go with .*: ") as refusal:
         dense_learner(pseudo_labeler=part, labeled_counts=COUNTS, **{argument: value})
     assert {named, type(part).__name__} <= set(re.findall(r"\w+", str(refusal.value)))
 
