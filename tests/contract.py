@@ -278,9 +278,11 @@ def cases():
         for part in list(waiting):
             argument = _argument_for(part)
             together = {**parts, argument: part}
+            if issubclass(learner, daso_tf.DASO):
+                together["pseudo_labeler"] = pseudo_labels.DASOPseudoLabeler
             free = argument not in parts and _takes(learner, part)
             if free and not any(compatibility.conflicts(learner, together)):
-                parts = together
+                parts[argument] = part
                 waiting.remove(part)
         found.append(Case(learner, tuple(parts.items())))
     return found

@@ -35,6 +35,7 @@ METHODS = {
         daso_tf.FixMatch,
         {"pseudo_labeler": pseudo_labels.DebiasedPseudoLabeler()},
     ),
+    "cdmad": (daso_tf.FixMatch, {"pseudo_labeler": pseudo_labels.CDMADPseudoLabeler(0, 1)}),
     "cossl": (daso_tf.FixMatch, {"balanced_head": balance.CoSSL(COUNTS, teach_after=1)}),
     "freematch": (daso_tf.FixMatch, {"threshold": thresholds.FreeMatchThreshold()}),
     "adsh": (

@@ -89,10 +89,9 @@ class ABC(BalancedHead):
         averaged: AveragedFeatures | None = None,
     ) -> tf.Tensor:
         """Computes the sum of the classifier's two losses; see `BalancedHead.loss`."""
-        views = [features.labeled, features.weak, features.strong]
-        sizes = [tf.shape(view)[0] for view in views]
-        logits = tf.cast(classifier(tf.concat(views, axis=0)), tf.float32)
-        labeled, weak, strong = tf.split(logits, sizes)
+        views = tf.concat(features, axis=0)
+        sizes = [tf.shape(view)[0] for view in features]
+        labeled, weak, strong = tf.split(tf.cast(classifier(views), tf.float32), sizes)
         labeled_draws, unlabeled_draws = tf.split(draws, sizes[:2])
 
         rates = tf.constant(self.balanced_rates, tf.float32)

@@ -153,7 +153,7 @@ class ACR(BalancedHead, keras.layers.Layer):
 
     def step_losses(self, of: HeadStep) -> dict[str, tf.Tensor]:
         """Computes the losses and updates the estimate; see `BalancedHead.step_losses`."""
-        strong = [v for v in (of.features.strong, of.features.second_strong) if v is not None]
+        strong = [v for v in (of.features.strong, of.second_strong) if v is not None]
         views = [of.features.labeled, of.features.weak, *strong]
         sizes = [tf.shape(view)[0] for view in views]
         logits = tf.cast(of.classifier(tf.concat(views, axis=0)), tf.float32)

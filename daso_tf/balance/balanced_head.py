@@ -18,13 +18,11 @@ class Features(NamedTuple):
         labeled: float `(batch, D)`, of the weak views of the labeled images.
         weak: float `(mu * batch, D)`, of the weak views of the unlabeled images.
         strong: float `(mu * batch, D)`, of the strong views of the same unlabeled images.
-        second_strong: float `(mu * batch, D)`, of other strong views of them; None without.
     """
 
     labeled: tf.Tensor
     weak: tf.Tensor
     strong: tf.Tensor
-    second_strong: tf.Tensor | None = None
 
 
 class AveragedFeatures(NamedTuple):
@@ -65,6 +63,8 @@ class HeadStep(NamedTuple):
             None if the learner does not have them.
         positions: int `(mu * batch,)`, the positions of the unlabeled images among all of them, if
             the head asks for "positions".
+        second_strong: float `(mu * batch, D)`, features of other strong views of the unlabeled
+            images; None where there is one strong view.
     """
 
     classifier: Callable[[tf.Tensor], tf.Tensor]
@@ -76,6 +76,7 @@ class HeadStep(NamedTuple):
     averaged: AveragedFeatures | None = None
     weak_logits: tf.Tensor | None = None
     positions: tf.Tensor | None = None
+    second_strong: tf.Tensor | None = None
 
 
 class BalancedHead:

@@ -183,11 +183,14 @@ class FixMatch(Learner):
                 "consistency_loss": tf.add_n(of_views) / len(of_views),
             }
         terms["consistency_loss"] *= self.weight_at(step)
-        features = Features(labeled.features, weak.features, *(view.features for view in strong))
+        features = Features(labeled.features, weak.features, strong[0].features)
+        second = strong[1].features if len(strong) > 1 else None
         terms |= {
             **labeler.auxiliary_losses(weak.features, strong[0].features, step),
             **self.threshold.auxiliary_losses(strong[0].logits, weights),
-            **self.balanced_losses(features, labels, step, averaged, weak.logits, positions),
+            **self.balanced_losses(
+                features, labels, step, averaged, weak.logits, positions, second
+            ),
         }
         return StepOutcome(terms, labeled.logits, pseudo_labels, weights)
 

@@ -140,6 +140,7 @@ class BalancedClassifier(Classifier):
         averaged: AveragedFeatures | None = None,
         weak_logits: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        second_strong: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses of the balanced head.
 
@@ -150,6 +151,7 @@ class BalancedClassifier(Classifier):
             averaged: The result of `averaged_features`.
             weak_logits: float `(mu * batch, K)` of the weak views, by the first classifier.
             positions: As for `Learner.compute_losses`.
+            second_strong: As for `HeadStep`.
 
         Returns:
             Scalars by their names; nothing where there is no balanced head.
@@ -170,6 +172,7 @@ class BalancedClassifier(Classifier):
                 averaged,
                 weak_logits,
                 positions,
+                second_strong,
             )
         )
 

@@ -352,6 +352,7 @@ class ABCFixMatch(learners.FixMatch):
         averaged: AveragedFeatures | None = None,
         weak_logits: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        second_strong: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses, and notes what the recording has in addition to them."""
         head = self.balanced_head
@@ -363,7 +364,8 @@ class ABCFixMatch(learners.FixMatch):
             "keep_labeled": tf.gather(tf.constant(head.balanced_rates), labels),
             "keep_unlabeled": tf.gather(head.keep_rates(step), pseudo_labels.final),
         }
-        return super().balanced_losses(features, labels, step, averaged, weak_logits, positions)
+        arguments = (features, labels, step, averaged, weak_logits, positions, second_strong)
+        return super().balanced_losses(*arguments)
 
 
 class OpenUSADTM(learners.USADTM):

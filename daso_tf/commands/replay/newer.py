@@ -100,12 +100,13 @@ class _Noting(learners.Learner):
         averaged: AveragedFeatures | None = None,
         weak_logits: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        second_strong: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Notes the predictions of both classifiers for the weak views."""
         if self.balanced_head is not None:
             balanced = tf.nn.softmax(self.balanced_classifier(features.weak))
             self.noted.values = {"weak_logits": weak_logits, "balanced": balanced}
-        arguments = (features, labels, step, averaged, weak_logits, positions)
+        arguments = (features, labels, step, averaged, weak_logits, positions, second_strong)
         return super().balanced_losses(*arguments)
 
 
@@ -221,13 +222,13 @@ class _Run:
 
     def _views(self, step: int) -> Any:
         names = ("labeled", "labeled_weak", "weak", "strong", "strong2")
-        views = [view for name in names if (view := self._view(step, name)) is not None]
+        views: list[Any] = [v for name in names if (v := self._view(step, name)) is not None]
         if self.config["method"] == "cdmad_remixmatch":
             prefix = f"step{step:03d}/"
             weight = tf.constant(self._take(f"{prefix}mix_weight"), tf.float32)
             mixup = MixUp(weight, tf.constant(self._take(f"{prefix}mix_permutation")))
             turns = tf.constant(self._take(f"{prefix}rotation"))
-            return ReMixMatchViews(*views, turns, mixup)
+            return ReMixMatchViews(*[*views, turns, mixup])
         return FixMatchViews(*views) if len(views) == 3 else FixMatchTwoViews(*views)
 
     def _in_force(self, step: int) -> dict[str, Any]:

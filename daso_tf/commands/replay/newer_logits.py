@@ -182,8 +182,8 @@ class _Run:
         self.trace, self.config = trace, config
         self.found = Comparison()
         self.read = {"config", "labels_u", "labeled_in_unlabeled", "py_counts", *_DISTANCES}
-        self.counts = trace["py_counts"].tolist() if "py_counts" in trace else None
-        self.counts = self.counts or config["labeled_counts"]
+        counted = trace["py_counts"].tolist() if "py_counts" in trace else None
+        self.counts: list[int] = counted or config["labeled_counts"]
         classes, parts = config["num_classes"], parts_of(config, self.counts)
         labeler = parts.pop("pseudo_labeler", None)
         self.model = _LearnerOfLogits(classes, labeler, **parts)
