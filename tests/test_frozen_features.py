@@ -130,7 +130,7 @@ def test_rare_images_weigh_more_up_to_a_limit():
     assert 4.9 < weights[-1] / weights[0] < 5.2
 
 
-class _Same(daso_tf.augment.StoredView):
+class Same(daso_tf.augment.StoredView):
     """Views that are the rows as they are."""
 
     def call(self, rows, seed):
@@ -151,7 +151,7 @@ def test_a_step_of_the_student_is_that_of_the_study(labeled):
         frozen_encoder=frozen,
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
-        weak=_Same(),
+        weak=Same(),
         unlabeled_weight=2.0,
         supervised_loss=daso_tf.balance.LogitAdjustedLoss(COUNTS),
     )

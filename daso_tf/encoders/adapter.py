@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ from daso_tf.platform import draws
 from daso_tf.platform.checks import checked_number, checked_whole_number
 
 ADAPTERS = ("none", "mlp")
+_PIECE = 4096  # rows that are read at a time, as a bank may not fit into memory
 
 
 def adapter(
@@ -84,15 +85,16 @@ class FeatureStatistics:
         array([2.])
         """
         root = all(part.min(initial=0) >= 0 for part in parts)
-        pieces = [
-            np.asarray(part[start : start + 4096], np.float64)
-            for part in parts
-            for start in range(0, len(part), 4096)
-        ]
-        pieces = [np.sqrt(piece) if root else piece for piece in pieces]
-        count = sum(map(len, pieces))
-        mean = sum(piece.sum(axis=0) for piece in pieces) / count
-        variance = sum(np.square(piece - mean).sum(axis=0) for piece in pieces) / count
+
+        def pieces() -> Iterator[np.ndarray]:
+            for part in parts:
+                for start in range(0, len(part), _PIECE):
+                    piece = np.asarray(part[start : start + _PIECE], np.float64)
+                    yield np.sqrt(piece) if root else piece
+
+        count = sum(map(len, parts))
+        mean = sum(piece.sum(axis=0) for piece in pieces()) / count
+        variance = sum(np.square(piece - mean).sum(axis=0) for piece in pieces()) / count
         # A feature that never changes stays 0.
         return cls(root, np.asarray(mean), np.where(variance > 1e-12, np.sqrt(variance), 1.0))
 
