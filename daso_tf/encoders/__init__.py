@@ -104,8 +104,7 @@ def _check_efficientnet_lite0(weights: str) -> None:
 
 
 def _application(request: Request, name: str) -> keras.Model:
-    # The encoder reverses any normalization, so values in [0, 1] will do.
-    mean, std = request.statistics or ((0.0,) * 3, (1.0,) * 3)
+    mean, std = request.statistics or (None, None)
     weights = request.weights if request.weights == "imagenet" else None
     return application(name, request.input_shape[0], mean, std, request.dtype, weights)
 

@@ -51,6 +51,8 @@ class ApplicationsInput(NormalizedInput):
     [[[[0.0, 0.0, 0.0]]]]
     """
 
+    requires = False  # earlier versions took whatever statistics a learner was given
+
     def __init__(
         self,
         application: str,
@@ -76,8 +78,8 @@ class ApplicationsInput(NormalizedInput):
 def application(
     name: str,
     resolution: int = 224,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     dtype: str | None = None,
     weights: str | os.PathLike | None = None,
 ) -> keras.Model:
@@ -87,7 +89,8 @@ def application(
         name: Name in `keras.applications`, such as `"MobileNetV3Small"`.
         resolution: Height and width of the images in pixels. Each network has its own minimum.
         mean: Mean of each color channel that the images are normalized with, in [0, 1]. The encoder
-            reverses this normalization, so any will do; the default is that of values in [0, 1].
+            reverses this normalization, so any will do. By default images have values in [0, 1],
+            and a learner takes this from the encoder.
         std: Standard deviation of each color channel that they are normalized with, in (0, 1].
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. The weights are float32 with any policy.
@@ -118,7 +121,11 @@ def application(
             backbone = _published(name, builder, arguments)
         else:
             backbone = builder(weights=None, **arguments)
-        features = backbone(ApplicationsInput(name, mean, std, name="application_input")(images))
+        x = images
+        if mean is None or std is None:
+            mean, std = (0.0,) * 3, (1.0,) * 3
+            x = NormalizedInput(mean, std, name="normalized_input")(x)
+        features = backbone(ApplicationsInput(name, mean, std, name="application_input")(x))
         encoder = keras.Model(images, features, name=name)
     if weights is not None and weights != "imagenet":
         load_application_weights(encoder, weights)
