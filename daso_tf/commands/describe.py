@@ -5,7 +5,6 @@ daso-tf describe --flagfile=digits_lt.cfg
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,16 +17,14 @@ from daso_tf.commands import copies, terminal
 from daso_tf.data.copies import Copy
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import ImageFiles, Images
-from daso_tf.data.loading import Selection, select
-from daso_tf.data.long_tail import LongTail
+from daso_tf.data.loading import Selection
 from daso_tf.data.pools import Size
 from daso_tf.data.semi_supervised import SemiSupervisedData
-from daso_tf.data.sources import OPTIONS
 from daso_tf.data.text import printable
+from daso_tf.run.preparation import selection_of
 from daso_tf.run.report import LONGEST_NAME
 from daso_tf.settings.flag import location
 from daso_tf.settings.flags import SECTIONS, complete
-from daso_tf.settings.methods import LEARNERS
 from daso_tf.settings.settings import Settings
 
 MOST_CLASSES_SHOWN = 12  # with images, in the picture
@@ -45,18 +42,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
-    alone = LEARNERS[settings.learner].make.labeled_alone
-    options = {name: settings[name] for name in OPTIONS}
-    selection = select(
-        settings.dataset,
-        settings.data_dir,
-        sizes,
-        settings.seed,
-        alone,
-        max_megapixels=settings.max_megapixels,
-        **options,
-    )
+    selection = selection_of(settings)
     if settings.drop_copies:
         found = selection.copies()
         selection = selection.without(found)

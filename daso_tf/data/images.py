@@ -148,6 +148,11 @@ class ImageFiles:
     def __repr__(self) -> str:
         return f"ImageFiles({_summary(self)})"
 
+    @property
+    def left_out(self) -> frozenset[int]:
+        """Positions of the files that could not be read so far."""
+        return frozenset(self._left_out)
+
     def take(self, members: np.ndarray) -> np.ndarray:
         """Reads some of the images; see `Images.take`."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:

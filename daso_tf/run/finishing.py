@@ -12,6 +12,8 @@ from daso_tf.platform import strategies
 from daso_tf.run import exported
 from daso_tf.run.best import best_step
 from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.data_file import RunData
+from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable, inspect
 from daso_tf.run.learner import restored
 from daso_tf.run.model_card import model_card
 from daso_tf.run.prediction import Prediction
@@ -42,12 +44,42 @@ def finish(run: Run) -> None:
     if not strategies.is_chief(run.strategy):
         return
     card = model_card(settings, run.results, step)
-    exported.export(learner, settings, settings.export_dir, card)
+    is_new = exported.export(learner, settings, settings.export_dir, card)
     run.results.set_exported(answers)
     early = last_step < settings.steps
     reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
     print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
     _print_results(run.results, settings.export_dir)
+    own = settings.report and settings.dataset in OWN_PICTURES and len(run.data.unlabeled)
+    if own and (is_new or not (run.model_dir / PAGE).exists()):
+        if settings.strategy != "none":
+            alone = strategies.make("none")
+            learner = restored(settings, run.data, run.checkpoints, alone, step)
+        page = inspect(settings, run.data, run.identity, learner, run.results)
+        print(f"Report:          {page}")
+
+
+def report(settings: Settings, step: int | None = None) -> Path:
+    """Writes the report of a step of a run into its folder.
+
+    Args:
+        settings: Those of the run, completed.
+        step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
+            best one.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used, or if there are no
+            unlabeled pictures.
+        OSError: If a file cannot be read or written.
+    """
+    run_data, checkpoints, results = _opened(settings, "report on")
+    check_reportable(settings.model_dir, run_data.data)
+    step = _chosen(settings, checkpoints, results, step)
+    learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
+    return inspect(settings, run_data.data, run_data.identity, learner, results)
 
 
 def export(
@@ -73,18 +105,10 @@ def export(
         ValueError: If a setting, the data or the checkpoint cannot be used.
         OSError: If a file cannot be read or written.
     """
-    combinations.check(settings)
-    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
-    if not checkpoints.paths():
-        raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
-    run_data = load_data(settings, checkpoints)
-    data, strategy = run_data.data, strategies.make("none")
-    results = results_of(settings, data, run_data.identity)
-    results.forget_after(checkpoints.newest_step())
-    if step is None:
-        newest = checkpoints.newest_step()
-        step = best_step(results, checkpoints) if settings.best else newest
-    learner = restored(settings, data, checkpoints, strategy, step)
+    run_data, checkpoints, results = _opened(settings, "export")
+    data = run_data.data
+    step = _chosen(settings, checkpoints, results, step)
+    learner = restored(settings, data, checkpoints, strategies.make("none"), step)
     with reading(data):
         answers = _answers(settings, data, learner, results)
     written = []
@@ -102,6 +126,27 @@ def export(
         results.exported = answers
     print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
     _print_results(results, ", ".join(sorted(written)))
+
+
+def _opened(settings: Settings, purpose: str) -> tuple[RunData, Checkpoints, Results]:
+    """Loads the data of a run and finds its checkpoints and its evaluations."""
+    combinations.check(settings)
+    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
+    if not checkpoints.paths():
+        raise ValueError(f"{settings.model_dir} has no checkpoint to {purpose}.")
+    run_data = load_data(settings, checkpoints)
+    results = results_of(settings, run_data.data, run_data.identity)
+    results.forget_after(checkpoints.newest_step())
+    return run_data, checkpoints, results
+
+
+def _chosen(
+    settings: Settings, checkpoints: Checkpoints, results: Results, step: int | None
+) -> int:
+    """Returns the step that was asked for: the best one, or else the newest one, by default."""
+    if step is not None:
+        return step
+    return best_step(results, checkpoints) if settings.best else checkpoints.newest_step()
 
 
 def _print_results(results: Results, export_dir: str) -> None:

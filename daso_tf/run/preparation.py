@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ from absl import logging
 from PIL import Image
 
 from daso_tf.data import ImageFiles, Images, SemiSupervisedData, check_split, load
+from daso_tf.data.loading import Selection, select
+from daso_tf.data.long_tail import LongTail
 from daso_tf.data.sources import OPTIONS
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
@@ -127,6 +130,27 @@ def load_data(settings: Settings, checkpoints: Checkpoints) -> data_file.RunData
     )
     checkpoints.unlabeled = run_data.unlabeled
     return run_data
+
+
+def selection_of(settings: Settings) -> Selection:
+    """Returns which images of the data set make up which part, before copies are dropped.
+
+    Args:
+        settings: Those of a run.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    sizes = LongTail(**{field.name: settings[field.name] for field in dataclasses.fields(LongTail)})
+    return select(
+        settings.dataset,
+        settings.data_dir,
+        sizes,
+        settings.seed,
+        LEARNERS[settings.learner].make.labeled_alone,
+        max_megapixels=settings.max_megapixels,
+        **{name: settings[name] for name in OPTIONS},
+    )
 
 
 def _identity(settings: Settings) -> str:

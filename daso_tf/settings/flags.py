@@ -209,6 +209,13 @@ RUN = (
     integer(
         "evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True
     ),
+    switch(
+        "report",
+        True,
+        "Write MODEL_DIR/report.html and the tables of the pictures at the end of a run on "
+        "image_folder or image_list.",
+        free=True,
+    ),
     integer("keep_checkpoints", 3, "[2, inf)", "Number of checkpoints to keep.", free=True),
     integer(
         "test_images",
