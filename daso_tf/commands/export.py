@@ -15,7 +15,15 @@ from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 
 # What may differ from the run. The other flags are those of its flag file.
-_OF_RUN = ("best", "test_logit_adjustment", "export_dir", "data_dir", "stream", "adopt_data")
+_OF_RUN = (
+    "best",
+    "test_logit_adjustment",
+    "calibrate",
+    "export_dir",
+    "data_dir",
+    "stream",
+    "adopt_data",
+)
 
 
 def main(settings: Settings, arguments: list[str]) -> int:

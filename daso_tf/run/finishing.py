@@ -11,6 +11,7 @@ from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.run import exported
 from daso_tf.run.best import best_step
+from daso_tf.run.calibrate import Calibrated, calibrated, check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.data_file import RunData
 from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable, inspect
@@ -40,16 +41,17 @@ def finish(run: Run) -> None:
     if step != last_step:
         learner = restored(settings, run.data, run.checkpoints, run.strategy, step)
     with reading(run.data):
-        answers = _answers(settings, run.data, learner, run.results)
+        answers, fitted = _answers(settings, run.data, learner, run.results)
     if not strategies.is_chief(run.strategy):
         return
     card = model_card(settings, run.results, step)
-    is_new = exported.export(learner, settings, settings.export_dir, card)
+    calibrator = fitted and fitted.calibrator
+    is_new = exported.export(learner, settings, settings.export_dir, card, calibrator)
     run.results.set_exported(answers)
     early = last_step < settings.steps
     reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
     print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
-    _print_results(run.results, settings.export_dir)
+    _print_results(run.results, settings.export_dir, fitted)
     own = settings.report and settings.dataset in OWN_PICTURES and len(run.data.unlabeled)
     if own and (is_new or not (run.model_dir / PAGE).exists()):
         if settings.strategy != "none":
@@ -107,25 +109,28 @@ def export(
     """
     run_data, checkpoints, results = _opened(settings, "export")
     data = run_data.data
+    check_calibrates(settings, data)
     step = _chosen(settings, checkpoints, results, step)
     learner = restored(settings, data, checkpoints, strategies.make("none"), step)
     with reading(data):
-        answers = _answers(settings, data, learner, results)
+        answers, fitted = _answers(settings, data, learner, results)
+    calibrator = fitted and fitted.calibrator
     written = []
     if "saved_model" in formats:
         card = model_card(settings, results, step)
-        exported.export(learner, settings, settings.export_dir, card)
+        exported.export(learner, settings, settings.export_dir, card, calibrator)
         written.append(settings.export_dir)
     for name in exported.FILES.keys() & formats:
         path = f"{settings.export_dir}{exported.FILES[name]}"
-        learner.export(path, name, size=None if side is None else (side, side))
+        size = None if side is None else (side, side)
+        learner.export(path, name, size=size, calibrator=calibrator)
         written.append(path)
     if record and "saved_model" in formats:
         results.set_exported(answers)
     else:
         results.exported = answers
     print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
-    _print_results(results, ", ".join(sorted(written)))
+    _print_results(results, ", ".join(sorted(written)), fitted)
 
 
 def _opened(settings: Settings, purpose: str) -> tuple[RunData, Checkpoints, Results]:
@@ -149,16 +154,18 @@ def _chosen(
     return best_step(results, checkpoints) if settings.best else checkpoints.newest_step()
 
 
-def _print_results(results: Results, export_dir: str) -> None:
+def _print_results(results: Results, export_dir: str, fitted: Calibrated | None) -> None:
     if results.evaluations:
         print(table(results), end="\n\n")
+    if fitted:
+        print(f"exported model, {fitted.line()}", end="\n\n")
     print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
 
 
 def _answers(
     settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
-) -> dict[str, Any]:
-    """Returns the scores of a learner with its own logit adjustment at test time."""
+) -> tuple[dict[str, Any], Calibrated | None]:
+    """Returns the scores of a learner as it is exported, and its calibration if there is one."""
     step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
     answers: dict[str, Any] = {
         "step": step,
@@ -166,14 +173,22 @@ def _answers(
         "test_logit_adjustment": strength,
     }
     evaluation = results.at(step)
+    predict = Prediction(learner, settings.evaluation_batch_size)
+    fitted = None
+    if settings.calibrate != "none":
+        fitted = calibrated(settings, data, predict)
+        answers["calibrated"] = fitted.as_json()
+    moves_classes = settings.calibrate == "vector"
     for name, images in (("test", data.test), ("validation", data.validation)):
         if images is None:
             continue
         known = evaluation and evaluation.get(name)
-        if known and strength in (0, 1):  # the evaluation has both
+        if known and strength in (0, 1) and not moves_classes:  # the evaluation has both
             found = known["logit_adjusted"] if strength else known
         else:
-            probabilities = Prediction(learner, settings.evaluation_batch_size)(images)
+            probabilities = predict(images)
+            if fitted:
+                probabilities = fitted.calibrator.of_probabilities(probabilities)
             found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
         answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
-    return answers
+    return answers, fitted

@@ -191,6 +191,14 @@ RUN = (
         "Steps between further checkpoints; 0: only at evaluations.",
         free=True,
     ),
+    choice(
+        "calibrate",
+        "none",
+        ["none", "temperature", "vector"],
+        "Correct the probabilities of the export by the validation images: with one factor for all "
+        "logits, or also with a summand for each class.",
+        free=True,
+    ),
     switch(
         "best",
         False,

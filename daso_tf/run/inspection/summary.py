@@ -144,8 +144,8 @@ def advice(found: Found) -> Iterator[str]:
         )
     if found.accuracy.calibration["expected_calibration_error"] > _POOR_CALIBRATION:
         yield (
-            "Do not take the probabilities as they are: see the reliability diagram. Only their "
-            "order is useful."
+            "Do not take the probabilities as they are: see the reliability diagram. With validation "
+            "pictures, daso-tf export --calibrate=temperature corrects them."
         )
     yield (
         "To see what the unlabeled pictures have changed, train with --learner=supervised in "
