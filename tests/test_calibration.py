@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
+from daso_tf.run.inspection.accuracy import wilson
 from daso_tf.run.inspection.folds import out_of_fold, suspected
 from daso_tf.run.results import evaluate
 from daso_tf.step.calibration import (
@@ -165,6 +167,16 @@ def test_the_calibrator_undoes_a_scale_and_a_shift():
     right = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found = fit_calibrator(4 * logits + shift, labels)(4 * logits + shift)
     assert np.abs(found - right).mean() < 0.02
+
+
+def test_intervals_of_shares_are_wilsons():
+    hits, images = np.array([0, 7, 20, 3]), np.array([20, 20, 20, 0])
+    found = wilson(hits, images)
+    for k in range(3):
+        expected = binomtest(int(hits[k]), int(images[k])).proportion_ci(method="wilson")
+        assert found.low[k] == pytest.approx(expected.low, abs=1e-6)
+        assert found.high[k] == pytest.approx(expected.high, abs=1e-6)
+    assert np.isnan(found.value[3])
 
 
 def test_each_fold_is_predicted_by_a_head_that_has_not_seen_it():

@@ -13,8 +13,11 @@ import pytest
 from command import arguments, run_train
 from PIL import Image
 
+from daso_tf.commands import label_next as label_next_command
 from daso_tf.commands import terminal
 from daso_tf.commands.report import COMMAND
+from daso_tf.data import load
+from daso_tf.run.inspection.label_next import Candidates, choose
 from daso_tf.run.inspection.tables import LABELED, UNLABELED
 
 pytest.importorskip("jinja2", reason="Jinja2 is part of the base installation")
@@ -219,6 +222,50 @@ def test_another_step_is_reported(reported, tmp_path):
     assert after["class_shares"]["step"] == 6
     assert {**after, "class_shares": 0} == {**before, "class_shares": 0}
     assert "after step 6" in (tmp_path / "run" / "report.html").read_text()
+
+
+def label_next(*argv):
+    return terminal.call(label_next_command.COMMAND, [str(argument) for argument in argv])
+
+
+def test_the_list_of_what_to_label_is_a_label_file(reported, tmp_path):
+    data_dir = reported.parent / "data"
+    path = tmp_path / "next.csv"
+    assert label_next(reported, "--count=4", f"--output={path}") == 0
+    rows = rows_of(path)
+    first = rows[:4]
+    assert all(row["label"] == row["part"] == "" and row["guess"] in CLASSES for row in first)
+    assert all(row["path"].startswith("unlabeled/") for row in first)
+    assert len(rows) == len({row["path"] for row in rows}) == 20 + 25 + 12
+    for filled_in, labeled in ((0, 20), (4, 24)):
+        for row in rows[:filled_in]:
+            row["label"] = "cat"
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        loaded = load("image_list", data_dir=data_dir, labels=path, resolution=8)
+        assert (len(loaded.labeled), len(loaded.unlabeled)) == (labeled, 45 - labeled)
+        assert len(loaded.test) == 12 and loaded.validation is None
+
+
+def test_what_to_label_cannot_be_more_than_there_is(reported, tmp_path, capsys):
+    assert label_next(reported, "--count=26", f"--output={tmp_path / 'next.csv'}") == 2
+    assert "has 25 unlabeled pictures; it must be from 1 to 25" in capsys.readouterr().err
+    assert label_next(reported, "--count=0") == 2
+    assert "--count" in capsys.readouterr().err
+    (tmp_path / "flags.cfg").write_text("--dataset=digits\n")
+    assert label_next(tmp_path) == 2
+    assert "only in a run on image_folder or image_list" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["flags.cfg"]
+
+
+def test_near_copies_are_not_chosen_twice():
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(5, 8)), 4, axis=0) + rng.normal(0, 1e-4, (20, 8))
+    candidates = Candidates(np.arange(20), rng.uniform(0.5, 1, 20), features, np.eye(20))
+    chosen = choose(candidates, 5, labeled=rng.normal(size=(3, 8)))
+    assert sorted(place // 4 for place in chosen.tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_what_cannot_be_reported_is_one_line(reported, tmp_path, capsys):

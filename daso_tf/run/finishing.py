@@ -14,7 +14,9 @@ from daso_tf.run.best import best_step
 from daso_tf.run.calibrate import Calibrated, calibrated, check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.data_file import RunData
+from daso_tf.run.inspection.answers import Network
 from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable, inspect
+from daso_tf.run.inspection.label_next import write_next
 from daso_tf.run.learner import restored
 from daso_tf.run.model_card import model_card
 from daso_tf.run.prediction import Prediction
@@ -82,6 +84,36 @@ def report(settings: Settings, step: int | None = None) -> Path:
     step = _chosen(settings, checkpoints, results, step)
     learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
     return inspect(settings, run_data.data, run_data.identity, learner, results)
+
+
+def label_next(settings: Settings, count: int, path: Path) -> None:
+    """Writes a list of the pictures of a run, those to label next first.
+
+    Args:
+        settings: Those of the run, completed.
+        count: How many pictures are to be labeled.
+        path: The CSV file, a label file of `image_list`.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used, or if there are not as
+            many unlabeled pictures.
+        OSError: If a file cannot be read or written.
+    """
+    if settings.dataset not in OWN_PICTURES:
+        raise ValueError(
+            f"{settings.model_dir} is a run on {settings.dataset}; there are files to label only "
+            f"in a run on {' or '.join(OWN_PICTURES)}."
+        )
+    run_data, checkpoints, results = _opened(settings, "choose pictures with")
+    unlabeled = len(run_data.data.unlabeled)
+    if not 1 <= count <= unlabeled:
+        raise ValueError(
+            f"--count={count}, but {settings.model_dir} has {unlabeled} unlabeled pictures; it "
+            f"must be from 1 to {unlabeled}."
+        )
+    step = _chosen(settings, checkpoints, results, None)
+    learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
+    write_next(path, Network(learner, settings.evaluation_batch_size), run_data, count)
 
 
 def export(

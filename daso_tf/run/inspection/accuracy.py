@@ -11,6 +11,8 @@ from sklearn.metrics import confusion_matrix
 from daso_tf.step.calibration import Reliability, calibration, class_groups, reliability
 from daso_tf.step.class_shares import Estimate, bootstrap
 
+_DEVIATIONS = 1.959964  # of a normal distribution, which contain 95 %
+
 
 class Accuracy(NamedTuple):
     """How good predictions are.
@@ -21,7 +23,7 @@ class Accuracy(NamedTuple):
         accuracy: An `Estimate`, a scalar in [0, 1].
         balanced: An `Estimate`, the mean recall of the classes that have pictures.
         groups: By the name of each of the `class_groups`, an `Estimate` of its mean recall.
-        recall: An `Estimate` `(K,)`; nan for a class without pictures.
+        recall: An `Estimate` `(K,)` with intervals by `wilson`; nan for a class without pictures.
         precision: float `(K,)`; nan for a class that is never predicted.
         confusion: int `(K, K)`; row: the class, column: the prediction.
         reliability: The points of the reliability diagram.
@@ -43,7 +45,7 @@ class Accuracy(NamedTuple):
 def measure(
     part: str, labels: np.ndarray, probabilities: np.ndarray, labeled_counts: Sequence[int]
 ) -> Accuracy:
-    """Measures predictions; the intervals are those of 95 % by the bootstrap.
+    """Measures predictions, with intervals of 95 %: those of means are by the bootstrap.
 
     Args:
         part: Which pictures they are.
@@ -72,13 +74,17 @@ def measure(
         with np.errstate(invalid="ignore"):
             recall = hits / images  # the resamples have as many pictures of each class
         means = [_mean(recall[classes]) for classes in groups.values()]
-        return np.array([correct[chosen].mean(), _mean(recall), *means, *recall])
+        return np.array([correct[chosen].mean(), _mean(recall), *means])
 
     found = bootstrap(statistics, labels)
-    by_group = {
-        name: Estimate(*(array[2 + place] for array in found)) for place, name in enumerate(groups)
-    }
     confusion = confusion_matrix(labels, predicted, labels=range(num_classes))
+    recall = wilson(confusion.diagonal(), images)
+    by_group = {
+        name: Estimate(*(array[2 + place] for array in found))
+        if len(classes) > 1
+        else Estimate(*(array[classes[0]] for array in recall))
+        for place, (name, classes) in enumerate(groups.items())
+    }
     with np.errstate(invalid="ignore"):
         precision = confusion.diagonal() / confusion.sum(axis=0)
     return Accuracy(
@@ -87,12 +93,35 @@ def measure(
         Estimate(*(array[0] for array in found)),
         Estimate(*(array[1] for array in found)),
         by_group,
-        Estimate(*(array[2 + len(groups) :] for array in found)),
+        recall,
         precision,
         confusion,
         reliability(probabilities.max(axis=1), correct > 0),
         calibration(labels, probabilities, labeled_counts),
     )
+
+
+def wilson(hits: np.ndarray, images: np.ndarray) -> Estimate:
+    """Returns shares with Wilson's intervals of 95 %, which are right where all or none are hits.
+
+    Args:
+        hits: int `(K,)`.
+        images: int `(K,)`, of how many.
+
+    Returns:
+        An `Estimate` `(K,)`; nan where there are no images.
+
+    Example:
+
+    >>> [float(end[0].round(2)) for end in wilson(np.array([0]), np.array([20]))]
+    [0.0, 0.0, 0.16]
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = hits / images
+        more = _DEVIATIONS**2 / images
+        middle = (share + more / 2) / (1 + more)
+        half = np.sqrt(share * (1 - share) * more + more**2 / 4) / (1 + more)
+    return Estimate(share, np.maximum(middle - half, 0), np.minimum(middle + half, 1))
 
 
 def _mean(recall: np.ndarray) -> float:

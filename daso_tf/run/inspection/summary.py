@@ -139,13 +139,13 @@ def advice(found: Found) -> Iterator[str]:
     if few:
         names = ", ".join(_name(found, k) for k in few[:3])
         yield (
-            f"Label more pictures of {names}: few are labeled, or few are found. The least "
-            "confident pictures below are a good start."
+            f"Label more pictures of {names}: few are labeled, or few are found. "
+            "daso-tf label-next lists the pictures whose labels would help most."
         )
     if found.accuracy.calibration["expected_calibration_error"] > _POOR_CALIBRATION:
         yield (
-            "Do not take the probabilities as they are: see the reliability diagram. With validation "
-            "pictures, daso-tf export --calibrate=temperature corrects them."
+            "Do not take the probabilities as they are: see the reliability diagram. With "
+            "validation pictures, daso-tf export --calibrate=temperature corrects them."
         )
     yield (
         "To see what the unlabeled pictures have changed, train with --learner=supervised in "
