@@ -64,12 +64,13 @@ setup(
     ],
     packages=find_packages(include=["daso_tf", "daso_tf.*"]),
     # The presets are flags/*.cfg; daso_tf/presets is a link to that folder.
-    package_data={"daso_tf": ["py.typed", "presets/*.cfg"]},
+    package_data={"daso_tf": ["py.typed", "presets/*.cfg", "run/inspection/*.html"]},
     entry_points={"console_scripts": ["daso-tf = daso_tf.commands.cli:main"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
         "importlib_resources",  # tensorflow-datasets downloads with it, undeclared
+        "jinja2",
         "keras>=2.15",
         "matplotlib",
         "numpy",

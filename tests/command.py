@@ -25,6 +25,7 @@ SMALL = {
     "distribution_period": 2,
     "confidence_threshold": 0.1,
     "jit_compile": "false",
+    "report": False,
 }
 
 

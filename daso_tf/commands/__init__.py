@@ -6,6 +6,8 @@
 SUMMARIES = {
     "train": "Train a classifier and export it.",
     "export": "Export a step of a training run.",
+    "report": "Report what is in the unlabeled pictures of a training run.",
+    "label-next": "List the pictures whose labels would help most.",
     "predict": "Classify image files with an exported model.",
     "describe": "Show what a training run would learn from: a table and a picture.",
     "preview": "Show what the augmentations do to your images.",

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from absl import flags
-
 from daso_tf.commands import terminal
 from daso_tf.run.exported import FORMATS
 from daso_tf.run.finishing import export
 from daso_tf.run.lock import one_run
+from daso_tf.run.of_folder import settings_of
 from daso_tf.settings.flag import integer, string
-from daso_tf.settings.flags import TRAIN, complete
-from daso_tf.settings.settings import Settings, parse
+from daso_tf.settings.flags import TRAIN
+from daso_tf.settings.settings import Settings
 
 # What may differ from the run. The other flags are those of its flag file.
 _OF_RUN = (
     "best",
     "answer",
     "test_logit_adjustment",
+    "calibrate",
     "export_dir",
     "data_dir",
     "cache_dir",
@@ -52,7 +52,11 @@ def main(settings: Settings, arguments: list[str]) -> int:
         return terminal.fail(
             f"--side={settings.side}, but a SavedModel takes images of any size; leave it out"
         )
-    of_run = _settings_of(Path(arguments[0]), settings)
+    changed = {name: settings[name] for name in _OF_RUN if name in settings.given}
+    changed.pop("export_dir", None)
+    if settings.step is not None:
+        changed["best"] = False
+    of_run = settings_of(Path(arguments[0]), **changed)
     export_dir = settings.export_dir or of_run.export_dir
     own = Path(export_dir).resolve() == Path(of_run.export_dir).resolve()
     # Another export changes nothing of the run, which may go on meanwhile.
@@ -65,28 +69,6 @@ def main(settings: Settings, arguments: list[str]) -> int:
             side=settings.side,
         )
     return 0
-
-
-def _settings_of(model_dir: Path, given: Settings) -> Settings:
-    """Returns the settings of a run, with the flags that were given to this command.
-
-    The folder of the export is still that of the run.
-    """
-    path = model_dir / "flags.cfg"
-    if not path.is_file():
-        raise ValueError(f"{model_dir} is no folder of a training run: it has no flags.cfg.")
-    try:
-        of_run, _ = parse([f"--flagfile={path}"], TRAIN.values())
-    except (flags.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
-    if of_run.export_dir == f"{of_run.model_dir}/export":  # the folder may have been moved
-        of_run = of_run.replace(export_dir=None)
-    changed = {name: given[name] for name in _OF_RUN if name in given.given}
-    changed.pop("export_dir", None)
-    if given.step is not None:
-        changed["best"] = False
-    # One device is enough, and the other workers of the run need not be there.
-    return complete(of_run.replace(**changed, model_dir=str(model_dir), strategy="none"))
 
 
 COMMAND = terminal.Command(

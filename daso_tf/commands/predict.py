@@ -29,6 +29,7 @@ from daso_tf.data import DataError, read_image
 from daso_tf.data.folders import files_below
 from daso_tf.data.memory import Budget
 from daso_tf.data.sources.clutter import Clutter
+from daso_tf.data.text import as_cell
 from daso_tf.platform.disk import naming
 from daso_tf.settings.flag import choice, expanded, integer, location
 from daso_tf.settings.flags import MAX_MEGAPIXELS
@@ -224,17 +225,12 @@ def _csv_writer(output: TextIO, top: int) -> Writer:
     writer.writerow(["path", *columns, *more])
 
     def write(path: Path, ranking: Ranking) -> None:
-        row = [_plain(str(path))]
+        row = [as_cell(str(path))]
         for class_id, name, probability in ranking:
-            row += [str(class_id), _plain(name or ""), f"{probability:.4f}"]
+            row += [str(class_id), as_cell(name or ""), f"{probability:.4f}"]
         writer.writerow(row)
 
     return write
-
-
-def _plain(text: str) -> str:
-    """Returns a text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def _jsonl_writer(output: TextIO, top: int) -> Writer:

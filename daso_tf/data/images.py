@@ -168,7 +168,7 @@ class ImageFiles:
 
     @property
     def left_out(self) -> set[int]:
-        """The files that turned out to be unreadable so far."""
+        """Positions of the files that could not be read so far."""
         return self._left_out
 
     def labels_as_read(self) -> np.ndarray:

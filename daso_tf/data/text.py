@@ -86,6 +86,17 @@ def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
         ) from error
 
 
+def as_cell(text: str) -> str:
+    """Returns a text as a cell of CSV that a spreadsheet does not take for a formula.
+
+    Example:
+
+    >>> as_cell("=1+1"), as_cell("cat")
+    ("'=1+1", 'cat')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def printable(name: str, longest: int | None = None) -> str:
     """Returns a name in one line that does not control the terminal, as names are never markup.
 

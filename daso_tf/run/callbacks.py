@@ -330,6 +330,9 @@ class Evaluation(keras.callbacks.Callback):
             for name in ("accuracy", "balanced_accuracy"):
                 scalars[f"{part}/{name}"] = evaluation[part][name]
                 scalars[f"{part}/logit_adjusted_{name}"] = evaluation[part]["logit_adjusted"][name]
+            for name, value in evaluation[part]["calibration"].items():
+                if not isinstance(value, dict):
+                    scalars[f"{part}/{name}"] = value
         with naming(self.directory), self.writer.as_default(step=evaluation["step"]):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)

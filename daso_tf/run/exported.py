@@ -11,6 +11,7 @@ import numpy as np
 
 from daso_tf.learners import Learner
 from daso_tf.settings.settings import Settings
+from daso_tf.step.calibration import Calibrator
 from daso_tf.step.export import write_saved_model
 
 # TensorFlow leaves the files of this folder of a SavedModel alone.
@@ -21,7 +22,13 @@ FORMATS = ("saved_model", *FILES)
 _SETTINGS = ("test_logit_adjustment", "mixed_precision")  # they may change in a finished run
 
 
-def export(learner: Learner, settings: Settings, directory: str | Path, card: str) -> bool:
+def export(
+    learner: Learner,
+    settings: Settings,
+    directory: str | Path,
+    card: str,
+    calibrator: Calibrator | None = None,
+) -> bool:
     """Exports a learner, unless the folder has this export already.
 
     The record is part of the export, which is complete or absent. So it is right even if the
@@ -32,6 +39,7 @@ def export(learner: Learner, settings: Settings, directory: str | Path, card: st
         settings: Those of the run.
         directory: Folder of the SavedModel.
         card: The model card, which becomes `MODEL.md` in it.
+        calibrator: Corrects the probabilities; None where `--calibrate` is none.
 
     Returns:
         Whether it was written.
@@ -39,7 +47,7 @@ def export(learner: Learner, settings: Settings, directory: str | Path, card: st
     Raises:
         OSError: If it cannot be written.
     """
-    record = _record_of(learner, settings)
+    record = _record_of(learner, settings, calibrator)
     if _read_record(Path(directory)) == record:
         return False
     files = {RECORD: json.dumps(record, indent=1) + "\n", "MODEL.md": card}
@@ -49,11 +57,14 @@ def export(learner: Learner, settings: Settings, directory: str | Path, card: st
         learner.network.resolution,
         learner.class_names,
         {path: text.encode() for path, text in files.items()},
+        **({} if calibrator is None else {"calibrator": calibrator}),
     )
     return True
 
 
-def _record_of(learner: Learner, settings: Settings) -> dict[str, Any]:
+def _record_of(
+    learner: Learner, settings: Settings, calibrator: Calibrator | None
+) -> dict[str, Any]:
     """Returns what the answers of a learner depend on."""
     digest = hashlib.sha256()
     for weight in learner.ema_network_weights:
@@ -64,7 +75,13 @@ def _record_of(learner: Learner, settings: Settings) -> dict[str, Any]:
         **{name: settings[name] for name in _SETTINGS},
         "class_names": list(learner.class_names or ()),
         "weights": digest.hexdigest(),
+        **({} if calibrator is None else {"calibrator": _rounded(calibrator)}),
     }
+
+
+def _rounded(calibrator: Calibrator) -> list[float]:
+    """Returns the numbers of a calibrator without what another device computes differently."""
+    return [round(float(number), 4) for number in (calibrator.temperature, *calibrator.bias)]
 
 
 def _read_record(directory: Path) -> Any:

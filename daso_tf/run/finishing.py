@@ -12,7 +12,12 @@ from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.run import banks, comparison, exported
 from daso_tf.run.best import best_step
+from daso_tf.run.calibrate import Calibrated, calibrated, check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.data_file import RunData
+from daso_tf.run.inspection.answers import Network
+from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable, inspect
+from daso_tf.run.inspection.label_next import write_next
 from daso_tf.run.learner import restored
 from daso_tf.run.model_card import model_card
 from daso_tf.run.prediction import Prediction
@@ -39,18 +44,79 @@ def finish(run: Run) -> None:
     if step != last_step:
         learner = restored(settings, run.data, run.checkpoints, run.strategy, step)
     with reading(run.data):
-        learner, answers = _answer(settings, run.data, learner, run.results)
+        learner, answers, fitted = _answer(settings, run.data, learner, run.results)
     if not strategies.is_chief(run.strategy):
         return
     card = model_card(settings, run.results, step, _of_twin(answers))
-    exported.export(learner, settings, settings.export_dir, card)
+    calibrator = fitted and fitted.calibrator
+    is_new = exported.export(learner, settings, settings.export_dir, card, calibrator)
     run.results.set_exported(answers)
     if run.results.comparison is not None:
         draw(run.results, run.model_dir / "results.png")
     early = last_step < settings.steps
     reason = f" There was no progress in {run.results.without_progress()} evaluations." * early
     print(f"\n{run.model_dir} is finished, {last_step} steps.{reason}", end="\n\n")
-    _print_results(run.results, settings.export_dir, settings)
+    _print_results(run.results, settings.export_dir, settings, fitted)
+    own = settings.report and settings.dataset in OWN_PICTURES and len(run.data.unlabeled)
+    if own and (is_new or not (run.model_dir / PAGE).exists()):
+        if settings.strategy != "none":
+            alone = strategies.make("none")
+            learner = restored(settings, run.data, run.checkpoints, alone, step)
+        page = inspect(settings, run.data, run.identity, learner, run.results)
+        print(f"Report:          {page}")
+
+
+def report(settings: Settings, step: int | None = None) -> Path:
+    """Writes the report of a step of a run into its folder.
+
+    Args:
+        settings: Those of the run, completed.
+        step: The step, one that has a checkpoint; by default the newest one, or with `--best` the
+            best one.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used, or if there are no
+            unlabeled pictures.
+        OSError: If a file cannot be read or written.
+    """
+    run_data, checkpoints, results = _opened(settings, "report on")
+    check_reportable(settings.model_dir, run_data.data)
+    step = _chosen(settings, checkpoints, results, step)
+    learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
+    return inspect(settings, run_data.data, run_data.identity, learner, results)
+
+
+def label_next(settings: Settings, count: int, path: Path) -> None:
+    """Writes a list of the pictures of a run, those to label next first.
+
+    Args:
+        settings: Those of the run, completed.
+        count: How many pictures are to be labeled.
+        path: The CSV file, a label file of `image_list`.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint cannot be used, or if there are not as
+            many unlabeled pictures.
+        OSError: If a file cannot be read or written.
+    """
+    if settings.dataset not in OWN_PICTURES:
+        raise ValueError(
+            f"{settings.model_dir} is a run on {settings.dataset}; there are files to label only "
+            f"in a run on {' or '.join(OWN_PICTURES)}."
+        )
+    run_data, checkpoints, results = _opened(settings, "choose pictures with")
+    unlabeled = len(run_data.data.unlabeled)
+    if not 1 <= count <= unlabeled:
+        raise ValueError(
+            f"--count={count}, but {settings.model_dir} has {unlabeled} unlabeled pictures; it "
+            f"must be from 1 to {unlabeled}."
+        )
+    step = _chosen(settings, checkpoints, results, None)
+    learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
+    write_next(path, Network(learner, settings.evaluation_batch_size), run_data, count)
 
 
 def export(
@@ -76,45 +142,65 @@ def export(
         ValueError: If a setting, the data or the checkpoint cannot be used.
         OSError: If a file cannot be read or written.
     """
-    combinations.check(settings)
-    banks.check(settings)
-    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
-    if not checkpoints.paths():
-        raise ValueError(f"{settings.model_dir} has no checkpoint to export.")
-    run_data = load_data(settings, checkpoints)
-    strategy = strategies.make("none")
-    data = banks.banked(settings, run_data.data)
-    results = results_of(settings, data, run_data.identity)
-    results.forget_after(checkpoints.newest_step())
-    if step is None:
-        newest = checkpoints.newest_step()
-        step = best_step(results, checkpoints) if settings.best else newest
-    learner = restored(settings, data, checkpoints, strategy, step)
+    run_data, checkpoints, results = _opened(settings, "export")
+    data = run_data.data
+    check_calibrates(settings, data)
+    step = _chosen(settings, checkpoints, results, step)
+    learner = restored(settings, data, checkpoints, strategies.make("none"), step)
     with reading(data):
-        learner, answers = _answer(settings, data, learner, results)
+        learner, answers, fitted = _answer(settings, data, learner, results)
+    calibrator = fitted and fitted.calibrator
     written = []
     if "saved_model" in formats:
         card = model_card(settings, results, step, _of_twin(answers))
-        exported.export(learner, settings, settings.export_dir, card)
+        exported.export(learner, settings, settings.export_dir, card, calibrator)
         written.append(settings.export_dir)
     for name in exported.FILES.keys() & formats:
         path = f"{settings.export_dir}{exported.FILES[name]}"
-        learner.export(path, name, size=None if side is None else (side, side))
+        size = None if side is None else (side, side)
+        learner.export(path, name, size=size, calibrator=calibrator)
         written.append(path)
     if record and "saved_model" in formats:
         results.set_exported(answers)
     else:
         results.exported = answers
     print(f"\nExported step {step} of {settings.model_dir}.", end="\n\n")
-    _print_results(results, ", ".join(sorted(written)), settings)
+    _print_results(results, ", ".join(sorted(written)), settings, fitted)
 
 
-def _print_results(results: Results, export_dir: str, settings: Settings) -> None:
+def _opened(settings: Settings, purpose: str) -> tuple[RunData, Checkpoints, Results]:
+    """Loads the data of a run and finds its checkpoints and its evaluations."""
+    combinations.check(settings)
+    banks.check(settings)
+    checkpoints = Checkpoints(Path(settings.model_dir) / "checkpoints")
+    if not checkpoints.paths():
+        raise ValueError(f"{settings.model_dir} has no checkpoint to {purpose}.")
+    run_data = load_data(settings, checkpoints)
+    run_data = run_data._replace(data=banks.banked(settings, run_data.data))
+    results = results_of(settings, run_data.data, run_data.identity)
+    results.forget_after(checkpoints.newest_step())
+    return run_data, checkpoints, results
+
+
+def _chosen(
+    settings: Settings, checkpoints: Checkpoints, results: Results, step: int | None
+) -> int:
+    """Returns the step that was asked for: the best one, or else the newest one, by default."""
+    if step is not None:
+        return step
+    return best_step(results, checkpoints) if settings.best else checkpoints.newest_step()
+
+
+def _print_results(
+    results: Results, export_dir: str, settings: Settings, fitted: Calibrated | None
+) -> None:
     if results.evaluations:
         print(table(results), end="\n\n")
     if results.comparison is not None:
         print("Does unlabeled data help here?", end="\n\n")
         print(comparison.table(results.comparison, results.labeled_counts), end="\n\n")
+    if fitted:
+        print(f"exported model, {fitted.line()}", end="\n\n")
     if results.medians():
         print(about_logit_adjustment(settings), end="\n\n")
     print(f"All evaluations: {results.path}\nExported model:  {export_dir}")
@@ -140,20 +226,20 @@ def about_logit_adjustment(settings: Settings) -> str:
 
 def _answer(
     settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
-) -> tuple[Learner, dict[str, Any]]:
-    """Returns the learner to export and its scores.
+) -> tuple[Learner, dict[str, Any], Calibrated | None]:
+    """Returns the learner to export, its scores, and its calibration if there is one.
 
     On a feature bank, the run is compared with its twin, and `--answer` chooses between them.
     """
     evaluation = results.at(int(learner.step.numpy()))
     if not isinstance(data, BankedData):
-        return learner, _answers(settings, data, learner, evaluation)
+        return learner, *_answers(settings, data, learner, evaluation)
     compared = comparison.compare(settings, data, learner, results.comparison)
     results.set_comparison(compared.content)
     if not compared.exports_twin or compared.twin is None:
-        return learner, _answers(settings, data, learner, evaluation)
-    answers = _answers(settings, data, compared.twin, None)
-    return compared.twin, {**answers, "labels_only": True}
+        return learner, *_answers(settings, data, learner, evaluation)
+    answers, fitted = _answers(settings, data, compared.twin, None)
+    return compared.twin, {**answers, "labels_only": True}, fitted
 
 
 def _of_twin(answers: dict[str, Any]) -> dict[str, Any] | None:
@@ -167,8 +253,8 @@ def _answers(
     data: SemiSupervisedData,
     learner: Learner,
     evaluation: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Returns the scores of a learner with its own logit adjustment at test time.
+) -> tuple[dict[str, Any], Calibrated | None]:
+    """Returns the scores of a learner as it is exported, and its calibration if there is one.
 
     Args:
         settings: Those of the run.
@@ -182,14 +268,22 @@ def _answers(
         "best": settings.best,
         "test_logit_adjustment": strength,
     }
+    predict = Prediction(learner, settings.evaluation_batch_size)
+    fitted = None
+    if settings.calibrate != "none":
+        fitted = calibrated(settings, data, predict)
+        answers["calibrated"] = fitted.as_json()
+    moves_classes = settings.calibrate == "vector"
     for name, images in (("test", data.test), ("validation", data.validation)):
         if images is None:
             continue
         known = evaluation and evaluation.get(name)
-        if known and strength in (0, 1):  # the evaluation has both
+        if known and strength in (0, 1) and not moves_classes:  # the evaluation has both
             found = known["logit_adjusted"] if strength else known
         else:
-            probabilities = Prediction(learner, settings.evaluation_batch_size)(images)
+            probabilities = predict(images)
+            if fitted:
+                probabilities = fitted.calibrator.of_probabilities(probabilities)
             found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
         answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
-    return answers
+    return answers, fitted

@@ -17,6 +17,7 @@ from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run import banks, data_file
+from daso_tf.run.calibrate import check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.flags_file import (
     RULES,
@@ -79,6 +80,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
             f"{flag} needs validation images: set some aside with --validation_size, or use data "
             "that has them. The test images must not choose."
         )
+    check_calibrates(settings, data)
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step

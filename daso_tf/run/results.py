@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from daso_tf.balance.logit_adjustment import adjusted
 from daso_tf.platform.disk import open_file
 from daso_tf.platform.files import write_atomically
+from daso_tf.step.calibration import calibration
 
 MEDIAN_OVER = 20  # the paper reports the median of the last 20 evaluations (section 4.1)
 
@@ -62,7 +64,8 @@ def evaluate(
         test_logit_adjustment: Strength of the adjustment that the probabilities contain already.
 
     Returns:
-        The `scores`, and as `logit_adjusted` those with logit adjustment of strength 1.
+        The `scores`, as `calibration` what `daso_tf.step.calibration.calibration` measures, and as
+        `logit_adjusted` the scores with logit adjustment of strength 1.
 
     Reference:
         Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
@@ -73,6 +76,7 @@ def evaluate(
     balanced = adjusted(plain, labeled_counts)
     return {
         **scores(labels, np.argmax(plain, axis=1), num_classes),
+        "calibration": calibration(labels, softmax(plain, axis=1), labeled_counts),
         "logit_adjusted": scores(labels, np.argmax(balanced, axis=1), num_classes),
     }
 
@@ -93,6 +97,8 @@ class Results:
             None until there is one.
         comparison: What unlabeled images changed, of a run on a feature bank; None until it is
             known. See `daso_tf.run.comparison`.
+        class_shares: The estimated shares of the classes among the unlabeled images, with their
+            `step`; None until a report has estimated them.
 
     Raises:
         ValueError: If the file exists but contains something else.
@@ -116,10 +122,12 @@ class Results:
         self.evaluations: list[dict[str, Any]] = []
         self.exported: dict[str, Any] | None = None
         self.comparison: dict[str, Any] | None = None
+        self.class_shares: dict[str, Any] | None = None
         if self.path.exists():
-            self.evaluations, self._data_there, self.comparison = _read(
-                self.path, len(self.class_names)
-            )
+            there = _read(self.path, len(self.class_names))
+            self.evaluations, self._data_there = there.evaluations, there.data
+            self.exported, self.class_shares = there.exported, there.class_shares
+            self.comparison = there.comparison
 
     def add(self, evaluation: dict[str, Any], write: bool = True) -> None:
         """Appends an evaluation, a nested dictionary with a `step`, and writes the file.
@@ -166,6 +174,11 @@ class Results:
         """Records what unlabeled images changed; `set_exported` writes it."""
         self.comparison = _nan_to_none(comparison)
 
+    def set_class_shares(self, class_shares: dict[str, Any]) -> None:
+        """Records the estimated shares of the classes among the unlabeled images, and writes."""
+        self.class_shares = _nan_to_none(class_shares)
+        self.write()
+
     def forget_after(self, step: int) -> None:
         """Removes the evaluations after a step, which a continued run makes again.
 
@@ -173,6 +186,10 @@ class Results:
             ValueError: If evaluations of other data remain.
         """
         self.evaluations = [entry for entry in self.evaluations if entry["step"] <= step]
+        if self.exported and self.exported["step"] > step:
+            self.exported = None
+        if self.class_shares and self.class_shares["step"] > step:
+            self.class_shares = None
         if self.evaluations and self._data_there and self.data and self._data_there != self.data:
             raise ValueError(
                 f"{self.path} has evaluations of other data: other classes, validation or test "
@@ -201,6 +218,7 @@ class Results:
             "unlabeled_counts": self.unlabeled_counts,
             f"median_of_last_{MEDIAN_OVER}": self.medians(),
             "exported": self.exported,
+            "class_shares": self.class_shares,
         }
         if self.comparison is not None:
             summary["comparison"] = self.comparison
@@ -210,15 +228,21 @@ class Results:
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
 
-def _read(
-    path: Path, num_classes: int
-) -> tuple[list[dict[str, Any]], str | None, dict[str, Any] | None]:
-    """Returns the evaluations, the fingerprint of what was evaluated, and the comparison."""
+class _Content(NamedTuple):
+    """What is kept of a file that exists; version 0.1 wrote the evaluations alone."""
+
+    evaluations: list[dict[str, Any]]
+    data: str | None
+    exported: dict[str, Any] | None
+    comparison: dict[str, Any] | None
+    class_shares: dict[str, Any] | None
+
+
+def _read(path: Path, num_classes: int) -> _Content:
     try:
         with open_file(path) as file:
             content = json.loads(file.read())
         evaluations, data = content["evaluations"], content.get("data")
-        comparison = content.get("comparison")
         if not isinstance(evaluations, list):
             raise TypeError("evaluations is not a list")
         for evaluation in evaluations:
@@ -228,11 +252,19 @@ def _read(
         raise ValueError(
             f"{path} is damaged ({reason}); remove it to continue without it"
         ) from error
-    return (
+    comparison = content.get("comparison")
+    return _Content(
         evaluations,
-        data if isinstance(data, str) else None,  # version 0.1 did not write it
+        data if isinstance(data, str) else None,
+        _with_step(content.get("exported")),
         comparison if isinstance(comparison, dict) else None,
+        _with_step(content.get("class_shares")),
     )
+
+
+def _with_step(kept: Any) -> dict[str, Any] | None:
+    """Returns what is said of a step as it is; None where it says nothing of one."""
+    return kept if isinstance(kept, dict) and type(kept.get("step")) is int else None
 
 
 def _check_evaluation(evaluation: Any, num_classes: int) -> None:

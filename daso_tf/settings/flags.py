@@ -233,6 +233,14 @@ RUN = (
         "Steps between further checkpoints; 0: only at evaluations.",
         free=True,
     ),
+    choice(
+        "calibrate",
+        "none",
+        ["none", "temperature", "vector"],
+        "Correct the probabilities of the export by the validation images: with one factor for all "
+        "logits, or also with a summand for each class.",
+        free=True,
+    ),
     switch(
         "best",
         False,
@@ -259,6 +267,13 @@ RUN = (
     ),
     integer(
         "evaluation_batch_size", 256, "[1, inf)", "Images per batch of an evaluation.", free=True
+    ),
+    switch(
+        "report",
+        True,
+        "Write MODEL_DIR/report.html and the tables of the pictures at the end of a run on "
+        "image_folder or image_list.",
+        free=True,
     ),
     integer("keep_checkpoints", 3, "[2, inf)", "Number of checkpoints to keep.", free=True),
     integer(

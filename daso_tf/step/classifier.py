@@ -33,6 +33,7 @@ from daso_tf.platform.keras_versions import (
     step_logs,
 )
 from daso_tf.step import inputs, losses
+from daso_tf.step.calibration import Calibrator
 from daso_tf.step.export import write_saved_model
 from daso_tf.step.formats import write_litert, write_onnx
 from daso_tf.step.metrics import BalancedAccuracy
@@ -355,6 +356,7 @@ class Classifier(keras.Model):
         format: str = "saved_model",
         *,
         size: tuple[int, int] | None = None,
+        calibrator: Calibrator | None = None,
         **kwargs: Any,
     ) -> None:
         """Writes the averaged network for inference, in one of three formats.
@@ -371,6 +373,7 @@ class Classifier(keras.Model):
                 extra `onnx`.
             size: Height and width in pixels of the images that LiteRT or ONNX take; by default the
                 resolution of the encoder. The model resizes others itself.
+            calibrator: Corrects the probabilities, see `daso_tf.step.calibration.fit_calibrator`.
             **kwargs: None are allowed; Keras's own options do not apply.
 
         Raises:
@@ -386,13 +389,19 @@ class Classifier(keras.Model):
         """
         if kwargs:
             raise ValueError(
-                "export writes the signature for raw images; it takes format and size, but not "
-                f"{', '.join(kwargs)}."
+                "export writes the signature for raw images; it takes format, size and calibrator, "
+                f"but not {', '.join(kwargs)}."
             )
         if format == "saved_model":
             if size is not None:
                 raise ValueError(f"size={size!r}, but a SavedModel takes images of any size.")
-            return write_saved_model(self, filepath, self.network.resolution, self.class_names)
+            return write_saved_model(
+                self,
+                filepath,
+                self.network.resolution,
+                self.class_names,
+                calibrator=calibrator,
+            )
         writers = {"litert": write_litert, "onnx": write_onnx}
         if format not in writers:
             raise ValueError(
@@ -401,7 +410,7 @@ class Classifier(keras.Model):
         height, width = (self.network.resolution,) * 2 if size is None else size
         for name, length in {"height": height, "width": width}.items():
             checked_whole_number(f"the {name} in size", length, least=1)
-        writers[format](self, filepath, (height, width), self.class_names)
+        writers[format](self, filepath, (height, width), self.class_names, calibrator)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment import resize
 from daso_tf.platform.disk import naming, sync_folder
 from daso_tf.platform.keras_versions import write_archive
+from daso_tf.step.calibration import Calibrator
 
 SIGNATURE = "serving_default"
 
@@ -27,6 +29,7 @@ def write_saved_model(
     resolution: int,
     class_names: Sequence[str] | None = None,
     extra: Mapping[str, bytes] = MappingProxyType({}),
+    calibrator: Calibrator | None = None,
 ) -> None:
     """Writes `model` as a SavedModel with two signatures.
 
@@ -44,6 +47,7 @@ def write_saved_model(
         resolution: Side in pixels to which the model resizes images.
         class_names: K names.
         extra: Further files of the folder, by path; TensorFlow ignores those in `assets.extra`.
+        calibrator: Corrects the probabilities; by default they are those of the model.
 
     Raises:
         FileExistsError: If `directory` contains something else than a SavedModel.
@@ -57,7 +61,7 @@ def write_saved_model(
     """
     directory = os.path.abspath(os.fspath(directory))
     _check_replaceable(directory)
-    serve = answers(model, class_names)
+    serve = answers(model, class_names, calibrator)
 
     def serve_jpeg(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         def image_of(content: tf.Tensor) -> tf.Tensor:
@@ -135,13 +139,14 @@ def remove_unfinished(directory: str | os.PathLike) -> None:
 
 
 def answers(
-    model: keras.Model, class_names: Sequence[str] | None
+    model: keras.Model, class_names: Sequence[str] | None, calibrator: Calibrator | None = None
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Returns the function that an exported model computes.
 
     Args:
         model: Maps uint8 images to probabilities.
         class_names: K names.
+        calibrator: Corrects the probabilities.
 
     Returns:
         A function of images that returns the outputs of `write_saved_model` by name.
@@ -149,6 +154,10 @@ def answers(
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = model(images, training=False)
+        if calibrator is not None:
+            logs = tf.math.log(tf.maximum(probabilities, np.finfo(np.float32).tiny))
+            bias = tf.constant(calibrator.bias, tf.float32)
+            probabilities = tf.nn.softmax(logs / calibrator.temperature + bias)
         class_ids = tf.argmax(probabilities, axis=-1)
         outputs = {"probabilities": probabilities, "class_ids": class_ids}
         if class_names is not None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from daso_tf.platform.extras import import_extra
 from daso_tf.platform.files import write_atomically
 from daso_tf.platform.keras_versions import write_archive
+from daso_tf.step.calibration import Calibrator
 from daso_tf.step.export import SIGNATURE, answers, images_of
 
 ONNX_OPSET = 17  # ONNX Runtime 1.12 (2022) and later read it
@@ -27,6 +28,7 @@ def write_litert(
     path: str | os.PathLike,
     size: tuple[int, int],
     class_names: Sequence[str] | None = None,
+    calibrator: Calibrator | None = None,
 ) -> None:
     """Writes `model` for LiteRT (TensorFlow Lite), without operations of TensorFlow.
 
@@ -38,6 +40,7 @@ def write_litert(
         path: The file, by convention `*.tflite`.
         size: Height and width in pixels of all images.
         class_names: K names.
+        calibrator: Corrects the probabilities.
 
     Raises:
         ConversionError: If the converter of the installed TensorFlow fails.
@@ -50,7 +53,7 @@ def write_litert(
     """
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint(SIGNATURE, answers(model, class_names), [images_of(*size)])
+    archive.add_endpoint(SIGNATURE, answers(model, class_names, calibrator), [images_of(*size)])
     with tempfile.TemporaryDirectory() as folder:
         write_archive(archive, folder)
         try:
@@ -65,6 +68,7 @@ def write_onnx(
     path: str | os.PathLike,
     size: tuple[int, int],
     class_names: Sequence[str] | None = None,
+    calibrator: Calibrator | None = None,
 ) -> None:
     """Writes `model` for ONNX Runtime; needs the extra `onnx`.
 
@@ -75,6 +79,7 @@ def write_onnx(
         path: The file, by convention `*.onnx`.
         size: Height and width in pixels of all images.
         class_names: K names.
+        calibrator: Corrects the probabilities.
 
     Raises:
         ConversionError: If the converter does not work with the installed TensorFlow.
@@ -88,7 +93,7 @@ def write_onnx(
     """
     tf2onnx = import_extra("tf2onnx", "onnx", "export to ONNX")
     images = images_of(*size)
-    serve = tf.function(answers(model, class_names), input_signature=[images])
+    serve = tf.function(answers(model, class_names, calibrator), input_signature=[images])
     try:
         converted, _ = tf2onnx.convert.from_function(
             serve, input_signature=[images], opset=ONNX_OPSET

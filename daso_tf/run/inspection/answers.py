@@ -1,0 +1,131 @@
+"""What the averaged network answers about whole sets of pictures, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from daso_tf.balance.logit_adjustment import adjusted
+from daso_tf.data import ImageFiles, Images, Rows, evaluation_batches
+from daso_tf.learners import Learner
+
+
+class Answers(NamedTuple):
+    """What the averaged network computes for some pictures.
+
+    Attributes:
+        positions: int64 `(N,)`, the places of the pictures among all of their part.
+        features: float32 `(N, D)`.
+        plain: float32 `(N, K)`, the logits without logit adjustment.
+        logits: float32 `(N, K)`, those of the exported model.
+    """
+
+    positions: np.ndarray
+    features: np.ndarray
+    plain: np.ndarray
+    logits: np.ndarray
+
+
+class Taught(NamedTuple):
+    """What some unlabeled pictures are taught in the state of a learner.
+
+    Attributes:
+        final: int `(N,)`, the pseudo-labels.
+        linear: int `(N,)`, the classes of the linear classifier.
+        semantic: int `(N,)`, the classes of the nearest prototypes; -1 where there are none.
+        weights: float `(N,)`, how strongly each is taught; None where the learner has no threshold.
+    """
+
+    final: np.ndarray
+    linear: np.ndarray
+    semantic: np.ndarray
+    weights: np.ndarray | None
+
+
+class Network:
+    """The averaged network of a learner. Asking it changes nothing in the learner.
+
+    Args:
+        learner: A learner on one device.
+        batch_size: Pictures per batch.
+    """
+
+    def __init__(self, learner: Learner, batch_size: int):
+        self.learner = learner
+        self.batch_size = batch_size
+        self._answer = tf.function(self._answered, autograph=False, reduce_retracing=True)
+        parts = [part for part in (learner.pseudo_labeler, learner.threshold) if part is not None]
+        self._memory = [variable for part in parts for variable in part.weights]
+        self._remembered = [np.array(tf.convert_to_tensor(v)) for v in self._memory]
+
+    def batches(self, images: Images | ImageFiles | Rows) -> Iterator[Answers]:
+        """Yields the answers about all pictures in order; those that cannot be read are left out.
+
+        Args:
+            images: Pictures of a part, or their rows in a feature bank.
+        """
+        pixels = images.pictures if isinstance(images, Rows) else images
+        start = 0
+        for pictures, _ in evaluation_batches(images, self.batch_size):
+            features, plain = (tensor.numpy() for tensor in self._answer(pictures))
+            positions = np.arange(start, start + len(features))
+            start += len(features)
+            if isinstance(pixels, ImageFiles) and pixels.left_out:
+                read = ~np.isin(positions, list(pixels.left_out))
+                positions, features, plain = positions[read], features[read], plain[read]
+            if len(positions):
+                yield Answers(positions, features, plain, self._as_exported(plain))
+
+    def all_of(self, images: Images | ImageFiles | Rows) -> Answers:
+        """Returns the answers about all pictures together.
+
+        Args:
+            images: Pictures of a part, at least one.
+        """
+        return Answers(*map(np.concatenate, zip(*self.batches(images), strict=True)))
+
+    def taught(self, answers: Answers) -> Taught | None:
+        """Returns what unlabeled pictures are taught; None where there are no pseudo-labels.
+
+        It is computed from the plain pictures by the averaged network, with what pseudo-labeler
+        and threshold remember after the last step.
+
+        Args:
+            answers: Those about the pictures.
+        """
+        learner = self.learner
+        if learner.pseudo_labeler is None:
+            return None
+        last_step = tf.maximum(tf.convert_to_tensor(learner.step) - 1, 0)
+        positions = tf.constant(answers.positions)
+        try:
+            labels = learner.pseudo_labeler(
+                tf.nn.softmax(answers.plain),
+                tf.constant(answers.features),
+                step=last_step,
+                positions=positions,
+            )
+            weights = None
+            if learner.threshold is not None:
+                since = tf.maximum(last_step - learner.first_step, 0)
+                selection = learner.threshold(labels.target, None, positions, step=since)
+                weights = selection.weights.numpy()
+                if selection.labels is not None:
+                    labels = labels._replace(final=selection.labels)
+        finally:
+            for variable, value in zip(self._memory, self._remembered, strict=True):
+                variable.assign(value)
+        linear = tf.argmax(learner.ema_classifier(tf.constant(answers.features)), axis=-1)
+        return Taught(labels.final.numpy(), linear.numpy(), labels.semantic.numpy(), weights)
+
+    def _answered(self, pictures: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        network = self.learner.network
+        features = network.ema_features(network.as_input(pictures), training=False)
+        return features, self.learner.answering_logits(features)
+
+    def _as_exported(self, plain: np.ndarray) -> np.ndarray:
+        counts, strength = self.learner.labeled_counts, self.learner.test_logit_adjustment
+        return plain if not strength or counts is None else adjusted(plain, counts, strength)

@@ -1,0 +1,168 @@
+"""What a report says in sentences: what was found, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from daso_tf.data.text import printable
+from daso_tf.run.inspection.accuracy import Accuracy
+from daso_tf.step.calibration import class_groups
+from daso_tf.step.class_shares import ClassShares, Estimate
+
+_POOR_CALIBRATION = 0.1  # expected calibration error
+_MANY_UNKNOWN = 0.1  # share of the unlabeled pictures; 5 % are wrongly called unknown
+_FEW = 10  # labeled pictures of a class
+
+
+class Found(NamedTuple):
+    """What was found out about the pictures of a run.
+
+    Attributes:
+        class_names: K names.
+        labeled_counts: Labeled pictures of each class.
+        unlabeled: Number of unlabeled pictures.
+        unreadable: Number of those that could not be read.
+        predicted: Unlabeled pictures that are predicted as each class.
+        step: The step of the network.
+        steps: The steps of the run.
+        learner: The learner, and its pseudo-labeler where it has one.
+        held_out: What shares and unknown scores are calibrated on: "validation", or "labeled" for
+            out-of-fold predictions.
+        accuracy: How good the network is.
+        shares: The estimated shares.
+        unknown: Number of unlabeled pictures that look like no class.
+        taught: Share of the unlabeled pictures that are taught; None where that is not known.
+        suspected: Number of suspected wrong labels.
+        copies: Number of copies across parts; None where they were not searched.
+    """
+
+    class_names: Sequence[str]
+    labeled_counts: Sequence[int]
+    unlabeled: int
+    unreadable: int
+    predicted: np.ndarray
+    step: int
+    steps: int
+    learner: str
+    held_out: str
+    accuracy: Accuracy
+    shares: ClassShares
+    unknown: int
+    taught: float | None
+    suspected: int
+    copies: int | None
+
+
+def sentences(found: Found) -> Iterator[str]:
+    """Yields what was found, one or two sentences at a time."""
+    labeled = sum(found.labeled_counts)
+    yield (
+        f"{found.learner} was trained for {found.step:,} of {found.steps:,} steps on {labeled:,} "
+        f"labeled pictures of {len(found.class_names)} classes and {found.unlabeled:,} unlabeled "
+        "pictures."
+    )
+    accuracy = found.accuracy
+    if accuracy.part == "labeled":
+        yield (
+            "There are no test or validation pictures. A linear head on the features of the "
+            f"network, fitted to four fifths of the labeled pictures, is right for "
+            f"{_with_interval(accuracy.accuracy)} of the last fifth (balanced: "
+            f"{_with_interval(accuracy.balanced)}). The network has learned all of these labels, "
+            "so it is worse on new pictures."
+        )
+    else:
+        yield (
+            f"Of {accuracy.images:,} {accuracy.part} pictures, {_with_interval(accuracy.accuracy)} "
+            "are classified correctly; the mean over the classes is "
+            f"{_with_interval(accuracy.balanced)}."
+        )
+    measured = {
+        name: estimate for name, estimate in accuracy.groups.items() if not np.isnan(estimate.value)
+    }
+    if "head" in class_groups(found.labeled_counts):
+        thirds = ", ".join(f"{name} {_with_interval(of)}" for name, of in measured.items())
+        yield f"By thirds of the classes, from many to few labeled pictures: {thirds}."
+    elif measured:
+        worst = min(measured, key=lambda name: float(measured[name].value))
+        yield (
+            f"The class that is found least often is {_name(found, int(worst))}: "
+            f"{_with_interval(measured[worst])} of its pictures."
+        )
+    largest = np.argsort(-found.shares.em.value)[:3]
+    shares = ", ".join(
+        f"{_name(found, k)} {_with_interval(Estimate(*(array[k] for array in found.shares.em)))}"
+        for k in largest
+    )
+    yield f"Among the unlabeled pictures, the most frequent classes are probably {shares}."
+    if found.taught is not None:
+        yield f"{_percent(found.taught)} of the unlabeled pictures are sure enough to be taught."
+    yield (
+        f"{found.unknown:,} unlabeled pictures ({_percent(found.unknown / found.unlabeled)}) look "
+        "like none of the classes, at a limit that 5 % of the held-out pictures of the classes "
+        "exceed."
+    )
+    if found.unreadable:
+        yield f"{found.unreadable:,} unlabeled pictures could not be read and are left out."
+
+
+def advice(found: Found) -> Iterator[str]:
+    """Yields what to do next, the most important first."""
+    if found.accuracy.part == "labeled":
+        yield (
+            "Set some labeled pictures aside, in a folder test or with --validation_size. Without "
+            "them nobody knows how good the network is on new pictures."
+        )
+    if found.copies:
+        yield (
+            f"Remove the copies across parts ({found.copies:,}); --drop_copies leaves out the "
+            "unlabeled ones."
+        )
+    if found.suspected:
+        yield (
+            f"Look at the suspected wrong labels ({found.suspected:,}), correct those that are "
+            "wrong, and train again."
+        )
+    if found.unknown > _MANY_UNKNOWN * found.unlabeled:
+        yield (
+            "Look at the pictures that look like no class, and take those of other things out of "
+            "the unlabeled pictures."
+        )
+    recall = found.accuracy.recall.value
+    few = [
+        k
+        for k in np.argsort(found.labeled_counts, kind="stable").tolist()
+        if found.labeled_counts[k] < _FEW or recall[k] < np.nanmean(recall) - 0.15
+    ]
+    if few:
+        names = ", ".join(_name(found, k) for k in few[:3])
+        yield (
+            f"Label more pictures of {names}: few are labeled, or few are found. "
+            "daso-tf label-next lists the pictures whose labels would help most."
+        )
+    if found.accuracy.calibration["expected_calibration_error"] > _POOR_CALIBRATION:
+        yield (
+            "Do not take the probabilities as they are: see the reliability diagram. With "
+            "validation pictures, daso-tf export --calibrate=temperature corrects them."
+        )
+    yield (
+        "To see what the unlabeled pictures have changed, train with --learner=supervised in "
+        "another --model_dir and compare."
+    )
+
+
+def _name(found: Found, k: Any) -> str:
+    return printable(found.class_names[k], 40)
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return (
+        f"{_percent(estimate.value)} ({100 * float(estimate.low):.0f} to "
+        f"{100 * float(estimate.high):.0f})"
+    )
+
+
+def _percent(share: Any) -> str:
+    return f"{100 * float(share):.1f} %"
