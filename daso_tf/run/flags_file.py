@@ -59,9 +59,9 @@ def _with_values_of(path: Path, names: Iterable[str], settings: Settings) -> Set
     if not path.exists():
         return settings
     there, _ = _read(path)
-    return settings.with_defaults(
-        {name: _value(path, name, there) for name in names if name in there}
-    )
+    values = {name: _value(path, name, there) for name in names if name in there}
+    missing = {name: value for name, value in values.items() if name not in settings.given}
+    return automatic.with_values(settings, missing)
 
 
 def _value(path: Path, name: str, there: Mapping[str, str]) -> Any:

@@ -15,16 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from daso_tf import encoders
 from daso_tf.data.loading import Selection, common_size
 from daso_tf.data.pools import Size
 from daso_tf.platform import cores
+from daso_tf.platform.extras import MissingExtraError
 from daso_tf.settings import combinations, methods
+from daso_tf.settings.flags import complete
 from daso_tf.settings.settings import Settings
 
 # The data sets whose settings are chosen. All others have published ones.
 DATASETS = ("image_folder", "image_list")
 
 MINUTES = 10  # of training
+PRETRAINED = "efficientnet_lite0"  # its weights are in a package: nothing is downloaded
 _EVALUATIONS = 20  # DASO's paper reports the median of the last 20
 _FEWEST_STEPS = 2000  # of a run, before its pictures become larger
 _MOST_STEPS = 250_000  # those of DASO's paper
@@ -52,6 +56,7 @@ class Situation(NamedTuple):
         sizes: Sizes (height, width) in pixels that occur among all pictures.
         cores: Processor cores.
         gpus: GPUs.
+        pretrained: Whether the weights of `PRETRAINED` are installed.
     """
 
     labeled: tuple[int, ...]
@@ -59,6 +64,7 @@ class Situation(NamedTuple):
     sizes: frozenset[Size]
     cores: int
     gpus: int = 0
+    pretrained: bool = False
 
     @property
     def side(self) -> int:
@@ -105,7 +111,20 @@ def fitted(settings: Settings, selection: Selection) -> tuple[Settings, list[str
     situation = situation_of(selection)
     chosen = choose(situation, settings)
     values = {name: choice.value for name, choice in chosen.items()}
-    return settings.replace(**values), lines(chosen, situation)
+    return with_values(settings, values), lines(chosen, situation)
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Returns settings with automatic values; a frozen encoder brings its own defaults.
+
+    Args:
+        settings: Those of a training run, completed.
+        values: Values of flags that were not given.
+    """
+    freezes = {name: values[name] for name in ("encoder", "freeze_encoder") if name in values}
+    if freezes and (settings.freeze_encoder or values.get("freeze_encoder")):
+        settings = complete(settings.replace(**freezes))
+    return settings.replace(**values)
 
 
 def situation_of(selection: Selection) -> Situation:
@@ -118,7 +137,16 @@ def situation_of(selection: Selection) -> Situation:
         frozenset().union(*selection.sizes.values()),
         cores.cores(),
         cores.gpus(),
+        _has_pretrained(),
     )
+
+
+def _has_pretrained() -> bool:
+    try:
+        encoders.check(PRETRAINED)
+    except MissingExtraError:
+        return False
+    return True
 
 
 def choose(situation: Situation, settings: Settings) -> dict[str, Choice]:
@@ -147,7 +175,7 @@ def choose(situation: Situation, settings: Settings) -> dict[str, Choice]:
         choice = choice_of(situation, settings)
         if choice is not None:
             chosen[name] = choice
-            settings = settings.replace(**{name: choice.value})
+            settings = with_values(settings, {name: choice.value})
     return chosen
 
 
@@ -167,7 +195,7 @@ def lines(chosen: Mapping[str, Choice], situation: Situation) -> list[str]:
 def _is_free(name: str, settings: Settings) -> bool:
     """Whether neither the learner determines a flag, nor its methods ignore it."""
     # A pretraining of published length would be most of a short run.
-    if name in methods.LEARNERS[settings.learner].defaults and name != "pretrain_steps":
+    if name in methods.defaults(settings) and name != "pretrain_steps":
         return False
     return name not in methods.FLAGS or name in methods.flags_in_use(settings)
 
@@ -214,14 +242,25 @@ def _encoder(situation: Situation, settings: Settings) -> Choice | None:
     """Chooses the network: the one place where this is decided."""
     if settings.encoder_weights or settings.from_model_dir:
         return None  # these belong to an encoder
+    asked = "freeze_encoder" in settings.given
+    if settings.freeze_encoder or (
+        situation.pretrained and not asked and combinations.can_freeze(settings)
+    ):
+        return Choice(PRETRAINED, "pretrained on ImageNet; its weights are installed")
     if situation.gpus:
         return Choice("wrn_28_2", "the network of DASO's paper")
     return Choice("wrn_10_2", "a small network, trained from scratch on a processor")
 
 
+def _freeze_encoder(situation: Situation, settings: Settings) -> Choice | None:
+    if settings.encoder != PRETRAINED or "encoder" in settings.given:
+        return None
+    return Choice(True, "its features are computed once, and a small network learns from them")
+
+
 def _resolution(situation: Situation, settings: Settings) -> Choice | None:
-    if settings.from_model_dir:
-        return None  # it belongs to its encoder
+    if settings.from_model_dir or settings.freeze_encoder:
+        return None  # it belongs to the encoder
     fitting = [side for side in _RESOLUTIONS if side <= situation.side]
     for side in fitting:
         if _affordable_steps(situation, settings, side) >= _FEWEST_STEPS:
@@ -298,6 +337,7 @@ def _test_logit_adjustment(situation: Situation, settings: Settings) -> Choice |
 
 _CHOICES: dict[str, Callable[[Situation, Settings], Choice | None]] = {
     "encoder": _encoder,
+    "freeze_encoder": _freeze_encoder,
     "batch_size": _batch_size,
     "unlabeled_ratio": _unlabeled_ratio,
     "resolution": _resolution,

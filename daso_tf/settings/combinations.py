@@ -176,6 +176,15 @@ def can_add(balance: str, settings: Settings) -> bool:
     return not any(added)
 
 
+def can_freeze(settings: Settings) -> bool:
+    """Whether the encoder of a training run can be frozen.
+
+    Args:
+        settings: Those of the run.
+    """
+    return not any(_refusals_of_freezing(settings.replace(freeze_encoder=True)))
+
+
 def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
     """Yields what does not go with a frozen encoder, or with one that is trained."""
     if not settings.freeze_encoder:
