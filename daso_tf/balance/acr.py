@@ -47,7 +47,8 @@ class ACR(BalancedHead, keras.layers.Layer):
         epoch_steps: Steps of an epoch, at least 1.
         num_unlabeled: Unlabeled images that are no labeled ones, at least 1; images at later
             positions are not used for the estimate. None: all are.
-        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
+        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
+        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is outside its range.

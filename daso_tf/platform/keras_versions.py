@@ -187,6 +187,16 @@ def scales_losses(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
 
 
+def rate_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns the learning rate of the step that an optimizer is about to do, float32 scalar.
+
+    Keras 2.15 itself updates the value of a schedule only within a step.
+    """
+    inner = optimizer.inner_optimizer if scales_losses(optimizer) else optimizer
+    rate = getattr(inner, "_learning_rate", inner.learning_rate)
+    return tf.cast(rate(inner.iterations) if callable(rate) else rate, tf.float32)
+
+
 def loss_scale_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
     """Returns the loss scale of an optimizer and the number of steps since it changed, if any."""
     if not scales_losses(optimizer):

@@ -55,7 +55,7 @@ class SimProPseudoLabeler(PseudoLabeler):
 
     >>> labeler = SimProPseudoLabeler([3, 1], tau=1.0, momentum=0.0, epoch_steps=1)
     >>> labeler.build([(None, 2), (None, 4)])  # 2 classes, 4 features
-    >>> labeler.prior_unlabeled.assign([0.1, 0.9])
+    >>> _ = labeler.prior_unlabeled.assign([0.1, 0.9])
     >>> labels = labeler(tf.constant([[0.8, 0.2]]), tf.zeros((1, 4)), step=0)
     >>> int(labels.final[0]), round(float(labels.confidence[0]), 3)  # 0.18 of 0.08 + 0.18
     (1, 0.692)

@@ -19,6 +19,7 @@ from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
     apply_gradients,
+    rate_of,
     scales_losses,
     step_logs,
     train_on_batch,
@@ -455,8 +456,9 @@ class Learner(BalancedClassifier):
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
         self.remember(outcome)
         variables = self.trainable_variables
-        factor = tf.cast(tf.convert_to_tensor(self.optimizer.learning_rate), tf.float32)
-        factor *= self.weight_decay
+        factor = tf.constant(0.0)
+        if self.decayed == "state":
+            factor = self.weight_decay * rate_of(self.optimizer)
         decayed = weight_decay_rules.added(gradient, variables, self.weight_decay, self.decayed)
         apply_gradients(self.optimizer, decayed, variables)
         replicas.average(self._unsynchronized_statistics)
