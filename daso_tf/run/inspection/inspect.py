@@ -187,7 +187,8 @@ def _copies(settings: Settings) -> tuple[list[Copy] | None, str]:
         found = selected(settings).copies()
     except DataError as error:
         return None, f"Copies were not searched: {error}"
-    return [copy for copy in found if copy.part != copy.original_part], ""
+    used = [copy for copy in found if not (settings.drop_copies and copy.part == "unlabeled")]
+    return [copy for copy in used if copy.part != copy.original_part], ""
 
 
 def _root(settings: Settings) -> str:
