@@ -134,7 +134,7 @@ quietly() {
 case "${1:-}" in
   "" | workers | *.cfg) install_newest test ;;
   # One set of packages for all of them, which is installed once.
-  test | docs | notebooks | wheel) install_newest docs,litert,notebooks,onnx,test ;;
+  test | docs | notebooks | wheel) install_newest docs,hub,litert,notebooks,onnx,test ;;
   test-addons) install_addons ;;
   *)
     fail "expected nothing, 'workers', 'test', 'test-addons', 'docs', 'notebooks', 'wheel' or a flag" \

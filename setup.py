@@ -94,6 +94,7 @@ setup(
         "copies": ["imagehash"],  # for `daso-tf describe` and --drop_copies to find near copies
         "cuda": [f"tensorflow[and-cuda]{TENSORFLOW}"],
         "docs": ["furo", "myst-parser", "sphinx>=9", "sphinx-copybutton"],
+        "hub": ["keras>=3.15", "keras-hub==0.32.*"],
         "litert": ["ai-edge-litert"],  # the interpreter; TensorFlow itself has the converter
         "notebooks": ["ipykernel", "nbclient", "nbformat"],
         "onnx": ["onnx", "onnxruntime", "tf2onnx"],

@@ -273,5 +273,7 @@ def test_the_command_uses_what_the_encoder_says(tmp_path):
 def test_applications_reverse_any_normalization():
     encoder = encoders.build("applications:VGG16", 32)
     assert normalization_of(encoder) == ((0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(ValueError, match=r"VGG16 takes images .*: leave mean and std out"):
+        daso_tf.Supervised(encoder, num_classes=2, **STATISTICS)
     of_data = encoders.build("applications:VGG16", 32, **STATISTICS)
     assert normalization_of(of_data) == tuple(STATISTICS.values())

@@ -1,10 +1,13 @@
 """Residual networks: the published layout, against NumPy, from torchvision's weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from state_dicts import random_arrays
 
-from daso_tf.encoders import build, pytorch_names, resnet
+from daso_tf.encoders import build, normalization_of, pytorch_names, resnet
 from daso_tf.encoders.pytorch_names import load_torchvision_weights, torchvision_weights
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -202,3 +205,38 @@ def test_unknown_depths_are_refused(name):
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="resnet_DEPTH with 18, 34, 50 or 101, such as resnet_34"):
         build(name, 32, MEAN, STD)
+
+
+# What torchvision's networks compute in PyTorch with random weights; see tests/data/README.md.
+RECORDED = Path(__file__).parent / "data" / "encoders" / "torchvision_resnets.npz"
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_safetensors_compute_what_pytorch_computes(depth, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    shapes = {
+        name: array.shape for name, array in state_dict(depth).items() if "tracked" not in name
+    }
+    path = tmp_path / "resnet.safetensors"
+    safetensors.save_file(random_arrays(shapes, seed=depth), path)
+    encoder = build(f"resnet_{depth}", 48, MEAN, STD, weights=str(path))
+    assert normalization_of(encoder) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    images = np.random.default_rng(0).standard_normal([1, 48, 48, 3], np.float32)
+    with np.load(RECORDED, allow_pickle=False) as archive:
+        theirs = archive[f"resnet_{depth}"]
+    ours = encoder(tf.constant(images), training=False)
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_damaged_safetensors_are_named(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "resnet.safetensors"
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match=r"resnet\.safetensors could not be loaded into resnet_18"):
+        build("resnet_18", 32, weights=str(path))
+
+
+def test_other_files_are_used_with_the_statistics_of_the_data(tmp_path):
+    np.savez(tmp_path / "resnet.npz", **state_dict(18))
+    encoder = build("resnet_18", 32, MEAN, STD, weights=str(tmp_path / "resnet.npz"))
+    assert normalization_of(encoder) is None

@@ -11,16 +11,18 @@ from typing import NamedTuple
 import keras
 
 from daso_tf.encoders.adapter import adapter
-from daso_tf.encoders.applications import application
+from daso_tf.encoders.applications import application, load_application_weights
 from daso_tf.encoders.batch_normalization import BatchNormalization, batch_norms_of
 from daso_tf.encoders.efficientnet_lite import (
     efficientnet_lite0,
     imagenet_file,
     load_efficientnet_weights,
 )
+from daso_tf.encoders.folding import folded
+from daso_tf.encoders.keras_hub import check_hub, hub_encoder, hub_resolution
 from daso_tf.encoders.normalized_input import Normalization, NormalizedInput, normalization_of
 from daso_tf.encoders.pytorch_names import load_torchvision_weights
-from daso_tf.encoders.resnet import resnet
+from daso_tf.encoders.resnet import IMAGENET, resnet
 from daso_tf.encoders.wide_resnet import wide_resnet
 from daso_tf.platform.checks import checked_channel_statistics, checked_whole_number
 
@@ -34,6 +36,8 @@ __all__ = [
     "check",
     "default_resolution",
     "efficientnet_lite0",
+    "folded",
+    "hub_encoder",
     "load_torchvision_weights",
     "normalization_of",
     "resnet",
@@ -67,7 +71,7 @@ class Family(NamedTuple):
         usage: The form of the names with an example, for messages and `--help`.
         build: Builds the encoder, given the `Request` and the groups of the name.
         readers: Functions that load weights from a file into an encoder, by the end of the file's
-            name, in addition to the files that Keras itself reads.
+            name, where Keras itself does not read it.
         pretrained: Names of weights that need no file.
         default_weights: Weights where none are given.
         default_resolution: Side in pixels of the images where none is given, given the groups.
@@ -85,6 +89,12 @@ class Family(NamedTuple):
     check: Callable[..., None] = lambda weights, *groups: None
 
 
+def _resnet(request: Request, depth: str) -> keras.Model:
+    # Weights of torchvision as .npz came first, and are used with the statistics of the data.
+    own = IMAGENET if request.weights.endswith(".safetensors") else None
+    return resnet(int(depth), request.input_shape, request.dtype, own)
+
+
 def _efficientnet_lite0(request: Request) -> keras.Model:
     weights = request.weights if request.weights == "imagenet" else None
     return efficientnet_lite0(request.input_shape, weights, request.dtype)
@@ -96,9 +106,18 @@ def _check_efficientnet_lite0(weights: str) -> None:
 
 
 def _application(request: Request, name: str) -> keras.Model:
-    # The encoder reverses any normalization, so values in [0, 1] will do.
-    mean, std = request.statistics or ((0.0,) * 3, (1.0,) * 3)
-    return application(name, request.input_shape[0], mean, std, request.dtype)
+    mean, std = request.statistics or (None, None)
+    weights = request.weights if request.weights == "imagenet" else None
+    return application(name, request.input_shape[0], mean, std, request.dtype, weights)
+
+
+def _hub_encoder(request: Request, preset: str) -> keras.Model:
+    pretrained = request.weights == "preset"
+    return hub_encoder(preset, request.input_shape[0], pretrained, request.dtype)
+
+
+def _check_hub_encoder(weights: str, preset: str) -> None:
+    check_hub(preset)
 
 
 FAMILIES = (
@@ -112,8 +131,8 @@ FAMILIES = (
     Family(
         r"resnet_(\d+)",
         "resnet_DEPTH with 18, 34, 50 or 101, such as resnet_34",
-        lambda request, depth: resnet(int(depth), request.input_shape, request.dtype),
-        readers={".npz": load_torchvision_weights},
+        _resnet,
+        readers={".npz": load_torchvision_weights, ".safetensors": load_torchvision_weights},
     ),
     Family(
         "efficientnet_lite0",
@@ -130,6 +149,18 @@ FAMILIES = (
         "applications:NAME with a name in keras.applications, such as "
         "applications:MobileNetV3Small",
         _application,
+        readers={".h5": load_application_weights},
+        pretrained=("imagenet",),
+    ),
+    Family(
+        r"keras_hub:(.+)",
+        "keras_hub:PRESET with the name of a preset of KerasHub or its folder, such as "
+        "keras_hub:dinov2_small",
+        _hub_encoder,
+        pretrained=("preset",),
+        default_weights="preset",
+        default_resolution=hub_resolution,
+        check=_check_hub_encoder,
     ),
 )
 
@@ -147,16 +178,18 @@ def build(
 
     Args:
         name: `wrn_DEPTH_WIDTH`, such as `wrn_28_2`; `resnet_DEPTH` with 18, 34, 50 or 101;
-            `efficientnet_lite0`; or `applications:NAME` with a name in `keras.applications`.
+            `efficientnet_lite0`; `applications:NAME` with a name in `keras.applications`; or
+            `keras_hub:PRESET` with the name or the folder of a preset of KerasHub (Keras 3).
         resolution: Height and width of the images in pixels. By default `default_resolution(name)`.
         mean: Mean of each color channel of the training images, in [0, 1]. Pretrained encoders
             with a normalization of their own (`normalization_of`) ignore it.
         std: Standard deviation of each color channel of the training images, in (0, 1], as `mean`.
-        weights: `"none"` for random weights; `"imagenet"` for those that come with
-            `efficientnet_lite0`; or the path of a file: one that `save_weights` of the same encoder
-            wrote, for `resnet_DEPTH` an `.npz` file (see `load_torchvision_weights`), for
-            `efficientnet_lite0` a `.pth` file. By default `"imagenet"` for `efficientnet_lite0`,
-            and else `"none"`.
+        weights: `"none"` for random weights; `"imagenet"` for `efficientnet_lite0` and
+            `applications:NAME`; `"preset"` for `keras_hub:PRESET`; or the path of a file: one that
+            `save_weights` of the same encoder wrote, for `resnet_DEPTH` an `.npz` or `.safetensors`
+            file (see `load_torchvision_weights`), for `applications:NAME` a published `.h5` file,
+            for `efficientnet_lite0` a `.pth` file. By default `"imagenet"` for
+            `efficientnet_lite0`, `"preset"` for `keras_hub:PRESET`, and else `"none"`.
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. The weights are float32 with any policy.
         synchronized_batch_norm: Whether the replicas of a distributed step normalize with the

@@ -139,7 +139,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Normalizes with the batch statistics in training, and else with the running ones."""
         if not (training and self.trainable):  # a frozen layer keeps its statistics
             outputs = super().call(inputs, training=False, mask=mask)
-            return _activated(outputs, self.negative_slope)
+            return activated(outputs, self.negative_slope)
         channels = inputs.shape[-1]
         # In mixed precision, Keras returns variables in the precision of the layer.
         gamma = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones([channels])
@@ -158,7 +158,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             (self.moving_variance, variance * count / tf.maximum(count - 1.0, 1.0)),
         ):
             statistic.assign(statistic * self.momentum + batch_value * (1.0 - self.momentum))
-        return _activated(outputs, after)
+        return activated(outputs, after)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
@@ -226,7 +226,7 @@ def _outputs(
     negative_slope: float | None,
 ) -> tf.Tensor:
     outputs = (tf.cast(x, tf.float32) - mean) * slope + beta
-    return _activated(tf.cast(outputs, x.dtype), negative_slope)
+    return activated(tf.cast(outputs, x.dtype), negative_slope)
 
 
 def _slopes(
@@ -264,7 +264,8 @@ _PASSES = (_mean, _variance, _outputs, _slopes, _gradient)
 _COMPILED_PASSES = tuple(tf.function(p, jit_compile=True, autograph=False) for p in _PASSES)
 
 
-def _activated(x: tf.Tensor, negative_slope: float | None) -> tf.Tensor:
+def activated(x: tf.Tensor, negative_slope: float | None) -> tf.Tensor:
+    """Applies a LeakyReLU with this slope below zero; None applies nothing."""
     if negative_slope is None:
         return x
     return tf.nn.leaky_relu(x, negative_slope) if negative_slope else tf.nn.relu(x)

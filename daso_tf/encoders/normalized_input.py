@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.platform.checks import checked_channel_statistics
@@ -54,6 +55,9 @@ class NormalizedInput(keras.layers.Layer):
     Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     """
 
+    # Whether a learner must refuse other statistics.
+    requires = True
+
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], dtype: Any = "float32", **kwargs: Any
     ) -> None:
@@ -80,7 +84,29 @@ def normalization_of(encoder: keras.Model) -> Normalization | None:
     >>> normalization_of(daso_tf.encoders.wide_resnet(10, 1)) is None  # it learns any
     True
     """
-    for layer in layers_of(encoder):
-        if isinstance(layer, NormalizedInput):
-            return Normalization(layer.mean, layer.std)
-    return None
+    layer = _declaration_in(encoder)
+    return None if layer is None else Normalization(layer.mean, layer.std)
+
+
+def check_normalization(encoder: keras.Model, given: Sequence[Sequence[float]]) -> None:
+    """Checks that images are normalized as an encoder requires.
+
+    Args:
+        encoder: Any model.
+        given: Mean and standard deviation of each color channel.
+
+    Raises:
+        ValueError: If the encoder requires others.
+    """
+    layer = _declaration_in(encoder)
+    if layer is None or not layer.requires:
+        return
+    if not np.allclose(given, (layer.mean, layer.std), rtol=0, atol=1e-6):
+        raise ValueError(
+            f"The encoder {encoder.name} takes images that are normalized with mean {layer.mean} "
+            f"and std {layer.std}, not with {given[0]} and {given[1]}: leave mean and std out."
+        )
+
+
+def _declaration_in(encoder: keras.Model) -> NormalizedInput | None:
+    return next((layer for layer in layers_of(encoder) if isinstance(layer, NormalizedInput)), None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import keras
 import numpy as np
 
+from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_versions import own_name
 
 _STATISTICS = {
@@ -76,17 +78,18 @@ def torchvision_weights(encoder: keras.Model) -> dict[str, keras.Variable]:
 
 
 def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> None:
-    """Loads the state dict of a torchvision network, such as one trained on ImageNet.
+    """Loads the state dict of a torchvision or timm network, such as one trained on ImageNet.
 
-    To write the file, run this where PyTorch is installed::
+    timm publishes its networks as `.safetensors`. To write an `.npz` file of a torchvision network,
+    run this where PyTorch is installed::
 
         state = torchvision.models.resnet34(weights="IMAGENET1K_V1").state_dict()
         numpy.savez("resnet34.npz", **{name: value.numpy() for name, value in state.items()})
 
     Args:
         encoder: A `resnet` of the same depth. If there is an error, it stays unchanged.
-        path: Path of an `.npz` file with one array per name, in the axis order of PyTorch. The
-            classifier (`fc.*`) and the counters `num_batches_tracked` are ignored.
+        path: Path of an `.npz` or `.safetensors` file with one array per name, in the axis order of
+            PyTorch. The classifier (`fc.*`) and the counters `num_batches_tracked` are ignored.
 
     Raises:
         ValueError: If names are missing or unknown, or an array has another shape.
@@ -97,8 +100,13 @@ def load_torchvision_weights(encoder: keras.Model, path: str | os.PathLike) -> N
     >>> encoder = daso_tf.encoders.resnet(34)
     >>> daso_tf.encoders.load_torchvision_weights(encoder, "resnet34.npz")  # doctest: +SKIP
     """
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files if not name.startswith("fc.")}
+    if Path(path).suffix == ".safetensors":
+        safetensors = import_extra("safetensors.numpy", "safetensors", f"reading {path}")
+        arrays = safetensors.load_file(path)
+    else:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("fc.")}
     assign(torchvision_weights(encoder), arrays, encoder.name)
 
 

@@ -6,17 +6,21 @@ import keras
 import tensorflow as tf
 
 from daso_tf.encoders.batch_normalization import BatchNormalization
+from daso_tf.encoders.normalized_input import Normalization, NormalizedInput
 from daso_tf.encoders.precision import dtype_policy
 from daso_tf.platform.keras_versions import scaled_normal
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _BOTTLENECK_DEPTHS = (50, 101)
+# Of torchvision's and most of timm's weights.
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def resnet(
     depth: int = 50,
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
     dtype: str | None = None,
+    normalization: Normalization | None = None,
 ) -> keras.Model:
     """Builds a residual network (ResNet), which maps normalized images to features.
 
@@ -32,6 +36,8 @@ def resnet(
         input_shape: `(height, width, 3)` of the images. The weights do not depend on it.
         dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. By default the policy
             that is in force. Weights, statistics and features are float32 with any policy.
+        normalization: How the images are normalized, if the weights to be loaded require it, such
+            as `IMAGENET`. By default the encoder learns any normalization.
 
     Returns:
         A `keras.Model` from float images `(batch, height, width, 3)` to features `(batch, 512)` at
@@ -58,7 +64,10 @@ def resnet(
     block_of = _bottleneck if depth in _BOTTLENECK_DEPTHS else _basic_block
     with dtype_policy(dtype):
         images = keras.Input(input_shape, name="images")
-        x = _convolved_norm(images, 64, 7, 2, "conv1", "bn1", activated=True)
+        x = images
+        if normalization is not None:
+            x = NormalizedInput(*normalization, name="normalized_input")(x)
+        x = _convolved_norm(x, 64, 7, 2, "conv1", "bn1", activated=True)
         # "same" would pad unevenly. Padding with zeros is safe: after ReLU no value is below zero.
         x = keras.layers.MaxPooling2D(3, strides=2)(keras.layers.ZeroPadding2D(1)(x))
         for stage, blocks in enumerate(_BLOCKS[depth], start=1):

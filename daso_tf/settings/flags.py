@@ -280,9 +280,11 @@ ENCODER = (
     location(
         "encoder_weights",
         None,
-        "Initial weights: none; imagenet, for efficientnet_lite0; or a file, Keras weights, "
-        "torchvision's as .npz, or efficientnet_lite0's as .pth.",
-        shown_default="imagenet for efficientnet_lite0, else none",
+        "Initial weights: none; imagenet, for efficientnet_lite0 and applications; or a file: "
+        "Keras weights, torchvision's or timm's ResNets as .npz or .safetensors, "
+        "efficientnet_lite0's as .pth.",
+        shown_default="imagenet for efficientnet_lite0, those of the preset for keras_hub, else "
+        "none",
     ),
     switch(
         "freeze_encoder",

@@ -403,7 +403,7 @@ RESOLUTION = integer(
     32,
     "[8, 1024]",
     "Height and width in pixels of the encoder's input.",
-    shown_default="32; efficientnet_lite0: 96",
+    shown_default="32; efficientnet_lite0: 96; keras_hub: that of the preset",
 )
 CROP_PADDING = integer(
     "crop_padding",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from daso_tf.balance.logit_adjustment import adjusted
@@ -18,7 +17,7 @@ from daso_tf.encoders.batch_normalization import (
     follow_quickly,
 )
 from daso_tf.encoders.checks import check_encoder, is_restoring, restoring
-from daso_tf.encoders.normalized_input import normalization_of
+from daso_tf.encoders.normalized_input import check_normalization, normalization_of
 from daso_tf.encoders.precision import computes_in
 from daso_tf.platform.checks import (
     checked_channel_statistics,
@@ -551,9 +550,6 @@ def _checked_statistics(
             "those that daso_tf.data.channel_statistics(images) returns."
         )
     statistics = checked_channel_statistics(mean, std)
-    if own and not np.allclose(statistics, own, rtol=0, atol=1e-6):
-        raise ValueError(
-            f"The encoder {encoder.name} takes images that are normalized with mean {own.mean} and "
-            f"std {own.std}, not with {statistics[0]} and {statistics[1]}: leave mean and std out."
-        )
+    if own:
+        check_normalization(encoder, statistics)
     return statistics
