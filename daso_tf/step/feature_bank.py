@@ -301,13 +301,13 @@ class Bank:
 
     @functools.cache  # noqa: B019  # a bank lives as long as its computation
     def _encode(self, kind: _Kind) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-        size = (self._resolution, self._resolution)
+        size, encoder = (self._resolution, self._resolution), self._folded
 
         @tf.function(autograph=False)
         def encode(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             views = resize(kind.view(images, seed), size)
             views = normalize(views, *self._statistics)
-            features = tf.cast(self._folded(views, training=False), tf.float32)
+            features = tf.cast(encoder(views, training=False), tf.float32)
             return tf.clip_by_value(features, np.finfo(np.float16).min, np.finfo(np.float16).max)
 
         return encode
