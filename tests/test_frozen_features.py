@@ -11,6 +11,7 @@ import daso_tf
 from daso_tf.encoders.adapter import FeatureStatistics
 from daso_tf.pseudo_labels.discriminant import (
     Discriminant,
+    chosen_shrinkage,
     estimated_prior,
     fitted_temperature,
     folds,
@@ -103,7 +104,8 @@ def test_a_class_with_one_image_does_not_stop_anything():
 def test_the_teacher_is_that_of_the_study(labeled):
     features, labels = labeled
     views = np.random.default_rng(2).normal(size=(2, 30, F))
-    taught = teach(features, labels, views, K)
+    taught = teach(features, labels, views, K, shrinkage=0.6)
+    assert taught.estimated
     scores = np.mean([whitened_scores(features, labels, view) for view in views], axis=0)
     logits = scores / fitted_temperature(out_of_fold_scores(features, labels, K), labels, PRIOR)
     prior = PRIOR
@@ -114,6 +116,43 @@ def test_the_teacher_is_that_of_the_study(labeled):
     np.testing.assert_allclose(taught.class_distribution, prior)
     p = np.exp(logits) * prior
     np.testing.assert_allclose(taught.targets, p / p.sum(axis=1, keepdims=True))
+
+
+def few_among_many_features(count):
+    """Labeled images of two classes, and unlabeled ones; 20 of 200 features differ."""
+    draws = np.random.default_rng(3)
+    means = np.zeros((2, 200))
+    means[1, :20] = 1.0
+    labels, classes = np.repeat([0, 1], [3 * count, count]), np.repeat([0, 1], [300, 100])
+    return (
+        draws.normal(size=(len(labels), 200)) + means[labels],
+        labels,
+        draws.normal(size=(400, 200)) + means[classes],
+        classes,
+    )
+
+
+def test_the_fewer_images_the_more_the_covariance_shrinks():
+    chosen = [chosen_shrinkage(*few_among_many_features(count)[:2], 2) for count in (10, 150)]
+    assert chosen[0] > chosen[1] == 0.6
+
+
+def test_a_shrinkage_that_the_labels_choose_classifies_better():
+    features, labels, unlabeled, classes = few_among_many_features(10)
+
+    def accuracy(shrinkage):
+        scores = Discriminant.fit(features, labels, 2, shrinkage).scores(unlabeled)
+        return np.mean([(scores[classes == k].argmax(axis=1) == k).mean() for k in range(2)])
+
+    assert accuracy(chosen_shrinkage(features, labels, 2)) > accuracy(0.6)
+
+
+def test_an_estimate_that_fails_on_labeled_images_is_not_used():
+    draws = np.random.default_rng(0)
+    features, labels = draws.normal(size=(20, 50)), np.repeat([0, 1, 2], [12, 5, 3])  # no class
+    taught = teach(features, labels, [draws.normal(size=(200, 50))], 3, shrinkage=0.6)
+    assert not taught.estimated
+    np.testing.assert_allclose(taught.class_distribution, [0.6, 0.25, 0.15])
 
 
 def test_the_estimate_finds_the_distribution_of_separable_images():

@@ -11,12 +11,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.covariance import shrunk_covariance
 
-SHRINKAGE = 0.6
+# The first one is best for some hundred labeled images per class. The fewer there are, the less is
+# known of the covariance.
+SHRINKAGES = (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)
+# Largest total variation between the class distribution of labeled images and what EM estimates for
+# them, with which its estimate for unlabeled images is used; see `teach`.
+_MOST_WRONG = 0.1
 _FOLDS = 5
 _TEMPERATURES = (0.1, 1000.0)
 
@@ -38,7 +42,7 @@ class Discriminant(NamedTuple):
         features: np.ndarray,
         labels: np.ndarray,
         num_classes: int,
-        shrinkage: float = SHRINKAGE,
+        shrinkage: float = SHRINKAGES[0],
         corrected: bool = True,
     ) -> Discriminant:
         """Fits it to labeled features.
@@ -57,22 +61,7 @@ class Discriminant(NamedTuple):
         >>> lda.scores(np.array([[-0.5, 0.0], [0.5, 0.0]])).argmax(axis=1)
         array([0, 1])
         """
-        features = np.asarray(features, np.float64)
-        counts = np.bincount(labels, minlength=num_classes)
-        sums = np.zeros((num_classes, features.shape[1]))
-        np.add.at(sums, labels, features)
-        means = sums / np.maximum(counts, 1)[:, None]
-        within = features - means[labels]
-        covariance = within.T @ within / len(features)
-        factor = cho_factor(shrunk_covariance(covariance, shrinkage))
-        # Whitening is a product with the root of the inverse, so products of whitened features are
-        # products with the inverse.
-        weights = cho_solve(factor, means.T)
-        bias = -0.5 * np.einsum("kf,fk->k", means, weights)
-        if corrected:
-            variance = np.trace(cho_solve(factor, covariance))
-            bias = bias + variance / (2.0 * np.maximum(counts, 1))
-        return cls(weights, np.where(counts > 0, bias, -np.inf))
+        return _Spread.of(features, labels, num_classes).discriminant(shrinkage, corrected)
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Returns the score of each class.
@@ -86,6 +75,50 @@ class Discriminant(NamedTuple):
         return np.asarray(features, np.float64) @ self.weights + self.bias
 
 
+class _Spread(NamedTuple):
+    """Means and covariance of labeled features, decomposed once for all shrinkages.
+
+    Attributes:
+        means: `(K, F)`, of the classes.
+        counts: `(K,)`, images of the classes.
+        values: `(R,)`, the eigenvalues of the covariance within the classes that are not 0.
+        vectors: `(F, R)`, their eigenvectors.
+    """
+
+    means: np.ndarray
+    counts: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, labels: np.ndarray, num_classes: int) -> _Spread:
+        features = np.asarray(features, np.float64)
+        counts = np.bincount(labels, minlength=num_classes)
+        sums = np.zeros((num_classes, features.shape[1]))
+        np.add.at(sums, labels, features)
+        means = sums / np.maximum(counts, 1)[:, None]
+        within = (features - means[labels]) / np.sqrt(len(features))
+        if len(within) >= within.shape[1]:
+            values, vectors = eigh(within.T @ within)
+            return cls(means, counts, np.maximum(values, 0.0), vectors)
+        values, vectors = eigh(within @ within.T)  # the same eigenvalues, and fewer
+        some = values > values[-1] * 1e-12
+        return cls(means, counts, values[some], within.T @ vectors[:, some] / np.sqrt(values[some]))
+
+    def discriminant(self, shrinkage: float, corrected: bool = True) -> Discriminant:
+        # Whitening is a product with the root of the inverse, so products of whitened features are
+        # products with the inverse.
+        level = shrinkage * (self.values.sum() / self.means.shape[1] or 1.0)
+        values = (1.0 - shrinkage) * self.values + level
+        within = (self.vectors.T @ self.means.T) * (1.0 / values - 1.0 / level)[:, None]
+        weights = self.means.T / level + self.vectors @ within
+        bias = -0.5 * np.einsum("kf,fk->k", self.means, weights)
+        if corrected:
+            variance = (self.values / values).sum()
+            bias = bias + variance / (2.0 * np.maximum(self.counts, 1))
+        return Discriminant(weights, np.where(self.counts > 0, bias, -np.inf))
+
+
 class Teacher(NamedTuple):
     """What a discriminant says of unlabeled images.
 
@@ -93,11 +126,13 @@ class Teacher(NamedTuple):
         targets: float64 `(N, K)`, the class distribution of each image.
         class_distribution: float64 `(K,)`, the estimated share of each class.
         temperature: The temperature of the scores.
+        estimated: Whether the share is estimated; if not, it is that of the labeled images.
     """
 
     targets: np.ndarray
     class_distribution: np.ndarray
     temperature: float
+    estimated: bool
 
 
 def teach(
@@ -106,8 +141,12 @@ def teach(
     views: Iterable[np.ndarray],
     num_classes: int,
     seed: int = 0,
+    shrinkage: float | None = None,
 ) -> Teacher:
     """Fits a discriminant to labeled features and lets it label unlabeled ones, softly.
+
+    The class distribution of the unlabeled images is estimated by EM, if EM also finds that of the
+    labeled images, from out-of-fold scores. With few labels it finds neither: one class takes all.
 
     Args:
         features: float `(N, F)`, of the labeled images, standardized.
@@ -116,6 +155,7 @@ def teach(
             the mean over the views.
         num_classes: K.
         seed: Determines the folds.
+        shrinkage: As for `Discriminant.fit`; by default `chosen_shrinkage`.
 
     Example:
 
@@ -124,13 +164,62 @@ def teach(
     >>> teach(features, labels, [np.array([[-1.0], [-1.1], [1.0]])], 2).targets.argmax(axis=1)
     array([0, 0, 1])
     """
-    scores = out_of_fold_scores(features, labels, num_classes, seed)
+    if shrinkage is None:
+        shrinkage = chosen_shrinkage(features, labels, num_classes, seed)
+    scores = out_of_fold_scores(features, labels, num_classes, seed, shrinkage)
     prior = np.bincount(labels, minlength=num_classes) / len(labels)
     temperature = fitted_temperature(scores, labels, prior)
-    discriminant = Discriminant.fit(features, labels, num_classes)
+    found = estimated_prior(scores / temperature, prior)
+    estimated = bool(np.abs(found - prior).sum() / 2 <= _MOST_WRONG)
+    discriminant = Discriminant.fit(features, labels, num_classes, shrinkage)
     mean = np.mean([discriminant.scores(view) for view in views], axis=0) / temperature
-    estimated = estimated_prior(mean, prior)
-    return Teacher(softmax(mean + np.log(estimated), axis=1), estimated, temperature)
+    shares = estimated_prior(mean, prior) if estimated else prior
+    return Teacher(softmax(mean + np.log(shares), axis=1), shares, temperature, estimated)
+
+
+def chosen_shrinkage(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 0
+) -> float:
+    """Returns the first of `SHRINKAGES` that is at most a standard error less likely than the best.
+
+    The likelihood is that of the out-of-fold scores, with their own temperature.
+
+    Args:
+        features: float `(N, F)`, standardized.
+        labels: int `(N,)`, classes in 0..K-1.
+        num_classes: K.
+        seed: Determines the folds.
+
+    Example:
+
+    >>> draws = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 20)
+    >>> features = draws.normal(size=(40, 100)) + 0.5 * labels[:, None]
+    >>> chosen_shrinkage(features, labels, 2) > 0.6  # more features than images
+    True
+
+    Reference:
+        Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", section 7.10.
+    """
+    prior = np.bincount(labels, minlength=num_classes) / len(labels)
+    spreads = _out_of_fold(features, labels, num_classes, seed)
+    losses = []
+    for shrinkage in SHRINKAGES:
+        scores = _scores_of(spreads, features, num_classes, shrinkage)
+        losses.append(_losses(scores, labels, prior, fitted_temperature(scores, labels, prior)))
+    means = [of_one.mean() if len(of_one) else 0.0 for of_one in losses]
+    best = losses[int(np.argmin(means))]
+    most = min(means) + (best.std() / np.sqrt(len(best)) if len(best) else 0.0)
+    return next(s for s, mean in zip(SHRINKAGES, means, strict=True) if mean <= most)
+
+
+def _losses(
+    scores: np.ndarray, labels: np.ndarray, prior: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Returns the negative log-likelihood of each image whose class is known to the scores."""
+    known = np.isfinite(scores[np.arange(len(labels)), labels])
+    logits = scores[known] / temperature + np.log(prior)
+    return -log_softmax(logits, axis=1)[np.arange(known.sum()), labels[known]]
 
 
 def folds(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -154,7 +243,11 @@ def folds(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def out_of_fold_scores(
-    features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int = 0,
+    shrinkage: float = SHRINKAGES[0],
 ) -> np.ndarray:
     """Returns the scores of each image by a discriminant of the four other fifths.
 
@@ -163,17 +256,37 @@ def out_of_fold_scores(
         labels: int `(N,)`, classes in 0..K-1.
         num_classes: K.
         seed: Determines the folds.
+        shrinkage: As for `Discriminant.fit`.
 
     Returns:
         float64 `(N, K)`; -inf for a class that the other fifths lack.
     """
+    spreads = _out_of_fold(features, labels, num_classes, seed)
+    return _scores_of(spreads, features, num_classes, shrinkage)
+
+
+def _out_of_fold(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int
+) -> list[tuple[np.ndarray, _Spread]]:
+    """Returns which images are in each fold, with the spread of all others."""
     fold = folds(labels, _FOLDS, seed)
-    scores = np.empty((len(labels), num_classes))
-    for number in range(_FOLDS):
-        out = fold == number
-        if out.any() and not out.all():
-            discriminant = Discriminant.fit(features[~out], labels[~out], num_classes)
-            scores[out] = discriminant.scores(features[out])
+    outs = [fold == number for number in range(_FOLDS)]
+    return [
+        (out, _Spread.of(features[~out], labels[~out], num_classes))
+        for out in outs
+        if out.any() and not out.all()
+    ]
+
+
+def _scores_of(
+    spreads: list[tuple[np.ndarray, _Spread]],
+    features: np.ndarray,
+    num_classes: int,
+    shrinkage: float,
+) -> np.ndarray:
+    scores = np.empty((len(features), num_classes))
+    for out, spread in spreads:
+        scores[out] = spread.discriminant(shrinkage).scores(features[out])
     return scores
 
 
@@ -192,14 +305,11 @@ def fitted_temperature(scores: np.ndarray, labels: np.ndarray, prior: np.ndarray
     >>> round(fitted_temperature(scores, np.array([0, 0, 1, 1]), np.array([0.5, 0.5])), 2)
     2.73
     """
-    known = np.isfinite(scores[np.arange(len(labels)), labels])
-    if not known.any():
+    if not np.isfinite(scores[np.arange(len(labels)), labels]).any():
         return 1.0
-    scores, labels = scores[known], labels[known]
 
     def loss(log_temperature: float) -> float:
-        logits = scores / np.exp(log_temperature) + np.log(prior)
-        return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+        return _losses(scores, labels, prior, np.exp(log_temperature)).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded").x))
 

@@ -11,7 +11,12 @@ from sklearn.preprocessing import normalize
 
 from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.data import BankedData, Rows
-from daso_tf.pseudo_labels.discriminant import Discriminant, Teacher, teach
+from daso_tf.pseudo_labels.discriminant import (
+    Discriminant,
+    Teacher,
+    chosen_shrinkage,
+    teach,
+)
 from daso_tf.step.stored_views import feature_statistics
 
 
@@ -37,7 +42,15 @@ def teacher(data: BankedData) -> Teacher:
         data.labeled.labels,
         (statistics.standardized(views[:, view]) for view in range(min(2, views.shape[1]))),
         data.num_classes,
+        shrinkage=_shrinkage(data),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _shrinkage(data: BankedData) -> float:
+    """Returns the shrinkage of linear discriminant analysis that the labeled images choose."""
+    known = feature_statistics(data).standardized(data.labeled.views[0][:, 0])
+    return chosen_shrinkage(known, data.labeled.labels, data.num_classes)
 
 
 NAMES = {
@@ -64,7 +77,7 @@ def answers(data: BankedData, images: Rows) -> dict[str, np.ndarray]:
     labels, counts = data.labeled.labels, data.labeled_counts
     known = statistics.standardized(data.labeled.views[0][:, 0])
     features = statistics.standardized(images.views[0][:, 0])
-    discriminant = Discriminant.fit(known, labels, data.num_classes)
+    discriminant = Discriminant.fit(known, labels, data.num_classes, _shrinkage(data))
     unit_known, unit_features = normalize(known), normalize(features)
     means = normalize([unit_known[labels == k].mean(axis=0) for k in range(data.num_classes)])
     count = min(_NEIGHBORS, len(labels))
