@@ -27,6 +27,7 @@ import daso_tf
 from daso_tf import augment, balance, pseudo_labels, thresholds
 from daso_tf.encoders.adapter import StandardizedFeatures, StepDropout
 from daso_tf.encoders.applications import ApplicationsInput
+from daso_tf.encoders.normalized_input import NormalizedInput
 from daso_tf.encoders.precision import dtype_policy
 from daso_tf.platform import strategies
 from daso_tf.platform.keras_versions import model_variables, optimizer_variables
@@ -57,7 +58,8 @@ def registered_after_importing_all_modules():
 def encoder():
     """Makes a small encoder with the package's own layers."""
     image = keras.Input((SIZE, SIZE, 3))
-    x = ApplicationsInput("MobileNetV2", STATISTICS["mean"], STATISTICS["std"])(image)
+    x = NormalizedInput(EXAMPLES["mean"], EXAMPLES["std"])(image)
+    x = ApplicationsInput("MobileNetV2", STATISTICS["mean"], STATISTICS["std"])(x)
     x = keras.layers.Dense(D, use_bias=False)(keras.layers.Flatten()(x))
     x = StepDropout(0.25)(StandardizedFeatures()(x))
     return keras.Model(image, daso_tf.encoders.BatchNormalization(negative_slope=0.1)(x))
