@@ -102,6 +102,9 @@ class Rows:
             other: The other rows.
             members: Positions of the images to add.
             labels: The labels of all images, these and the added ones.
+
+        Returns:
+            The rows of both.
         """
         pairs = zip(self.views, other.views, strict=False)
         views = [np.concatenate([own, more[members]]) for own, more in pairs]

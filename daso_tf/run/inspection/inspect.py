@@ -103,8 +103,8 @@ def _inspect(
     write_labeled(folder / "labeled", answers, of_labeled, seems, labeled, neighbors, names)
 
     validation = None if data.validation is None else network.all_of(data.validation)
-    held_out = answers if validation is None else validation
-    limit = threshold(unknown_scores(held_out.plain))
+    # The network has learned the labeled pictures: their scores say nothing about new ones.
+    limit = None if validation is None else threshold(unknown_scores(validation.plain))
     unlabeled = Pictures(data.unlabeled, identity.parts["unlabeled"])
     seen = write_unlabeled(
         folder / "unlabeled", network, unlabeled, labeled, neighbors, names, limit
@@ -136,7 +136,7 @@ def _inspect(
         "labeled" if validation is None else "validation",
         measure(*evaluated, data.labeled_counts.tolist()),
         shares,
-        int((seen.unknown > limit).sum()),
+        None if limit is None else int((seen.unknown > limit).sum()),
         float((seen.weights[known] > 0).mean()) if known.any() else None,
         int((seems >= 0).sum()),
         None if copies is None else len(copies),

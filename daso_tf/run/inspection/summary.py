@@ -29,11 +29,12 @@ class Found(NamedTuple):
         step: The step of the network.
         steps: The steps of the run.
         learner: The learner, and its pseudo-labeler where it has one.
-        held_out: What shares and unknown scores are calibrated on: "validation", or "labeled" for
+        held_out: What shares are calibrated on: "validation", or "labeled" for
             out-of-fold predictions.
         accuracy: How good the network is.
         shares: The estimated shares.
-        unknown: Number of unlabeled pictures that look like no class.
+        unknown: Number of unlabeled pictures that look like no class; None without validation
+            pictures, which tell how pictures of the classes look.
         taught: Share of the unlabeled pictures that are taught; None where that is not known.
         suspected: Number of suspected wrong labels.
         copies: Number of copies across parts; None where they were not searched.
@@ -50,7 +51,7 @@ class Found(NamedTuple):
     held_out: str
     accuracy: Accuracy
     shares: ClassShares
-    unknown: int
+    unknown: int | None
     taught: float | None
     suspected: int
     copies: int | None
@@ -99,11 +100,11 @@ def sentences(found: Found) -> Iterator[str]:
     yield f"Among the unlabeled pictures, the most frequent classes are probably {shares}."
     if found.taught is not None:
         yield f"{_percent(found.taught)} of the unlabeled pictures are sure enough to be taught."
-    yield (
-        f"{found.unknown:,} unlabeled pictures ({_percent(found.unknown / found.unlabeled)}) look "
-        "like none of the classes, at a limit that 5 % of the held-out pictures of the classes "
-        "exceed."
-    )
+    if found.unknown is not None:
+        yield (
+            f"{found.unknown:,} unlabeled pictures ({_percent(found.unknown / found.unlabeled)}) "
+            "look like none of the classes, at a limit that 5 % of the validation pictures exceed."
+        )
     if found.unreadable:
         yield f"{found.unreadable:,} unlabeled pictures could not be read and are left out."
 
@@ -125,7 +126,7 @@ def advice(found: Found) -> Iterator[str]:
             f"Look at the suspected wrong labels ({found.suspected:,}), correct those that are "
             "wrong, and train again."
         )
-    if found.unknown > _MANY_UNKNOWN * found.unlabeled:
+    if found.unknown is not None and found.unknown > _MANY_UNKNOWN * found.unlabeled:
         yield (
             "Look at the pictures that look like no class, and take those of other things out of "
             "the unlabeled pictures."

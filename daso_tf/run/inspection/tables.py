@@ -66,7 +66,7 @@ def write_unlabeled(
     labeled: Pictures,
     neighbors: Neighbors,
     class_names: Sequence[str],
-    unknown_above: float,
+    unknown_above: float | None,
 ) -> Seen:
     """Writes the table of the unlabeled pictures, batch by batch.
 
@@ -77,7 +77,8 @@ def write_unlabeled(
         labeled: The labeled pictures.
         neighbors: Their features.
         class_names: K names.
-        unknown_above: The unknown score above which a picture is called unknown.
+        unknown_above: The unknown score above which a picture is called unknown; None leaves that
+            open.
 
     Returns:
         What was `Seen`.
@@ -107,7 +108,9 @@ def write_unlabeled(
                 "path": [pictures.names[position] for position in answers.positions],
                 "taught_weight": [None if np.isnan(w) else float(w) for w in weights],
                 "unknown_score": unknown.tolist(),
-                "unknown": (unknown > unknown_above).tolist(),
+                "unknown": [None] * len(unknown)
+                if unknown_above is None
+                else (unknown > unknown_above).tolist(),
             }
             confidence = np.array(columns["confidence"])
             seen.append((answers.positions, classes, confidence, unknown, weights))
