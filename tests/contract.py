@@ -55,13 +55,15 @@ def registered_after_importing_all_modules():
     return registered()
 
 
-def encoder():
+def encoder(dropout=False):
     """Makes a small encoder with the package's own layers."""
     image = keras.Input((SIZE, SIZE, 3))
     x = NormalizedInput(EXAMPLES["mean"], EXAMPLES["std"])(image)
     x = ApplicationsInput("MobileNetV2", STATISTICS["mean"], STATISTICS["std"])(x)
     x = keras.layers.Dense(D, use_bias=False)(keras.layers.Flatten()(x))
-    x = StepDropout(0.25)(StandardizedFeatures()(x))
+    x = StandardizedFeatures()(x)
+    if dropout:
+        x = StepDropout(0.25)(x)
     return keras.Model(image, daso_tf.encoders.BatchNormalization(negative_slope=0.1)(x))
 
 
@@ -300,6 +302,8 @@ def learner_of(case, policy=None, **compile_arguments):
         arguments[name] = part(**examples(part))
         if "balance" in getattr(part, "refuses", ()):
             arguments.pop("test_logit_adjustment", None)
+    if case.learner is daso_tf.Supervised:  # its single view has the same rows on every replica
+        arguments["encoder"] = encoder(dropout=True)
     learner = case.learner(**arguments)
     optimizer = daso_tf.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True)
     if case.learner is daso_tf.Supervised:  # with this epsilon, small gradients move little

@@ -163,8 +163,7 @@ def fit(case, **compile_arguments):
 @every_case
 def test_several_steps_per_execution_are_the_same_steps(case):
     together = fit(case, steps_per_execution=2)
-    # Another function rounds differently, and ReMixMatch with dropout amplifies it to 4e-5.
-    assert contract.difference(state(trained(case)[0]), together) < 1e-4
+    assert contract.difference(state(trained(case)[0]), together) < 1e-5
 
 
 @every_case

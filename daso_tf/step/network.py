@@ -83,6 +83,7 @@ class AveragedNetwork:
                 there is a frozen encoder, mapped to its features; or rows of a feature bank
                 `(batch, views, F)`, whose first view is the present one.
         """
+        images = tf.convert_to_tensor(images)
         if images.shape.rank == 3:
             return tf.cast(images[:, 0], tf.float32)
         images = normalize(resize(images, (self.resolution, self.resolution)), self.mean, self.std)
