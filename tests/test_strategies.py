@@ -103,7 +103,7 @@ def test_methods_with_a_memory_step_as_on_one_device():
         text=True,
     )
     differences = json.loads(finished.stdout.splitlines()[-1])
-    assert len(differences) == 6
+    assert len(differences) == 7
     assert {name: value for name, value in differences.items() if value > 1e-5} == {}
 
 
