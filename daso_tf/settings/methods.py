@@ -823,14 +823,18 @@ LEARNERS = {
     ),
     "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
 }
-# The names of the flags of all methods: each has an effect only where its method is chosen.
-FLAGS = frozenset(
-    flag.name
-    for table in (PSEUDO_LABELERS, THRESHOLDS, SUPERVISED_LOSSES, BALANCED_HEADS, LEARNERS)
-    for entry in table.values()
-    if entry is not None
-    for flag in entry.flags
-) | {flag.name for flag in SELF_TRAINING_FLAGS}
+# The names of the flags of all methods: each has an effect only where its method is chosen. The size
+# of a batch, which some methods know, has one everywhere.
+FLAGS = (
+    frozenset(
+        flag.name
+        for table in (PSEUDO_LABELERS, THRESHOLDS, SUPERVISED_LOSSES, BALANCED_HEADS, LEARNERS)
+        for entry in table.values()
+        if entry is not None
+        for flag in entry.flags
+    )
+    | {flag.name for flag in SELF_TRAINING_FLAGS}
+) - {BATCH_SIZE.name, UNLABELED_RATIO.name}
 
 
 # What suits a small network on frozen features, with every learner: it overfits within some hundred
