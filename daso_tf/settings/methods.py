@@ -823,8 +823,8 @@ LEARNERS = {
     ),
     "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
 }
-# The names of the flags of all methods: each has an effect only where its method is chosen. The size
-# of a batch, which some methods know, has one everywhere.
+# The names of the flags of all methods: each has an effect only where its method is chosen. The
+# size of a batch, which some methods know, has one everywhere.
 FLAGS = (
     frozenset(
         flag.name
