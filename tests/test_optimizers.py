@@ -100,7 +100,9 @@ def test_steps_are_those_of_the_papers(name, expected, left_to_the_learner):
 
 
 def test_an_unknown_optimizer_is_refused_with_the_allowed_ones():
-    with pytest.raises(ValueError, match="no optimizer 'sgdm'; allowed: sgd, adam, pytorch_adam, adamw, lamb"):
+    with pytest.raises(
+        ValueError, match="no optimizer 'sgdm'; allowed: sgd, adam, pytorch_adam, adamw, lamb"
+    ):
         optimizers.build("sgdm", RATE)
 
 

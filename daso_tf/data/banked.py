@@ -29,9 +29,15 @@ class BankedData(SemiSupervisedData):
 
     Example:
 
-    ```python
-    banked = daso_tf.feature_bank(data, daso_tf.encoders.efficientnet_lite0(), cache_dir="bank")
-    ```
+    `daso_tf.feature_bank` makes it; by hand:
+
+    >>> rows = daso_tf.data.Rows([np.zeros((2, 1, 4), np.float16)], [0, 1], size=(8, 8))
+    >>> statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    >>> parts = {"labeled": rows, "unlabeled": rows, "validation": None, "test": None}
+    >>> encoder = daso_tf.encoders.wide_resnet(10, 1, (8, 8, 3))
+    >>> more = {"class_names": ("ant", "bee"), "encoder": encoder, "resolution": 8}
+    >>> BankedData(**parts, **statistics, **more).num_classes
+    2
     """
 
     # Rows have the interface of images.

@@ -47,8 +47,8 @@ class TeacherPseudoLabeler(PseudoLabeler):
     >>> labeler.build([(None, 2), (None, 4)])  # 2 classes, 4 features
     >>> nothing = tf.fill((1, 2), 0.5)
     >>> labels = labeler(nothing, tf.zeros((1, 4)), step=0, positions=tf.constant([1]))
-    >>> labels.target.numpy().round(3).tolist()
-    [[0.2, 0.8]]
+    >>> [round(float(share), 3) for share in labels.target[0]]
+    [0.2, 0.8]
     """
 
     asks_for = frozenset({"positions", "margins"})
