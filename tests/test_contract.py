@@ -163,8 +163,9 @@ def fit(case, **compile_arguments):
 @every_case
 def test_several_steps_per_execution_are_the_same_steps(case):
     together = fit(case, steps_per_execution=2)
-    # Adam amplifies what another function rounds differently: 1.1e-5 with Keras 2.15.
-    assert contract.difference(state(trained(case)[0]), together) < 2e-5
+    # Another function rounds differently (2e-5 with MixMatch and Keras 2.15); another step or seed
+    # would change far more.
+    assert contract.difference(state(trained(case)[0]), together) < 1e-4
 
 
 @every_case
