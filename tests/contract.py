@@ -298,12 +298,12 @@ def learner_of(case, policy=None, **compile_arguments):
     not_given = {"microbatches", *map(_argument_for, registered().values())} - {"weak"}
     with dtype_policy(policy):
         arguments = examples(case.learner, constructor_arguments(case.learner).keys() - not_given)
+        if case.learner is daso_tf.Supervised:  # its one view has the same rows on every replica
+            arguments["encoder"] = encoder(dropout=True)
     for name, part in case.parts:
         arguments[name] = part(**examples(part))
         if "balance" in getattr(part, "refuses", ()):
             arguments.pop("test_logit_adjustment", None)
-    if case.learner is daso_tf.Supervised:  # its single view has the same rows on every replica
-        arguments["encoder"] = encoder(dropout=True)
     learner = case.learner(**arguments)
     optimizer = daso_tf.optimizers.SGD(WarmUp(0.05, steps=2), momentum=0.9, nesterov=True)
     if case.learner is daso_tf.Supervised:  # with this epsilon, small gradients move little
