@@ -11,7 +11,7 @@ from daso_tf.settings.flag import integer, location
 from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 
-_OF_RUN = ("best", "data_dir", "evaluation_batch_size")  # what may differ from the run
+_OF_RUN = ("best", "cache_dir", "data_dir", "evaluation_batch_size")  # what may differ from the run
 
 
 def main(settings: Settings, arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 
 # What may differ from the run. The other flags are those of its flag file.
-_OF_RUN = ("best", "data_dir", "evaluation_batch_size")
+_OF_RUN = ("best", "cache_dir", "data_dir", "evaluation_batch_size")
 
 
 def main(settings: Settings, arguments: list[str]) -> int:

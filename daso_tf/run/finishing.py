@@ -86,6 +86,9 @@ def report(settings: Settings, step: int | None = None) -> Path:
     check_reportable(settings.model_dir, run_data.data)
     step = _chosen(settings, checkpoints, results, step)
     learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
+    if settings.answer != "run":  # the twin may be what is exported
+        with reading(run_data.data):
+            learner, *_ = _answer(settings, run_data.data, learner, results)
     return inspect(settings, run_data.data, run_data.identity, learner, results)
 
 

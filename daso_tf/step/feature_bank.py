@@ -339,12 +339,12 @@ _NOT_OF_VIEWS = ("name", "trainable", "dtype")
 
 
 def _pictures_digest(part: Images | ImageFiles) -> str:
-    """Returns a digest of the pixels of images, or of the files where they stay there."""
+    """Returns a digest of the files of images, read already or not, or of pixels without files."""
     digest = hashlib.sha256(repr((len(part), part.size)).encode())
-    if isinstance(part, Images):
+    if part.files is None:
+        assert isinstance(part, Images)
         digest.update(np.ascontiguousarray(part.images).data)
         return digest.hexdigest()
-    digest.update(repr(part.max_megapixels).encode())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for of_file in pool.map(_file_digest, part.files):
             digest.update(of_file)

@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from daso_tf.pseudo_labels.discriminant import folds
+
 FOLDS = 5
 _LEAST = 1e-6  # probability of a class that a head has not seen
 
@@ -50,10 +52,7 @@ def out_of_fold(
     >>> found.probabilities.argmax(axis=1).tolist() == [0] * 10 + [1] * 10
     True
     """
-    rng = np.random.default_rng(seed)
-    by_class = [rng.permutation(np.flatnonzero(labels == k)) for k in range(num_classes)]
-    fold = np.empty(len(labels), np.int64)
-    fold[np.concatenate(by_class)] = np.arange(len(labels)) % FOLDS
+    fold = folds(labels, FOLDS, seed)
     probabilities = np.full((len(labels), num_classes), np.nan)
     for number in np.unique(fold):
         inside = fold == number
