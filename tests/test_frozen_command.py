@@ -66,7 +66,7 @@ def test_a_run_says_what_unlabeled_images_changed(student):
         assert row in output
     results = json.loads((model_dir / "results.json").read_text())
     assert results["comparison"]["parts"]["test"].keys() >= {"run", "labels_only", "neighbors"}
-    assert results["comparison"]["changes"]["test"].keys() == {"all", "head", "middle", "tail"}
+    assert results["comparison"]["changes"]["test"].keys() == {"all", "head", "medium", "tail"}
     answer = results["comparison"]["answer"]
     assert answer["by"] == "validation" and f"{answer['exported']}" in ("run", "labels_only")
     own = results["comparison"]["parts"]["test"][answer["exported"]]

@@ -250,4 +250,4 @@ def test_changes_are_means_over_the_classes_of_a_third():
 
 def test_classes_without_images_do_not_count():
     found = comparison.changes(np.array([True]), np.array([False]), np.array([1]), [5, 3, 2])
-    assert found == {name: {"change": 1, "standard_error": 0} for name in ("all", "middle")}
+    assert found == {name: {"change": 1, "standard_error": 0} for name in ("all", "medium")}

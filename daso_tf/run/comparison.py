@@ -25,9 +25,9 @@ from daso_tf.settings.build import build_learner
 from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
+from daso_tf.step.calibration import THIRDS, thirds
 
 ANSWERS = ("run", "labels_only", "auto")
-THIRDS = ("head", "middle", "tail")
 _FOLDS = 5
 
 
@@ -152,11 +152,11 @@ def changes(
     >>> labels = np.repeat([0, 1, 2], 4)
     >>> ours, theirs = labels >= 0, labels < 2
     >>> {name: found["change"] for name, found in changes(ours, theirs, labels, [9, 5, 1]).items()}
-    {'all': 0.3333333333333333, 'head': 0.0, 'middle': 0.0, 'tail': 1.0}
+    {'all': 0.3333333333333333, 'head': 0.0, 'medium': 0.0, 'tail': 1.0}
     """
     difference = ours.astype(float) - theirs.astype(float)
     found = {}
-    groups = {"all": np.arange(len(labeled_counts)), **thirds(labeled_counts)}
+    groups = {"all": list(range(len(labeled_counts))), **thirds(labeled_counts)}
     for name, classes in groups.items():
         of_classes = [difference[labels == k] for k in classes if (labels == k).any()]
         if not of_classes:
@@ -167,16 +167,6 @@ def changes(
             "standard_error": math.sqrt(variance) / len(of_classes),
         }
     return found
-
-
-def thirds(labeled_counts: Sequence[int]) -> dict[str, np.ndarray]:
-    """Returns the classes of each third, those with the most labeled images first.
-
-    Args:
-        labeled_counts: Labeled images of each class.
-    """
-    order = np.argsort(-np.asarray(labeled_counts), kind="stable")
-    return dict(zip(THIRDS, np.array_split(order, 3), strict=True))
 
 
 def _twin(settings: Settings, data: BankedData) -> Learner:
@@ -299,10 +289,10 @@ def _lines(content: dict[str, Any], labeled_counts: Sequence[int]) -> Iterator[s
 
 def _by_third(recall: Sequence[float | None], labeled_counts: Sequence[int]) -> list[str]:
     known = np.array([np.nan if share is None else share for share in recall], float)
-    groups: list[np.ndarray] = [np.arange(len(known)), *thirds(labeled_counts).values()]
+    groups = [list(range(len(known))), *thirds(labeled_counts).values()]
     return [
-        "-" if np.isnan(known[group]).all() else f"{100 * np.nanmean(known[group]):.1f}"
-        for group in groups
+        "-" if np.isnan(of_group).all() else f"{100 * np.nanmean(of_group):.1f}"
+        for of_group in (known[np.array(group, int)] for group in groups)
     ]
 
 

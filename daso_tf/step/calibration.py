@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 BINS = 15  # of equally many images, as far as possible
+THIRDS = ("head", "medium", "tail")
 _FEWEST_CLASSES_IN_THIRDS = 6  # below, each class stands alone
 
 
@@ -62,16 +63,33 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
     )
 
 
-def class_groups(labeled_counts: Sequence[int] | np.ndarray) -> dict[str, list[int]]:
-    """Divides the classes into thirds by their number of labeled images.
+def thirds(labeled_counts: Sequence[int] | np.ndarray) -> dict[str, list[int]]:
+    """Divides the classes into thirds by their number of labeled images, the largest first.
 
     Args:
         labeled_counts: Labeled images of each class, K numbers.
 
     Returns:
-        The classes of "head", "medium" and "tail", which have equally many classes as far as
-        possible; the larger groups come first. Of fewer than six classes each stands alone: its
-        number is then the name of the group.
+        The classes by the names of `THIRDS`; as many in each as far as possible.
+
+    Example:
+
+    >>> thirds([9, 1, 4, 8])
+    {'head': [0, 3], 'medium': [2], 'tail': [1]}
+    """
+    by_size = np.argsort(-np.asarray(labeled_counts), kind="stable")
+    of_names = zip(THIRDS, np.array_split(by_size, len(THIRDS)), strict=True)
+    return {name: third.tolist() for name, third in of_names}
+
+
+def class_groups(labeled_counts: Sequence[int] | np.ndarray) -> dict[str, list[int]]:
+    """Divides the classes into thirds, or into single classes if there are fewer than six.
+
+    Args:
+        labeled_counts: Labeled images of each class, K numbers.
+
+    Returns:
+        The `thirds`; or each class alone, whose number is then the name of the group.
 
     Example:
 
@@ -82,11 +100,7 @@ def class_groups(labeled_counts: Sequence[int] | np.ndarray) -> dict[str, list[i
     """
     if len(labeled_counts) < _FEWEST_CLASSES_IN_THIRDS:
         return {str(k): [k] for k in range(len(labeled_counts))}
-    by_size = np.argsort(-np.asarray(labeled_counts), kind="stable")
-    thirds = np.array_split(by_size, 3)
-    return {
-        name: third.tolist() for name, third in zip(("head", "medium", "tail"), thirds, strict=True)
-    }
+    return thirds(labeled_counts)
 
 
 def calibration(
