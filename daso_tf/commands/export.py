@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from daso_tf.commands import terminal
+from daso_tf.commands.of_run import STEP, changed_settings, folder_of_run
 from daso_tf.run.exported import FORMATS
 from daso_tf.run.finishing import export
 from daso_tf.run.lock import one_run
@@ -38,10 +39,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    if len(arguments) != 1:
-        return terminal.fail("needs one argument, the folder of a training run: daso-tf export RUN")
-    if settings.step is not None and settings.best:
-        return terminal.fail("--step and --best both say which step; give one of them")
+    folder, changed = folder_of_run("export", arguments), changed_settings(settings, _OF_RUN)
     formats = settings.format.split(",")
     if wrong := [name for name in formats if name not in FORMATS]:
         return terminal.fail(
@@ -52,11 +50,8 @@ def main(settings: Settings, arguments: list[str]) -> int:
         return terminal.fail(
             f"--side={settings.side}, but a SavedModel takes images of any size; leave it out"
         )
-    changed = {name: settings[name] for name in _OF_RUN if name in settings.given}
     changed.pop("export_dir", None)
-    if settings.step is not None:
-        changed["best"] = False
-    of_run = settings_of(Path(arguments[0]), **changed)
+    of_run = settings_of(folder, **changed)
     export_dir = settings.export_dir or of_run.export_dir
     own = Path(export_dir).resolve() == Path(of_run.export_dir).resolve()
     # Another export changes nothing of the run, which may go on meanwhile.
@@ -75,13 +70,7 @@ COMMAND = terminal.Command(
     "export",
     main,
     flags=(
-        integer(
-            "step",
-            None,
-            "[1, inf)",
-            "A step that has a checkpoint.",
-            shown_default="the newest one; the best one if the run has --best",
-        ),
+        STEP,
         string(
             "format",
             "saved_model",

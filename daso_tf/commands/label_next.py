@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from daso_tf.commands import terminal
+from daso_tf.commands.of_run import changed_settings, folder_of_run
 from daso_tf.run.finishing import label_next
 from daso_tf.run.of_folder import settings_of
 from daso_tf.settings.flag import integer, location
@@ -24,12 +25,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    if len(arguments) != 1:
-        return terminal.fail(
-            "needs one argument, the folder of a training run: daso-tf label-next RUN"
-        )
-    folder = Path(arguments[0])
-    changed = {name: settings[name] for name in _OF_RUN if name in settings.given}
+    folder, changed = folder_of_run("label-next", arguments), changed_settings(settings, _OF_RUN)
     path = Path(settings.output or folder / "next.csv")
     label_next(settings_of(folder, **changed, stream="true"), settings.count, path)
     print(f"Wrote {path}. Fill in the labels of its first {settings.count} rows.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from daso_tf.commands import terminal
+from daso_tf.commands.of_run import STEP, changed_settings, folder_of_run
 from daso_tf.run.finishing import report
 from daso_tf.run.lock import one_run
 from daso_tf.run.of_folder import settings_of
-from daso_tf.settings.flag import integer
 from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 
@@ -26,15 +24,9 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    if len(arguments) != 1:
-        return terminal.fail("needs one argument, the folder of a training run: daso-tf report RUN")
-    if settings.step is not None and settings.best:
-        return terminal.fail("--step and --best both say which step; give one of them")
-    changed = {name: settings[name] for name in _OF_RUN if name in settings.given}
-    if settings.step is not None:
-        changed["best"] = False
+    folder, changed = folder_of_run("report", arguments), changed_settings(settings, _OF_RUN)
     # Files are read when they are needed, so that their number does not matter.
-    of_run = settings_of(Path(arguments[0]), **changed, stream="true")
+    of_run = settings_of(folder, **changed, stream="true")
     with one_run(of_run):
         page = report(of_run, settings.step)
     print(f"Wrote {page}, and the tables next to it.")
@@ -45,13 +37,7 @@ COMMAND = terminal.Command(
     "report",
     main,
     flags=(
-        integer(
-            "step",
-            None,
-            "[1, inf)",
-            "A step that has a checkpoint.",
-            shown_default="the newest one; the best one if the run has --best",
-        ),
+        STEP,
         *(TRAIN[name] for name in _OF_RUN),
     ),
     usage="RUN",
