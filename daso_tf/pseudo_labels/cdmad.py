@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from daso_tf.platform import replicas
 from daso_tf.platform.checks import checked_distribution, checked_whole_number
 from daso_tf.platform.epoch_start import epoch_begins
+from daso_tf.pseudo_labels.distribution_alignment import DistributionAlignment
 from daso_tf.pseudo_labels.pseudo_labeler import (
     OWN_LOSSES,
     Logits,
@@ -21,8 +21,6 @@ from daso_tf.pseudo_labels.pseudo_labeler import (
     debiased,
 )
 
-_WINDOW = 128  # batches
-_ALIGNED_TINY = 1e-6  # avoids a division by zero for classes without predictions
 _TINY = 1e-8  # is added to the probability within the logarithm, and part of the function
 
 
@@ -83,19 +81,14 @@ class CDMADPseudoLabeler(PseudoLabeler):
         self.aligned_counts = aligned_counts
 
     def build(self, input_shape: Sequence[Any]) -> None:
-        """Creates the memory of mean predictions, if they are aligned; see `PseudoLabeler`."""
+        """Creates the alignment, if predictions are aligned; see `PseudoLabeler`."""
         (_, num_classes), _ = input_shape
         if self.aligned_counts is not None:
             checked_num_classes("aligned_counts", self.aligned_counts, num_classes)
-            self.batch_means, self.batches_seen, self.epoch = (
-                self.add_weight(
-                    name=name, shape=shape, initializer="zeros", trainable=False, dtype=dtype
-                )
-                for name, shape, dtype in (
-                    ("batch_means", (_WINDOW, num_classes), "float32"),
-                    ("batches_seen", (), "int64"),
-                    ("epoch", (), "int64"),
-                )
+            self.alignment = DistributionAlignment(self.aligned_counts, name="alignment")
+            self.alignment.build((None, num_classes))
+            self.epoch = self.add_weight(
+                name="epoch", shape=(), initializer="zeros", trainable=False, dtype="int64"
             )
         self.built = True
 
@@ -144,26 +137,14 @@ class CDMADPseudoLabeler(PseudoLabeler):
             "aligned_counts": self.aligned_counts and list(self.aligned_counts),
         }
 
-    def mean_prediction(self) -> tf.Tensor:
-        """Returns the mean of the batches in the window, float32 `(K,)`; only with alignment."""
-        filled = tf.cast(tf.minimum(tf.convert_to_tensor(self.batches_seen), _WINDOW), tf.float32)
-        return tf.reduce_sum(self.batch_means, axis=0) / filled
-
     def _aligned(self, probabilities: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Remembers the mean of a batch of predictions and aligns them."""
+        """Aligns a batch of predictions by those of the epoch so far."""
         if self.aligned_counts is None:
             return probabilities
-        kept = tf.where(epoch_begins(self.epoch, step, self.epoch_steps), 0, 1)
-        seen = tf.convert_to_tensor(self.batches_seen) * tf.cast(kept, tf.int64)
-        place = tf.cast(seen % _WINDOW, tf.int32)
-        batch_mean = replicas.mean(tf.reduce_mean(probabilities, axis=0, keepdims=True))
-        before = tf.convert_to_tensor(self.batch_means) * tf.cast(kept, tf.float32)
-        means = tf.tensor_scatter_nd_update(before, place[None, None], batch_mean)
-        self.batch_means.assign(means)
-        self.batches_seen.assign(seen + 1)
-        counts = tf.constant(self.aligned_counts, tf.float32) + _ALIGNED_TINY
-        aligned = probabilities * counts / (self.mean_prediction() + _ALIGNED_TINY)
-        return aligned / tf.reduce_sum(aligned, axis=-1, keepdims=True)
+        begins = epoch_begins(self.epoch, step, self.epoch_steps)
+        for memory in self.alignment.weights:
+            memory.assign(tf.where(begins, tf.zeros_like(memory), memory))
+        return self.alignment(probabilities)
 
 
 def bounded_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -296,7 +296,7 @@ class _Run:
         if isinstance(labeler, DARPPseudoLabeler):
             values |= {"predictions": labeler.predictions, "refined": labeler.refined}
         if isinstance(self.model, ReMixMatch) and self.model.distribution_alignment is not None:
-            values["alignment_mean"] = _mean_prediction(self.model.distribution_alignment)
+            values["alignment_mean"] = mean_prediction(self.model.distribution_alignment)
         return values
 
     def _compare_weights(self, name: str, key: str, of: Callable[[tf.Variable], Any]) -> None:
@@ -371,7 +371,7 @@ def _continue_window(model: Learner, before: Learner) -> None:
         ours.alignment.batches_seen.assign(theirs.alignment.batches_seen)
 
 
-def _mean_prediction(alignment: DistributionAlignment) -> np.ndarray:
+def mean_prediction(alignment: DistributionAlignment) -> np.ndarray:
     """Returns the mean of the batches in an alignment's window."""
     seen = min(int(np.asarray(alignment.batches_seen)), alignment.window)
     return np.sum(np.asarray(alignment.batch_means), axis=0) / seen

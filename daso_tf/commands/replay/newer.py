@@ -19,6 +19,7 @@ from daso_tf.balance import ACR
 from daso_tf.balance.balanced_head import AveragedFeatures, Features
 from daso_tf.commands.replay import newer_logits
 from daso_tf.commands.replay.comparison import EXACTLY, FLOAT, Comparison, Result
+from daso_tf.commands.replay.network import mean_prediction
 from daso_tf.commands.replay.newer_logits import Config, Trace, of_acr, parts_of, positions_of
 from daso_tf.encoders import wide_resnet
 from daso_tf.encoders.batch_normalization import batch_norms_of
@@ -286,7 +287,7 @@ class _Run:
                     "weight_u": self._weight("loss_u", step),
                 }
                 if labeler.aligned_counts is not None:
-                    found["mean_prediction"] = labeler.mean_prediction()
+                    found["mean_prediction"] = mean_prediction(labeler.alignment)
         elif isinstance(head, ACR):
             weak, balanced = noted["weak_logits"], noted["balanced"]
             found |= of_acr(head, outcome, weak, balanced, positions, step)
