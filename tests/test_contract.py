@@ -34,6 +34,10 @@ CLASSES = contract.registered()
 LEARNERS = {n: c for n, c in CLASSES.items() if issubclass(c, daso_tf.Learner)}
 CASES = contract.cases()
 TESTS = Path(__file__).parent
+# The largest difference (`contract.difference`) of two programs that compute the same steps. Each
+# sums in another order. Measured: 2e-5 (several steps per execution, MixMatch, Keras 2.15) and
+# 1.2e-5 (two replicas, LDAM, whose logits are multiplied by 30). Other steps change far more.
+ROUNDING = 1e-4
 
 every_class = pytest.mark.parametrize("cls", CLASSES.values(), ids=list(CLASSES))
 every_learner = pytest.mark.parametrize("cls", LEARNERS.values(), ids=list(LEARNERS))
@@ -163,9 +167,7 @@ def fit(case, **compile_arguments):
 @every_case
 def test_several_steps_per_execution_are_the_same_steps(case):
     together = fit(case, steps_per_execution=2)
-    # Another function rounds differently (2e-5 with MixMatch and Keras 2.15); another step or seed
-    # would change far more.
-    assert contract.difference(state(trained(case)[0]), together) < 1e-4
+    assert contract.difference(state(trained(case)[0]), together) < ROUNDING
 
 
 @every_case
@@ -479,7 +481,7 @@ def test_two_replicas_compute_the_same_steps(case, other_process):
         assert [value.shape for value in replicas] == [value.shape for value in alone]
         assert all(np.isfinite(value).all() for value in replicas)
     else:
-        assert contract.difference(alone, replicas) < 1e-5
+        assert contract.difference(alone, replicas) < ROUNDING
 
 
 @every_case
@@ -489,4 +491,4 @@ def test_xla_computes_the_same_steps(case, other_process):
             learner_of(case, jit_compile=True)
     else:
         compiled = state_in(other_process() / "xla", case)
-        assert contract.difference(state(trained(case)[0]), compiled) < 1e-4
+        assert contract.difference(state(trained(case)[0]), compiled) < ROUNDING
