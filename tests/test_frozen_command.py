@@ -12,6 +12,7 @@ from command import arguments, completed, run_train
 from daso_tf.commands import export, predict, terminal
 from daso_tf.platform.npz import ArrayFile
 from daso_tf.run import comparison
+from daso_tf.settings import combinations
 
 FROZEN = dict(freeze_encoder=True, adapter_units=8, bank_weak_views=2, bank_strong_views=1)
 
@@ -57,6 +58,22 @@ def test_the_defaults_are_those_for_frozen_features():
     assert (settings.learning_rate, settings.pseudo_labeler) == (0.03, "linear")
     settings = completed("--dataset=digits")
     assert (settings.learner, settings.weight_decay, settings.cosine) == ("fixmatch", 5e-4, "none")
+
+
+@pytest.mark.parametrize(
+    "balance",
+    [
+        "--balanced_head=abc",
+        "--balanced_head=acr --pseudo_labeler=linear",
+        "--supervised_loss=ldam --learner=supervised",
+        "--pseudo_labeler=simpro",
+        "--pseudo_labeler=daso --test_logit_adjustment=1",
+    ],
+)
+def test_another_way_to_counter_the_imbalance_replaces_the_default(balance):
+    settings = completed("--dataset=digits", "--freeze_encoder", *balance.split())
+    assert settings.logit_adjustment == 0
+    combinations.check(settings)
 
 
 def test_a_run_says_what_unlabeled_images_changed(student):

@@ -862,8 +862,21 @@ def defaults(settings: Settings) -> dict[str, Any]:
     entry = LEARNERS[settings.with_defaults(chosen).learner]
     of_methods = {**entry.defaults, **PSEUDO_LABELERS[settings.pseudo_labeler].defaults}
     if settings.freeze_encoder:
-        return {**of_methods, **FROZEN_DEFAULTS, **entry.frozen_defaults, **chosen}
+        frozen = {**of_methods, **FROZEN_DEFAULTS, **entry.frozen_defaults, **chosen}
+        if _counters_imbalance(settings):
+            del frozen["logit_adjustment"]  # both would counter it twice
+        return frozen
     return of_methods
+
+
+def _counters_imbalance(settings: Settings) -> bool:
+    """Whether settings have something else than logit adjustment against the imbalance."""
+    return (
+        settings.supervised_loss != "cross_entropy"
+        or settings.balanced_head != "none"
+        or settings.test_logit_adjustment > 0
+        or "balance" in PSEUDO_LABELERS[settings.pseudo_labeler].make.refuses
+    )
 
 
 LEARNER = choice("learner", "fixmatch", LEARNERS, "Which views are made and which losses summed.")
