@@ -21,9 +21,10 @@ PAGES = sorted((ROOT / "docs").rglob("*.md")) + sorted(ROOT.glob("*.md"))
 METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
 problems = runpy.run_path(str(ROOT / "docs" / "check.py"))["problems"]
 
-# Mentioned besides the flags of the commands: absl's flags, a placeholder, flags of other programs
-# and of benchmarks/methods.py.
-OTHERS = {"flagfile", "help", "name", "constraint", "logdir", "nodes", "method", "output", "seeds"}
+# Mentioned in addition to the flags of the commands: absl's flags, placeholders, flags of other
+# programs and of benchmarks/.
+OTHERS = {"flagfile", "help", "name", "even_decay", "constraint", "logdir", "nodes"}
+OTHERS |= {"method", "output", "seeds", "shard", "track"}
 
 
 def flag_names():
