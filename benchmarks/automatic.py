@@ -5,8 +5,9 @@
 The folder `--pictures` has train/<class>/*.jpg and test/<class>/*.jpg, such as CIFAR-10 as JPEG
 files. For each seed, a folder is drawn from it: five classes with 40, 22, 12, 7 and 4 labeled
 pictures, 800 unlabeled pictures in the same proportions, and 300 test pictures of each class. Every
-setting is trained on it with the same command, export included. All of them have the same time: the
-settings of the grid take the number of steps that is chosen for them.
+setting is trained on it with the same command, export included. The settings of the grid take the
+number of steps that is chosen for them, unless they name it. The features of a frozen encoder are
+computed by the first run that needs them, which the minutes show.
 
 Each finished run is a line in `rows.jsonl`. The same command again repeats only the runs that are
 not finished, so that the minutes are those of whole runs. Further flags go to every run:
@@ -36,27 +37,28 @@ LABELED = (40, 22, 12, 7, 4)
 UNLABELED = (376, 207, 113, 66, 38)
 TEST = 300
 AUTOMATIC = "automatic: "
-DASO = "--pseudo_labeler=daso"
-FIXMATCH = "--pseudo_labeler=linear"
+SCRATCH = "--nofreeze_encoder --encoder=wrn_10_2 --resolution=16"
+# What someone would try by hand: other methods, networks, rates and lengths, and no frozen encoder.
+# What a setting does not name is chosen automatically.
 GRID = (
-    f"wrn_10_1, 16: {DASO} --encoder=wrn_10_1 --resolution=16",
-    f"average of the paper: {DASO} --encoder=wrn_10_2 --resolution=16 --ema_decay=0.999",
-    f"wrn_16_2, 16: {DASO} --encoder=wrn_16_2 --resolution=16",
-    f"wrn_28_2, 16: {DASO} --encoder=wrn_28_2 --resolution=16",
-    f"wrn_10_2, 24: {DASO} --encoder=wrn_10_2 --resolution=24",
-    f"wrn_10_2, 32: {DASO} --encoder=wrn_10_2 --resolution=32",
-    f"wrn_28_2, 32: {DASO} --encoder=wrn_28_2 --resolution=32",
-    f"no adjustment: {DASO} --encoder=wrn_10_2 --resolution=16 --test_logit_adjustment=0",
-    f"adjusted in the loss: {DASO} --encoder=wrn_10_2 --resolution=16 --logit_adjustment=1",
-    f"batch 32, ratio 2: {DASO} --encoder=wrn_10_2 --resolution=16"
-    " --batch_size=32 --unlabeled_ratio=2",
-    f"batch 64, ratio 2: {DASO} --encoder=wrn_10_2 --resolution=16"
-    " --batch_size=64 --unlabeled_ratio=2",
-    f"fixmatch: {FIXMATCH} --encoder=wrn_10_2 --resolution=16",
-    f"fixmatch, 0.7: {FIXMATCH} --encoder=wrn_10_2 --resolution=16 --confidence_threshold=0.7",
-    f"freematch: {FIXMATCH} --threshold=freematch --encoder=wrn_10_2 --resolution=16",
-    f"abc: {DASO} --encoder=wrn_10_2 --resolution=16 --balanced_head=abc",
-    "labels only: --learner=supervised --encoder=wrn_10_2 --resolution=16",
+    "labels only: --learner=supervised",
+    "fixmatch: --pseudo_labeler=linear",
+    "fixmatch + daso: --pseudo_labeler=daso",
+    "fixmatch + freematch: --pseudo_labeler=linear --threshold=freematch",
+    "fixmatch + simpro: --pseudo_labeler=simpro",
+    "no adapter: --adapter=none",
+    "wide adapter: --adapter_units=1024",
+    "learning rate 0.1: --learning_rate=0.1",
+    "learning rate 0.01: --learning_rate=0.01",
+    "weight decay 0.001: --weight_decay=0.001",
+    "weight decay 0.1: --weight_decay=0.1",
+    "unlabeled weight 1: --unlabeled_weight=1",
+    "unlabeled weight 4: --unlabeled_weight=4",
+    "400 steps: --steps=400",
+    "2,000 steps: --steps=2000",
+    "128 pixels: --resolution=128",
+    f"from scratch: --pseudo_labeler=daso {SCRATCH}",
+    f"from scratch, labels only: --learner=supervised {SCRATCH}",
 )
 
 
