@@ -11,8 +11,8 @@ import pytest
 from command import arguments, run_train
 
 # What these files test does not depend on the version of Keras or TensorFlow: image files and
-# folders, splits, flags, documents, locks, damaged files, signals, reports, what commands write, and
-# which step of a run is evaluated, exported or continued. They run with the newest versions.
+# folders, splits, flags, documents, locks, damaged files, signals, reports, the output of commands,
+# and which step of a run is evaluated, exported or continued. They run with the newest versions.
 ANY_VERSION = (
     "test_augment_preview.py",
     "test_automatic.py",
