@@ -7,7 +7,16 @@ from daso_tf.platform import quiet
 with quiet.start():
     import tensorflow  # noqa: F401  # before everything else, so that a command starts quietly
 
-from daso_tf import augment, balance, data, encoders, learners, pseudo_labels, thresholds
+from daso_tf import (
+    augment,
+    balance,
+    data,
+    encoders,
+    learners,
+    open_set,
+    pseudo_labels,
+    thresholds,
+)
 from daso_tf.learners import (
     DASO,
     USADTM,
@@ -46,6 +55,7 @@ __all__ = [
     "learners",
     "losses",
     "metrics",
+    "open_set",
     "optimizers",
     "pseudo_labels",
     "thresholds",

@@ -24,7 +24,7 @@ import tensorflow as tf
 from channels import STATISTICS
 
 import daso_tf
-from daso_tf import augment, balance, pseudo_labels, thresholds
+from daso_tf import augment, balance, open_set, pseudo_labels, thresholds
 from daso_tf.encoders.adapter import StandardizedFeatures, StepDropout
 from daso_tf.encoders.applications import ApplicationsInput
 from daso_tf.encoders.normalized_input import NormalizedInput
@@ -115,8 +115,9 @@ EXAMPLES = {
     "weight_decay": 1e-3,
 }
 # Arguments without an example: `dtype` is of Keras in every layer; the targets of a teacher are a
-# weight; a frozen encoder needs another kind of encoder, as in `test_feature_bank.py`.
-NO_EXAMPLE = {"dtype", "targets", "frozen_encoder"}
+# weight; a frozen encoder needs another kind of encoder, as in `test_feature_bank.py`; an open set
+# goes with the plain parts only, as in `test_open_set.py`.
+NO_EXAMPLE = {"dtype", "targets", "frozen_encoder", "open_set"}
 
 
 # Learners make parts by name of these, and save the parts; `test_keras_habits.py` tests them.
@@ -236,6 +237,7 @@ def _argument_for(part):
         (pseudo_labels.PseudoLabeler, "pseudo_labeler"),
         (thresholds.Threshold, "threshold"),
         (balance.BalancedHead, "balanced_head"),
+        (open_set.OpenSet, "open_set"),
         (balance.SupervisedLoss, "supervised_loss"),
         (pseudo_labels.DistributionAlignment, "distribution_alignment"),
     ):
@@ -313,6 +315,11 @@ def learner_of(case, policy=None, **compile_arguments):
         metrics=[OneHotLabels(**examples(OneHotLabels, {"metric"}))],
         **{"jit_compile": False, **compile_arguments},
     )
+    if learner.open_set is not None:  # about half of the images are of no class
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(K * UNLABELED, learner.num_features))
+        learner.open_set.learn(features, np.arange(len(features)) % K, features)
+        learner.open_set.set_limit(np.array(learner.unknown_scores(batch(9)[0][1])))
     return learner
 
 

@@ -96,6 +96,14 @@ def listed(*names):
 
 
 @pytest.mark.parametrize("unlabeled", ["in", "in+out"])
+def test_images_of_other_species_measure_how_well_they_are_told(tree):
+    source = open_source("semi_aves", tree, unlabeled="in+out")
+    assert set(files(source.unknown, tree)) <= set(listed("u_train_out"))
+    assert len(source.unknown.labels) == min(len(listed("u_train_out")), len(source.test.labels))
+    assert (source.unknown.labels == -1).all()
+    assert open_source("semi_aves", tree).unknown is None
+
+
 @pytest.mark.parametrize("labeled", ["l_train", "l_train_val"])
 def test_which_lists_are_taken(tree, labeled, unlabeled):
     source = open_source("semi_aves", tree, labeled=labeled, unlabeled=unlabeled)

@@ -47,7 +47,7 @@ def pages() -> dict[str, str]:
         "combinations.md": f"{_GENERATED}\n\n# What can be combined\n\n"
         "Rows are learners (`--learner`). The first columns are pseudo-labelers "
         "(`--pseudo_labeler`), then come the methods against the imbalance of the labeled images, "
-        "then all thresholds but the fixed one (`--threshold`).\n\n"
+        "then all thresholds but the fixed one (`--threshold`), and `--open_set`.\n\n"
         f"{table()}\n",
         "flags.md": f"{_GENERATED}\n\n# Flags\n\n"
         "Flags are the only configuration. A flag file has one `--name=value` per line. Give it as "
@@ -62,7 +62,7 @@ def pages() -> dict[str, str]:
 
 def table() -> str:
     """Writes the combinations as Markdown: one row per learner, and the reasons below."""
-    columns = [*PSEUDO_LABELERS, *BALANCES, "threshold"]
+    columns = [*PSEUDO_LABELERS, *BALANCES, "threshold", "open_set"]
     lines = [
         f"| learner | {' | '.join(f'`{column}`' for column in columns)} |",
         "|" + "---|" * (len(columns) + 1),
@@ -91,6 +91,8 @@ def _asked_by(column: str) -> dict[str, Any]:
     """Returns what a column of the table is about, as arguments of `refusals`."""
     if column == "threshold":  # the rules are the same for all but the fixed one
         return {"threshold": "flexmatch"}
+    if column == "open_set":  # they are the same for all scores
+        return {"open_set": "energy"}
     if column in BALANCES:
         return {"balances": (column,)}
     return {"pseudo_labeler": column}
@@ -105,6 +107,14 @@ def _independent_of_the_learner() -> Iterator[str]:
     found: dict[str, list[Refusal]] = {}
     for labeler, balances in pairs:
         for refusal in refusals("fixmatch", labeler, balances):
+            found.setdefault(refusal.reason, []).append(refusal)
+    for labeler in PSEUDO_LABELERS:
+        for refusal in refusals("fixmatch", labeler, open_set="energy"):
+            found.setdefault(refusal.reason, []).append(refusal)
+    for refusal in refusals("fixmatch", threshold="flexmatch", open_set="energy"):
+        found.setdefault(refusal.reason, []).append(refusal)
+    for balance in BALANCES:
+        for refusal in refusals("fixmatch", balances=(balance,), open_set="energy"):
             found.setdefault(refusal.reason, []).append(refusal)
     for reason, members in found.items():
         ones = dict.fromkeys(member.one for member in members)

@@ -3,8 +3,9 @@
     daso-tf predict --model=runs/digits_lt/export PATH...
 
 The output is CSV with one line per image: path, class number, class name (empty where the model
-has no names) and probability. `--top=3` adds the same of the second and third class;
-`--format=jsonl` writes one JSON object per line instead.
+has no names) and probability. `--top=3` adds the same of the second and third class, and
+`--unknown` whether the image belongs to no class. `--format=jsonl` writes one JSON object per line
+instead.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +32,7 @@ from daso_tf.data.memory import Budget
 from daso_tf.data.sources.clutter import Clutter
 from daso_tf.data.text import as_cell
 from daso_tf.platform.disk import naming
-from daso_tf.settings.flag import choice, expanded, integer, location
+from daso_tf.settings.flag import choice, expanded, integer, location, switch
 from daso_tf.settings.flags import MAX_MEGAPIXELS
 from daso_tf.settings.settings import Settings
 
@@ -43,7 +44,22 @@ _resizing = Budget(2**24)
 
 # A class number, its name (None without names) and its probability, the most probable first.
 Ranking = list[tuple[int, str | None, float]]
-Writer = Callable[[Path, Ranking], None]
+
+
+class Answer(NamedTuple):
+    """What a model says about an image.
+
+    Attributes:
+        ranking: Its most probable classes.
+        unknown: Its unknown score, and whether it belongs to no class; None from a model that does
+            not tell.
+    """
+
+    ranking: Ranking
+    unknown: tuple[float, bool] | None
+
+
+Writer = Callable[[Path, Answer], None]
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -69,16 +85,21 @@ def main(settings: Settings, arguments: list[str]) -> int:
     model = open_model(settings.model)
     if settings.top > model.num_classes:
         return terminal.fail(f"--top={settings.top}, but the model has {model.num_classes} classes")
+    if settings.unknown and not model.tells_unknown:
+        return terminal.fail(
+            f"--unknown: {settings.model!r} does not tell images of no class; export a run that "
+            "was trained with --open_set"
+        )
     output = _opened_output(settings.output)
     with naming(settings.output or "standard output"), output:
-        write = _FORMATS[settings.format](output, settings.top)
+        write = _FORMATS[settings.format](output, settings.top, settings.unknown)
         unreadable = 0
-        for batch, rankings in classify(model, paths, settings.top, settings.max_megapixels):
-            for path, ranking in zip(batch, rankings, strict=True):
-                if ranking is None:
+        for batch, answers in classify(model, paths, settings.top, settings.max_megapixels):
+            for path, answer in zip(batch, answers, strict=True):
+                if answer is None:
                     unreadable += 1
                 else:
-                    write(path, ranking)
+                    write(path, answer)
             output.flush()
     if unreadable:
         return terminal.fail(f"{unreadable} of {len(paths)} files left out", terminal.FAILED)
@@ -127,7 +148,7 @@ def classify(
     paths: Sequence[Path],
     top: int = 1,
     max_megapixels: float = MAX_MEGAPIXELS.default,
-) -> Iterator[tuple[list[Path], list[Ranking | None]]]:
+) -> Iterator[tuple[list[Path], list[Answer | None]]]:
     """Yields files in order, in batches, with the classes of each.
 
     Files are decoded in parallel, a few batches ahead. One line on stderr names each unreadable
@@ -140,19 +161,25 @@ def classify(
         max_megapixels: Largest number of pixels of an image, in millions.
 
     Returns:
-        An iterator over pairs: some paths, and for each of them its `top` most probable classes,
-        or None if the file cannot be read.
+        An iterator over pairs: some paths, and for each of them its `Answer` with the `top` most
+        probable classes, or None if the file cannot be read.
     """
 
-    def ranked(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], list[Ranking | None]]:
+    def answered(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], list[Answer | None]]:
         of_batch, images = zip(*batch, strict=True)
         with naming(of_batch[0]):
             answer = model.serve(images=tf.constant(np.stack(images)))
         outputs = {name: value.numpy() for name, value in answer.items()}
         names = outputs.get("class_names", [None] * len(batch))
+        unknown: Sequence[tuple[float, bool] | None] = [None] * len(batch)
+        if model.tells_unknown:
+            scores, is_unknown = (outputs[name].tolist() for name in ("unknown_score", "unknown"))
+            unknown = list(zip(scores, is_unknown, strict=True))
         return list(of_batch), [
-            _ranking(probabilities, top, model.class_names, name)
-            for probabilities, name in zip(outputs["probabilities"], names, strict=True)
+            Answer(_ranking(probabilities, top, model.class_names, name), of_image)
+            for probabilities, name, of_image in zip(
+                outputs["probabilities"], names, unknown, strict=True
+            )
         ]
 
     batch: list[tuple[Path, np.ndarray]] = []
@@ -163,11 +190,11 @@ def classify(
         shape = image.shape
         most = max(1, min(BATCH_SIZE, _BATCH_PIXELS // (shape[0] * shape[1])))
         if batch and (len(batch) >= most or batch[0][1].shape != shape):
-            yield ranked(batch)
+            yield answered(batch)
             batch = []
         batch.append((path, image))
     if batch:
-        yield ranked(batch)
+        yield answered(batch)
 
 
 def _ranking(
@@ -218,31 +245,38 @@ def _taken(path: Path, image: Future[np.ndarray]) -> tuple[Path, np.ndarray | No
         return path, None
 
 
-def _csv_writer(output: TextIO, top: int) -> Writer:
+def _csv_writer(output: TextIO, top: int, with_unknown: bool) -> Writer:
     writer = csv.writer(output)
     columns = ["class_id", "class_name", "probability"]
     more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in columns]
-    writer.writerow(["path", *columns, *more])
+    writer.writerow(["path", *columns, *more, *(_UNKNOWN if with_unknown else ())])
 
-    def write(path: Path, ranking: Ranking) -> None:
+    def write(path: Path, answer: Answer) -> None:
         row = [as_cell(str(path))]
-        for class_id, name, probability in ranking:
+        for class_id, name, probability in answer.ranking:
             row += [str(class_id), as_cell(name or ""), f"{probability:.4f}"]
+        if with_unknown and answer.unknown is not None:
+            score, is_unknown = answer.unknown
+            row += [f"{score:.4f}", "yes" if is_unknown else "no"]
         writer.writerow(row)
 
     return write
 
 
-def _jsonl_writer(output: TextIO, top: int) -> Writer:
-    def write(path: Path, ranking: Ranking) -> None:
+def _jsonl_writer(output: TextIO, top: int, with_unknown: bool) -> Writer:
+    def write(path: Path, answer: Answer) -> None:
         keys = ("class_id", "class_name", "probability")
-        classes = [dict(zip(keys, entry, strict=True)) for entry in ranking]
-        output.write(json.dumps({"path": str(path), "classes": classes}) + "\n")
+        classes = [dict(zip(keys, entry, strict=True)) for entry in answer.ranking]
+        line: dict[str, Any] = {"path": str(path), "classes": classes}
+        if with_unknown and answer.unknown is not None:
+            line |= dict(zip(_UNKNOWN, answer.unknown, strict=True))
+        output.write(json.dumps(line) + "\n")
 
     return write
 
 
-_FORMATS: dict[str, Callable[[TextIO, int], Writer]] = {
+_UNKNOWN = ("unknown_score", "unknown")
+_FORMATS: dict[str, Callable[[TextIO, int, bool], Writer]] = {
     "csv": _csv_writer,
     "jsonl": _jsonl_writer,
 }
@@ -263,6 +297,12 @@ COMMAND = terminal.Command(
         location("output", None, "File to write.", shown_default="the terminal"),
         choice("format", "csv", _FORMATS, "What to write: CSV, or one JSON object per line."),
         integer("top", 1, "[1, inf)", "How many classes per image, the most probable first."),
+        switch(
+            "unknown",
+            False,
+            "Also write the unknown score of each image, and whether it belongs to no class; needs "
+            "the model of a run with --open_set.",
+        ),
         MAX_MEGAPIXELS,
     ),
     usage="PATH...",

@@ -17,6 +17,9 @@ from daso_tf.step.export import SIGNATURE, answers
 
 _SAME = 1e-6  # answers that differ by less are the same
 
+# The outputs of a model that tells images of no class: type and rank.
+_UNKNOWN = {"unknown_score": (tf.float32, 1), "unknown": (tf.bool, 1)}
+
 Signature = Callable[..., dict[str, tf.Tensor]]
 
 
@@ -32,12 +35,15 @@ class ServedModel:
         class_names: All names, where they are known.
         reduce: Resizes images, uint8 `(1, height, width, 3)`, as the model does; None if it is not
             known how it does. Reduced images fit into one batch, whatever their sizes were.
+        tells_unknown: Whether `serve` also returns `unknown_score`, float32 `(batch,)`, and
+            `unknown`, bool `(batch,)`.
     """
 
     serve: Signature
     num_classes: int
     class_names: tuple[str, ...] | None
     reduce: Callable[[tf.Tensor], tf.Tensor] | None
+    tells_unknown: bool = False
 
 
 def open_model(path: str) -> ServedModel:
@@ -66,7 +72,9 @@ def open_model(path: str) -> ServedModel:
         named = "class_names" in serve.structured_outputs
         images = serve.structured_input_signature[1]["images"].shape
         sizes = _input_sizes(nodes) if images[:3].as_list() == [None] * 3 else []
-        return _probed(serve, sizes, _lists_of_texts(nodes) if named else [], images.as_list())
+        model = _probed(serve, sizes, _lists_of_texts(nodes) if named else [], images.as_list())
+        tells_unknown = _UNKNOWN.keys() <= serve.structured_outputs.keys()
+        return dataclasses.replace(model, tells_unknown=tells_unknown)
     except Exception as error:  # a damaged file fails in many ways
         reason = str(getattr(error, "message", error)).strip() or type(error).__name__
         raise ValueError(
@@ -84,7 +92,9 @@ def _of_learner(path: str) -> ServedModel:
             answers(model, names),
             input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")],
         )
-        return _probed(serve, [(model.network.resolution,) * 2], [names] if names else [])
+        served = _probed(serve, [(model.network.resolution,) * 2], [names] if names else [])
+        tells_unknown = model.open_set is not None and model.open_set.has_limit
+        return dataclasses.replace(served, tells_unknown=tells_unknown)
     except Exception as error:  # a damaged file, or one of another program, fails in many ways
         reason = str(getattr(error, "message", error)).strip() or type(error).__name__
         raise ValueError(
@@ -102,6 +112,8 @@ def _check_signature(serve: Any) -> None:
     wanted = {"class_ids": (tf.int64, 1), "probabilities": (tf.float32, 2)}
     if "class_names" in serve.structured_outputs:
         wanted["class_names"] = (tf.string, 1)
+    if serve.structured_outputs.keys() & _UNKNOWN.keys():
+        wanted |= _UNKNOWN
     for name, (dtype, rank) in wanted.items():
         output = serve.structured_outputs.get(name)
         if output is None or output.dtype != dtype or output.shape.rank not in (rank, None):

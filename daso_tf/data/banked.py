@@ -23,6 +23,7 @@ class BankedData(SemiSupervisedData):
         mean: Channel means that the frozen encoder takes, in 0..1.
         std: Channel standard deviations that the frozen encoder takes, in 0..1.
         labeled_among_unlabeled: As for `SemiSupervisedData`.
+        unknown: `Rows` of images of none of the classes, or None.
         encoder: The frozen encoder that computed the features, a `keras.Model` from normalized
             images to features.
         resolution: Side in pixels of the encoder's input.
@@ -45,5 +46,6 @@ class BankedData(SemiSupervisedData):
     unlabeled: Rows  # type: ignore[assignment]
     validation: Rows | None  # type: ignore[assignment]
     test: Rows | None  # type: ignore[assignment]
+    unknown: Rows | None = None  # type: ignore[assignment]
     encoder: Callable[..., Any] = dataclasses.field(kw_only=True)
     resolution: int = dataclasses.field(kw_only=True)

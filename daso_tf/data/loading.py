@@ -158,6 +158,7 @@ class Selection:
     Args:
         source: The data set.
         parts: By the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
+            Images of no class are not among them, so that they change nothing of a run.
     """
 
     source: Source
@@ -211,6 +212,10 @@ class Selection:
             members = members[~np.isin(members, list(errors))]
             obtain = pool.stream if stream else pool.read
             images[name] = obtain(members, size, unreadable)
+        if self.source.unknown is not None:
+            pool, members = _all_of(self.source.unknown)
+            obtain = pool.stream if stream else pool.read
+            images["unknown"] = obtain(members, size, evaluation)
         mean, std = self.source.statistics or channel_statistics(
             *(_sample(images[name]) for name in _TRAINING if len(images[name]))
         )
@@ -219,6 +224,7 @@ class Selection:
             unlabeled=images["unlabeled"],
             validation=images.get("validation"),
             test=images.get("test"),
+            unknown=images.get("unknown"),
             class_names=self.source.class_names,
             mean=mean,
             std=std,

@@ -34,6 +34,8 @@ class SemiSupervisedData:
         std: Channel standard deviations of the training images, in 0..1.
         labeled_among_unlabeled: How many of the unlabeled images are labeled ones; they are the
             last ones.
+        unknown: Images of none of the classes, or None. They only measure how well such images are
+            told from test images. All their labels are -1.
 
     Raises:
         DataError: If a part breaks one of these rules, or has a label outside 0..K-1.
@@ -56,6 +58,7 @@ class SemiSupervisedData:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     labeled_among_unlabeled: int = 0
+    unknown: Images | ImageFiles | None = None
 
     def __post_init__(self) -> None:
         _check_parts(self)
@@ -245,7 +248,8 @@ def check_unlabeled(count: int) -> None:
 
 
 def _parts(data: SemiSupervisedData) -> dict[str, Images | ImageFiles | None]:
-    return {name: getattr(data, name) for name in ("labeled", "unlabeled", "validation", "test")}
+    names = ("labeled", "unlabeled", "validation", "test", "unknown")
+    return {name: getattr(data, name) for name in names}
 
 
 def _check_parts(data: SemiSupervisedData) -> None:
@@ -254,12 +258,13 @@ def _check_parts(data: SemiSupervisedData) -> None:
     for name, part in _parts(data).items():
         if part is None:
             continue
-        lowest = UNKNOWN if name == "unlabeled" else 0
-        wrong = np.flatnonzero((part.labels < lowest) | (part.labels >= data.num_classes))
+        lowest = UNKNOWN if name in ("unlabeled", "unknown") else 0
+        most = UNKNOWN if name == "unknown" else data.num_classes - 1
+        wrong = np.flatnonzero((part.labels < lowest) | (part.labels > most))
         if len(wrong):
             raise DataError(
                 f"Label {part.labels[wrong[0]]} of {name} image {wrong[0]} ({len(wrong)} such) is "
-                f"outside {lowest}..{data.num_classes - 1}; there are {data.num_classes} classes."
+                f"outside {lowest}..{most}; there are {data.num_classes} classes."
             )
         if part.size != data.labeled.size:
             raise DataError(

@@ -138,6 +138,7 @@ class FixMatch(Learner):
         labels: tf.Tensor,
         positions: tf.Tensor | None = None,
         strong_labeled: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
@@ -157,11 +158,14 @@ class FixMatch(Learner):
         if bias is not None:
             teaching_logits = labeler.teaching_logits(teaching_logits, bias, step)
         probabilities = tf.nn.softmax(teaching_logits)
-        pseudo_labels = labeler(probabilities, weak.features, step=step, positions=positions)
+        known = {} if belongs is None else {"belongs": belongs}
+        pseudo_labels = labeler(
+            probabilities, weak.features, step=step, positions=positions, **known
+        )
         selection = self.threshold(
             pseudo_labels.target, labels, positions, step=step - self.first_step
         )
-        weights = selection.weights
+        weights = selection.weights if belongs is None else belongs * selection.weights
         if self.balanced_head is not None:
             weights = self.balanced_head.selected(weights, tf.stop_gradient(weak.logits))
         if selection.labels is not None:
@@ -186,7 +190,7 @@ class FixMatch(Learner):
         features = Features(labeled.features, weak.features, strong[0].features)
         second = strong[1].features if len(strong) > 1 else None
         terms |= {
-            **labeler.auxiliary_losses(weak.features, strong[0].features, step),
+            **labeler.auxiliary_losses(weak.features, strong[0].features, step, **known),
             **self.threshold.auxiliary_losses(strong[0].logits, weights),
             **self.balanced_losses(
                 features, labels, step, averaged, weak.logits, positions, second

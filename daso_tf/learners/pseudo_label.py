@@ -92,7 +92,11 @@ class PseudoLabel(Learner):
         )
 
     def compute_losses(
-        self, views: PseudoLabelViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: PseudoLabelViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
@@ -101,14 +105,16 @@ class PseudoLabel(Learner):
 
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
-        pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions)
+        known = {} if belongs is None else {"belongs": belongs}
+        pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions, **known)
         selection = self.threshold(
             pseudo_labels.target, labels, positions, step=step - self.first_step
         )
+        weights = selection.weights if belongs is None else belongs * selection.weights
         if selection.labels is not None:
             pseudo_labels = pseudo_labels._replace(final=selection.labels)
         consistency_loss = losses.consistency(
-            pseudo_labels.final, selection.weights, labeler.with_margins(unlabeled.logits)
+            pseudo_labels.final, weights, labeler.with_margins(unlabeled.logits)
         )
         terms = {
             "supervised_loss": self.supervised_loss(
@@ -116,7 +122,7 @@ class PseudoLabel(Learner):
             ),
             "consistency_loss": self.weight_at(step) * consistency_loss,
             # There is one view only: it is aligned with itself.
-            **labeler.auxiliary_losses(unlabeled.features, unlabeled.features, step),
-            **self.threshold.auxiliary_losses(unlabeled.logits, selection.weights),
+            **labeler.auxiliary_losses(unlabeled.features, unlabeled.features, step, **known),
+            **self.threshold.auxiliary_losses(unlabeled.logits, weights),
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels, selection.weights)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, weights)

@@ -17,7 +17,7 @@ from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import CDMADPseudoLabeler, LinearPseudoLabeler, PseudoLabeler
 from daso_tf.pseudo_labels.cdmad import bounded_cross_entropy
 from daso_tf.step import compatibility, losses
-from daso_tf.step.learner import NO_JOINT_PASS, NO_MARGINS, NO_THRESHOLD, Learner
+from daso_tf.step.learner import NO_JOINT_PASS, NO_MARGINS, NO_OPEN_SET, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -85,6 +85,7 @@ class ReMixMatch(Learner):
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "threshold": NO_THRESHOLD,
+            "open_set": NO_OPEN_SET,
             "margins": NO_MARGINS,
             "joint_pass": NO_JOINT_PASS,
             "frozen_encoder": "it mixes and rotates images, and stored views can be neither",

@@ -85,6 +85,7 @@ class Student(Learner):
         views: StudentViews,
         labels: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
@@ -92,18 +93,21 @@ class Student(Learner):
         self.observe_labeled(views.labeled, labels)
 
         labeled, weak = self.forward(*views)
+        known = {} if belongs is None else {"belongs": belongs}
         pseudo_labels = labeler(
-            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
+            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions, **known
         )
         teaching = losses.soft_cross_entropy(
             pseudo_labels.target, labeler.with_margins(weak.logits)
         )
         weights = labeler.image_weights(positions)
+        if belongs is not None:
+            weights = belongs if weights is None else belongs * weights
         if weights is not None:
             teaching *= weights
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * tf.reduce_mean(teaching),
-            **labeler.auxiliary_losses(weak.features, weak.features, step),
+            **labeler.auxiliary_losses(weak.features, weak.features, step, **known),
         }
         return StepOutcome(terms, labeled.logits, pseudo_labels, weights)

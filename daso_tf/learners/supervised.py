@@ -47,6 +47,7 @@ class Supervised(Learner):
             "pseudo_labeler": "it learns from the labeled images alone",
             "threshold": NO_THRESHOLD,
             "balanced_head": NO_BALANCED_HEAD,
+            "open_set": "it learns from the labeled images alone",
         }
     )
 

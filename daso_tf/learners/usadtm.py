@@ -13,7 +13,7 @@ from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import TemplateMatchingPseudoLabeler
 from daso_tf.step import losses
 from daso_tf.step.compatibility import Conflict
-from daso_tf.step.learner import NO_MARGINS, Learner
+from daso_tf.step.learner import NO_MARGINS, NO_OPEN_SET, Learner
 from daso_tf.step.outcome import StepOutcome
 from daso_tf.step.stored_views import default_strong
 
@@ -77,6 +77,7 @@ class USADTM(Learner):
             "pseudo_labeler": "its pseudo-labels are the classes of the nearest templates",
             "threshold": "its confidence is the similarity to a template, which is no probability",
             "balanced_head": "its pseudo-labels are those of the templates, not of a classifier",
+            "open_set": NO_OPEN_SET,
             "margins": NO_MARGINS,
         }
     )

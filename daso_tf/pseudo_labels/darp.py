@@ -15,6 +15,7 @@ from scipy.special import logsumexp, softmax
 from daso_tf.platform import replicas
 from daso_tf.platform.checks import checked_distribution, checked_number, checked_whole_number
 from daso_tf.pseudo_labels.pseudo_labeler import (
+    ALL_IMAGES,
     TWO_CLASSIFIERS,
     PseudoLabeler,
     PseudoLabels,
@@ -65,6 +66,7 @@ class DARPPseudoLabeler(PseudoLabeler):
         {
             "xla": "DARP refines pseudo-labels on the host, which XLA cannot compile",
             **TWO_CLASSIFIERS,
+            **ALL_IMAGES,
         }
     )
 

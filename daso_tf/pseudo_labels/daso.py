@@ -111,6 +111,7 @@ class DASOPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels ("Distribution-aware blending"); see `PseudoLabeler.call`."""
         semantic_target = tf.nn.softmax(self.prototype_classifier(features))
@@ -128,7 +129,11 @@ class DASOPseudoLabeler(PseudoLabeler):
         )
 
     def auxiliary_losses(
-        self, weak_features: tf.Tensor, strong_features: tf.Tensor, step: tf.Tensor
+        self,
+        weak_features: tf.Tensor,
+        strong_features: tf.Tensor,
+        step: tf.Tensor,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the semantic alignment loss ("Semantic alignment loss").
 
@@ -140,6 +145,8 @@ class DASOPseudoLabeler(PseudoLabeler):
         loss = tf.nn.softmax_cross_entropy_with_logits(
             targets, self.prototype_classifier(strong_features)
         )
+        if belongs is not None:
+            loss *= belongs
         weight = tf.where(self._pretraining(step), 0.0, self.alignment_weight)
         return {"alignment_loss": weight * tf.reduce_mean(loss)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -10,7 +11,12 @@ import tensorflow as tf
 
 from daso_tf.platform import replicas
 from daso_tf.platform.checks import checked_number
-from daso_tf.pseudo_labels.pseudo_labeler import TWO_CLASSIFIERS, PseudoLabeler, PseudoLabels
+from daso_tf.pseudo_labels.pseudo_labeler import (
+    ALL_IMAGES,
+    TWO_CLASSIFIERS,
+    PseudoLabeler,
+    PseudoLabels,
+)
 
 _TINY = 1e-6  # avoids the logarithm of 0 for a class that is never predicted
 
@@ -48,7 +54,7 @@ class DebiasedPseudoLabeler(PseudoLabeler):
     """
 
     asks_for = frozenset({"margins"})
-    refuses = TWO_CLASSIFIERS
+    refuses = MappingProxyType({**TWO_CLASSIFIERS, **ALL_IMAGES})
 
     def __init__(self, strength: float = 0.4, momentum: float = 0.999, **kwargs: Any):
         super().__init__(**kwargs)

@@ -90,11 +90,13 @@ class DistributionAlignment(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, probabilities: tf.Tensor) -> tf.Tensor:
+    def call(self, probabilities: tf.Tensor, belongs: tf.Tensor | None = None) -> tf.Tensor:
         """Remembers the mean of a batch of predictions and aligns them.
 
         Args:
             probabilities: float `(batch, K)`, rows sum to 1.
+            belongs: float `(batch,)`, 0 for images that are left out of the mean, else 1; None
+                leaves none out.
 
         Returns:
             float32 `(batch, K)`, rows sum to 1. No gradient flows through them.
@@ -102,7 +104,12 @@ class DistributionAlignment(keras.layers.Layer):
         probabilities = tf.stop_gradient(tf.cast(probabilities, tf.float32))
         seen = tf.convert_to_tensor(self.batches_seen)
         place = tf.cast(seen % self.window, tf.int32)
-        batch_mean = replicas.mean(tf.reduce_mean(probabilities, axis=0, keepdims=True))
+        if belongs is None:
+            batch_mean = replicas.mean(tf.reduce_mean(probabilities, axis=0, keepdims=True))
+        else:
+            total = tf.reduce_sum(belongs[:, None] * probabilities, axis=0, keepdims=True)
+            total, count = replicas.total([total, tf.reduce_sum(belongs)])
+            batch_mean = tf.math.divide_no_nan(total, count)  # the scale of `predicted` cancels out
         means = tf.tensor_scatter_nd_update(
             tf.convert_to_tensor(self.batch_means), place[None, None], batch_mean
         )
@@ -189,9 +196,10 @@ class AlignedPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
-        aligned = self.alignment(linear_target)
+        aligned = self.alignment(linear_target, belongs)
         return PseudoLabels.from_target(aligned, linear=tf.argmax(linear_target, axis=-1))
 
     def get_config(self) -> dict[str, Any]:

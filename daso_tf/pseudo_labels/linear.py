@@ -33,6 +33,7 @@ class LinearPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         target = tf.stop_gradient(linear_target)

@@ -18,11 +18,17 @@ TWO_CLASSIFIERS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# What a pseudo-labeler refuses whose estimates are of all unlabeled images.
+ALL_IMAGES: Mapping[str, str] = MappingProxyType(
+    {"open_set": "its pseudo-labels depend on all unlabeled images, those of no class included"}
+)
+
 # What a pseudo-labeler refuses that counters the imbalance by its own losses.
 OWN_LOSSES: Mapping[str, str] = MappingProxyType(
     {
         "balance": "each counters the imbalance by losses of its own, and a step has one of them",
         "threshold": "its losses are those of one confidence for all classes",
+        **ALL_IMAGES,
     }
 )
 
@@ -120,7 +126,10 @@ class PseudoLabeler(keras.layers.Layer):
         refuses: What the pseudo-labeler cannot be combined with, by name, and the reason: "xla"
             (compiling the step with XLA), "pseudo_labels_of_two_classifiers" (several calls per
             step, with the predictions of different classifiers), "threshold" (another than a fixed
-            one), "balance" (every other method against the imbalance of the labeled images).
+            one), "balance" (every other method against the imbalance of the labeled images),
+            "open_set" (images that belong to no class). One that does not refuse an open set has
+            another argument `belongs` in `call`, as in `auxiliary_losses`. The final pseudo-labels
+            that `update` receives are then -1 for images of no class.
         loss_names: Names of the losses that `auxiliary_losses` returns, and of those that
             `step_losses` returns in addition to the learner's.
         strong_views: Strong views of each unlabeled image that it is made for, 1 or 2.
@@ -218,7 +227,11 @@ class PseudoLabeler(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must implement `step_losses`.")
 
     def auxiliary_losses(
-        self, weak_features: tf.Tensor, strong_features: tf.Tensor, step: tf.Tensor
+        self,
+        weak_features: tf.Tensor,
+        strong_features: tf.Tensor,
+        step: tf.Tensor,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses that the pseudo-labeler adds to the learner's.
 
@@ -226,6 +239,8 @@ class PseudoLabeler(keras.layers.Layer):
             weak_features: float `(mu * batch, D)` of the weak views.
             strong_features: float `(mu * batch, D)` of the strong views; they carry the gradient.
             step: int scalar, the number of steps done before this one.
+            belongs: float `(mu * batch,)`, 0 for images that belong to no class, else 1; None
+                without an open set.
 
         Returns:
             Weighted scalars by their names in the logs, which are `loss_names`.

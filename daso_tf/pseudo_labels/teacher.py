@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from daso_tf.platform.checks import checked_distribution, checked_whole_number
 from daso_tf.pseudo_labels.pseudo_labeler import (
+    ALL_IMAGES,
     TWO_CLASSIFIERS,
     PseudoLabeler,
     PseudoLabels,
@@ -52,7 +53,7 @@ class TeacherPseudoLabeler(PseudoLabeler):
     """
 
     asks_for = frozenset({"positions", "margins"})
-    refuses = MappingProxyType(TWO_CLASSIFIERS)
+    refuses = MappingProxyType({**TWO_CLASSIFIERS, **ALL_IMAGES})
 
     def __init__(
         self,

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from daso_tf.learners import Learner
+from daso_tf.open_set import OpenSet
 from daso_tf.settings.settings import Settings
 from daso_tf.step.calibration import Calibrator
 from daso_tf.step.export import write_saved_model
@@ -76,12 +78,18 @@ def _record_of(
         "class_names": list(learner.class_names or ()),
         "weights": digest.hexdigest(),
         **({} if calibrator is None else {"calibrator": _rounded(calibrator)}),
+        **({} if learner.open_set is None else {"open_set": _of_open_set(learner.open_set)}),
     }
 
 
 def _rounded(calibrator: Calibrator) -> list[float]:
     """Returns the numbers of a calibrator without what another device computes differently."""
     return [round(float(number), 4) for number in (calibrator.temperature, *calibrator.bias)]
+
+
+def _of_open_set(open_set: OpenSet) -> list[Any]:
+    limit = float(tf.convert_to_tensor(open_set.limit))
+    return [type(open_set).__name__, float(f"{limit:.4g}")]
 
 
 def _read_record(directory: Path) -> Any:

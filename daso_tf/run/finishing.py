@@ -20,6 +20,7 @@ from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable,
 from daso_tf.run.inspection.label_next import write_next
 from daso_tf.run.learner import restored
 from daso_tf.run.model_card import model_card
+from daso_tf.run.open_set import Detector, line, score_of
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.preparation import load_data
 from daso_tf.run.report import draw, table
@@ -202,6 +203,8 @@ def _print_results(
     if results.comparison is not None:
         print("Does unlabeled data help here?", end="\n\n")
         print(comparison.table(results.comparison, results.labeled_counts), end="\n\n")
+    if found := (results.exported or {}).get("unknown"):
+        print(line(found), end="\n\n")
     if fitted:
         print(f"exported model, {fitted.line()}", end="\n\n")
     if results.medians():
@@ -272,6 +275,12 @@ def _answers(
         "test_logit_adjustment": strength,
     }
     predict = Prediction(learner, settings.evaluation_batch_size)
+    if learner.open_set is not None or data.unknown is not None:
+        score = score_of(settings, data, learner)
+        detector = Detector(learner, score, data, settings.evaluation_batch_size)
+        detector.fit()
+        if measured := detector.measured():
+            answers["unknown"] = measured
     fitted = None
     if settings.calibrate != "none":
         fitted = calibrated(settings, data, predict)

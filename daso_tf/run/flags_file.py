@@ -122,7 +122,8 @@ def changes_since(path: Path, settings: Settings) -> Changes:
     then = complete(Settings(values, there))
     changes = Changes([], [], [])
     for name in sorted(there.keys() | TRAIN.keys()):
-        if name in TRAIN and TRAIN[name].free:
+        sets_limit = name == "evaluate_every" and settings.open_set  # at every evaluation
+        if name in TRAIN and TRAIN[name].free and not sets_limit:
             continue
         before = as_text(then[name]) if name in TRAIN else there[name]
         now = as_text(settings[name]) if name in TRAIN else "unset"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,8 @@ class Prediction:
     Args:
         model: A learner, made in the scope of its strategy.
         batch_size: Largest number of images per batch, but at least one per replica.
+        answer: A function of a batch of images that returns a tensor with a row for each; by
+            default the model, which returns class probabilities.
 
     Example:
 
@@ -31,14 +35,20 @@ class Prediction:
     (3, 4)
     """
 
-    def __init__(self, model: keras.Model, batch_size: int):
+    def __init__(
+        self,
+        model: keras.Model,
+        batch_size: int,
+        answer: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    ):
         self.model = model
+        self._answer = answer or (lambda images: model(images, training=False))
         self.strategy = model.distribute_strategy
         self.batch_size = max(batch_size, self.strategy.num_replicas_in_sync)
         self._predict_batch = tf.function(self._predicted, jit_compile=jit_compiles(model))
 
     def __call__(self, images: Images | ImageFiles | Rows) -> np.ndarray:
-        """Returns the class probabilities of every image, float32 `(N, K)`, in order."""
+        """Returns the answers for all images in order, float32 `(N, K)` by default."""
         batches = self.strategy.distribute_datasets_from_function(
             lambda context: even_batches(images, self.batch_size, context)
         )
@@ -52,6 +62,6 @@ class Prediction:
 
     def _predicted(self, images: tf.Tensor) -> tf.Tensor:
         predictions = self.strategy.run(
-            lambda images: replicas.gather(self.model(images, training=False)), args=(images,)
+            lambda images: replicas.gather(self._answer(images)), args=(images,)
         )
         return self.strategy.experimental_local_results(predictions)[0]

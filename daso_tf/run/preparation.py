@@ -26,6 +26,7 @@ from daso_tf.run.flags_file import (
     with_network_of,
     write_flags_file,
 )
+from daso_tf.run.open_set import check_open_set
 from daso_tf.run.report import LONGEST_NAME
 from daso_tf.run.run import Run, begin
 from daso_tf.run.selected import selected
@@ -81,6 +82,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
             "that has them. The test images must not choose."
         )
     check_calibrates(settings, data)
+    check_open_set(settings, data)
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step

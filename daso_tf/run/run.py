@@ -28,6 +28,7 @@ from daso_tf.run.callbacks import (
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.generations import Generation, PseudoLabeledImages
 from daso_tf.run.learner import generation_length, new_learner
+from daso_tf.run.open_set import Detector, FitOpenSet
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.results import Results
 from daso_tf.settings.settings import Settings
@@ -166,6 +167,14 @@ def train(run: Run) -> Run:
     return run
 
 
+def _open_set(run: Run) -> list[FitOpenSet]:
+    score = run.learner.open_set
+    if score is None:
+        return []
+    detector = Detector(run.learner, score, run.data, run.settings.evaluation_batch_size)
+    return [FitOpenSet(detector, run.settings.evaluate_every)]
+
+
 def _train_generation(run: Run, time_left: TimeLeft) -> None:
     parts = {"test": run.data.test, "validation": run.data.validation}
     evaluated = {name: images for name, images in parts.items() if images is not None}
@@ -184,6 +193,7 @@ def _train_generation(run: Run, time_left: TimeLeft) -> None:
         StopAtNonFiniteLoss(),
         *([time_left, ShortProgress()] if is_chief else []),
         Evaluation(evaluated, predict, run.results, directory, settings.stop_after),
+        *_open_set(run),
         save,
     ]
     verbose = 0

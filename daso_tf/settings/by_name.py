@@ -66,6 +66,7 @@ for _argument, _table in (
     ("pseudo_labeler", methods.PSEUDO_LABELERS),
     ("threshold", methods.THRESHOLDS),
     ("balanced_head", methods.BALANCED_HEADS),
+    ("open_set", methods.OPEN_SETS),
     ("supervised_loss", methods.SUPERVISED_LOSSES),
     ("weak", methods.WEAK_VIEWS),
 ):

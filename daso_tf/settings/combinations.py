@@ -17,7 +17,9 @@ from daso_tf.settings.methods import (
     BALANCED_HEADS,
     LEARNERS,
     OF_FROZEN_FEATURES,
+    OPEN_SETS,
     PSEUDO_LABELERS,
+    SELF_TRAINING,
     THRESHOLDS,
     aligns,
     uses_unlabeled_images,
@@ -74,6 +76,7 @@ def refusals(
     balances: Sequence[str] = (),
     threshold: str = "fixed",
     distribution_alignment: bool = False,
+    open_set: str | None = None,
 ) -> Iterator[Refusal]:
     """Yields what cannot be combined; nothing where everything can.
 
@@ -83,6 +86,7 @@ def refusals(
         balances: Keys of `BALANCES`.
         threshold: A key of `THRESHOLDS`; "fixed" is the learner's own.
         distribution_alignment: Whether ReMixMatch aligns its predictions.
+        open_set: A key of `OPEN_SETS`; None without `--open_set`.
 
     Example:
 
@@ -104,6 +108,11 @@ def refusals(
         ask("threshold", THRESHOLDS[threshold].make, f"--threshold={threshold}")
     if distribution_alignment and learner_class is ReMixMatch:
         ask("distribution_alignment", DistributionAlignment, "--distribution_alignment")
+    if open_set is not None:
+        ask("open_set", OPEN_SETS[open_set].make, "--open_set")
+        if pseudo_labeler in SELF_TRAINING:
+            reason = "its generations would take images of no class for labeled ones"
+            yield Refusal("--open_set", f"--pseudo_labeler={pseudo_labeler}", reason)
     heads = {name: entry for name in balances if (entry := BALANCED_HEADS.get(name))}
     for name, entry in heads.items():
         ask("balanced_head", entry.make, BALANCES[name])
@@ -138,9 +147,13 @@ def check(settings: Settings) -> None:
             balances_of(settings),
             settings.threshold,
             aligns(settings) and settings.pseudo_labeler != "cdmad",  # it does so itself
+            settings.open_set_score if settings.open_set else None,
         )
     )
     labeler = PSEUDO_LABELERS[settings.pseudo_labeler].make
+    if settings.open_set and settings.answer != "run":
+        reason = "the twin does not tell images of no class"
+        found.append(Refusal("--open_set", f"--answer={settings.answer}", reason))
     if settings.jit_compile == "true" and "xla" in labeler.refuses:
         labeler_flag = f"--pseudo_labeler={settings.pseudo_labeler}"
         found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses["xla"]))
@@ -172,6 +185,7 @@ def can_add(balance: str, settings: Settings) -> bool:
         [*balances_of(settings), balance],
         settings.threshold,
         aligns(settings),
+        settings.open_set_score if settings.open_set else None,
     )
     return not any(added)
 

@@ -417,6 +417,7 @@ def _sections() -> dict[str, tuple[Flag, ...]]:
             *methods.SELF_TRAINING_FLAGS,
         ),
         "Thresholds": (methods.THRESHOLD, *_of(methods.THRESHOLDS)),
+        "Images of no class": (methods.OPEN_SET, methods.OPEN_SET_SCORE, *_of(methods.OPEN_SETS)),
         "Imbalance of the labeled images": (
             methods.LOGIT_ADJUSTMENT,
             methods.TEST_LOGIT_ADJUSTMENT,

@@ -46,6 +46,12 @@ def check_effects(settings: Settings) -> None:
             f" run would end before the method starts. Give fewer, such as --pretrain_steps="
             f"{settings.steps // 10}."
         )
+    if settings.open_set and settings.evaluate_every >= settings.steps:
+        raise ValueError(
+            f"--open_set has no effect with --evaluate_every={settings.evaluate_every}, which is "
+            f"not below --steps={settings.steps}: each evaluation sets anew what is rejected. "
+            f"Evaluate more often, such as --evaluate_every={max(settings.steps // 10, 1)}."
+        )
     distribution = methods.UNLABELED_DISTRIBUTION
     if settings[distribution.name] == distribution.default:
         return

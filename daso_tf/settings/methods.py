@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from daso_tf import augment, balance, learners, pseudo_labels, thresholds
+from daso_tf import augment, balance, learners, open_set, pseudo_labels, thresholds
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.data.unlabeled_distribution import unlabeled_distribution
 from daso_tf.settings.flag import Flag, choice, integer, location, number, switch
@@ -537,6 +537,41 @@ BALANCED_HEAD = choice(
 )
 
 
+# ---- Does an unlabeled image belong to any class?
+
+OPEN_SET = switch(
+    "open_set",
+    False,
+    "Keep unlabeled images that belong to no class out of what is taught and out of the estimates "
+    "of the class distribution, from the first evaluation on; needs validation images.",
+)
+_rejected = number(
+    "open_set_rejected",
+    0.05,
+    "(0, 1)",
+    "Share of the validation images that --open_set wrongly takes for images of no class.",
+)
+OPEN_SETS = {
+    "energy": Entry(open_set.Energy, rejected=_rejected),
+    "largest_probability": Entry(open_set.LargestProbability, rejected=_rejected),
+    "prototypes": Entry(open_set.PrototypeDistance, rejected=_rejected),
+    "relative_distance": Entry(open_set.RelativeDistance, rejected=_rejected),
+}
+OPEN_SET_SCORE = choice(
+    "open_set_score",
+    "relative_distance",
+    OPEN_SETS,
+    "By what --open_set tells images of no class: energy of the logits, largest probability, "
+    "distance of the features to the nearest prototype, or distance to the nearest class minus "
+    "that to all unlabeled images.",
+)
+
+
+def open_set_of(context: Context) -> open_set.OpenSet:
+    """Makes the score of images of no class that the settings name."""
+    return OPEN_SETS[context.settings.open_set_score].build(context)
+
+
 def _supervised_loss(context: Context) -> balance.SupervisedLoss:
     if context.settings.logit_adjustment:
         return balance.LogitAdjustedLoss(context.labeled_counts, context.settings.logit_adjustment)
@@ -607,6 +642,9 @@ _strong = Computed(strong_layer, (CUTOUT_SIZE,))
 _pseudo_labeler = _one_of(PSEUDO_LABELER, PSEUDO_LABELERS)
 _threshold = _one_of(THRESHOLD, THRESHOLDS)
 _balanced_head = _one_of(BALANCED_HEAD, BALANCED_HEADS)
+_open_set = Computed(
+    lambda c: open_set_of(c) if c.settings.open_set else None, (OPEN_SET, OPEN_SET_SCORE)
+)
 RAMP_FRACTION = number(
     "ramp_fraction",
     0.0,
@@ -683,6 +721,8 @@ def flags_in_use(settings: Settings) -> frozenset[str]:
     arguments = LEARNERS[settings.learner].arguments
     entries += [table[settings[name]] for name, table in chosen.items() if name in arguments]
     entries.append(SUPERVISED_LOSSES[settings.supervised_loss])
+    if settings.open_set:
+        entries.append(OPEN_SETS[settings.open_set_score])
     names = {flag.name for entry in entries if entry is not None for flag in entry.flags}
     if settings.pseudo_labeler in SELF_TRAINING:
         names |= {flag.name for flag in SELF_TRAINING_FLAGS}
@@ -724,6 +764,7 @@ LEARNERS = {
         },
         pseudo_labeler=_pseudo_labeler,
         threshold=_threshold,
+        open_set=_open_set,
         **_unlabeled,
     ),
     "mean_teacher": Entry(
@@ -794,6 +835,7 @@ LEARNERS = {
         ),
         balanced_head=_balanced_head,
         threshold=_threshold,
+        open_set=_open_set,
     ),
     "student": Entry(
         learners.Student,
@@ -804,6 +846,7 @@ LEARNERS = {
             "weight_decay": 0.01,
         },
         pseudo_labeler=_pseudo_labeler,
+        open_set=_open_set,
         **_unlabeled,
     ),
     "usadtm": Entry(
@@ -828,7 +871,14 @@ LEARNERS = {
 FLAGS = (
     frozenset(
         flag.name
-        for table in (PSEUDO_LABELERS, THRESHOLDS, SUPERVISED_LOSSES, BALANCED_HEADS, LEARNERS)
+        for table in (
+            PSEUDO_LABELERS,
+            THRESHOLDS,
+            SUPERVISED_LOSSES,
+            BALANCED_HEADS,
+            OPEN_SETS,
+            LEARNERS,
+        )
         for entry in table.values()
         if entry is not None
         for flag in entry.flags
@@ -856,7 +906,8 @@ def defaults(settings: Settings) -> dict[str, Any]:
     """Returns the defaults of flags that depend on other flags."""
     chosen: dict[str, Any] = {}
     if settings.freeze_encoder:
-        others = {"learner", "pseudo_labeler", "threshold", "balanced_head"} & settings.given
+        of_step = {"learner", "pseudo_labeler", "threshold", "balanced_head", "open_set"}
+        others = of_step & settings.given
         if not others:
             chosen["learner"] = "student"
     entry = LEARNERS[settings.with_defaults(chosen).learner]

@@ -38,6 +38,7 @@ from daso_tf.step.export import write_saved_model
 from daso_tf.step.formats import write_litert, write_onnx
 from daso_tf.step.metrics import BalancedAccuracy
 from daso_tf.step.network import AveragedNetwork
+from daso_tf.step.outcome import Outputs
 
 JIT_COMPILE_DEFAULT = "auto" if KERAS_3 else None  # Keras's own
 
@@ -212,9 +213,27 @@ class Classifier(keras.Model):
         Returns:
             float32 `(batch, K)`.
         """
+        return self.as_answered(self.ema_outputs(images).logits)
+
+    def ema_outputs(self, images: tf.Tensor) -> Outputs:
+        """Computes features and logits of the averaged network, without logit adjustment.
+
+        Args:
+            images: As for `ema_logits`.
+
+        Returns:
+            The `Outputs`.
+        """
         images = self.as_input(inputs.raw(images))
         features = self.network.ema_features(images, training=False)
-        logits = self.answering_logits(features)
+        return Outputs(features, self.answering_logits(features))
+
+    def as_answered(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns logits with logit adjustment where it is set.
+
+        Args:
+            logits: float32 `(batch, K)`.
+        """
         if not self.test_logit_adjustment or self.labeled_counts is None:
             return logits
         return adjusted(logits, self.labeled_counts, self.test_logit_adjustment)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment import resize
+from daso_tf.open_set import OpenSet
 from daso_tf.platform.disk import naming, sync_folder
 from daso_tf.platform.keras_versions import write_archive
 from daso_tf.step.calibration import Calibrator
@@ -37,8 +38,10 @@ def write_saved_model(
     takes `image_bytes`, string `(batch,)`, JPEG or PNG files of any sizes. TensorFlow decodes
     them, and ignores a rotation in their EXIF metadata.
 
-    Both return `probabilities`, float32 `(batch, K)`; `class_ids`, int64 `(batch,)`; and, where
-    `class_names` are given, `class_names`, string `(batch,)`.
+    Both return `probabilities`, float32 `(batch, K)`; `class_ids`, int64 `(batch,)`; where
+    `class_names` are given, `class_names`, string `(batch,)`; and, where the model has an open set
+    with a limit, `unknown_score`, float32 `(batch,)`, and `unknown`, bool `(batch,)`, whether the
+    image belongs to none of the classes.
 
     Args:
         model: Maps uint8 images to probabilities, resizing and normalizing included.
@@ -151,9 +154,16 @@ def answers(
     Returns:
         A function of images that returns the outputs of `write_saved_model` by name.
     """
+    open_set: OpenSet | None = getattr(model, "open_set", None)
+    if open_set is not None and not open_set.has_limit:
+        open_set = None
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = model(images, training=False)
+        if open_set is not None:  # one pass for both answers
+            of_network = model.ema_outputs(images)
+            probabilities = tf.nn.softmax(model.as_answered(of_network.logits))
+        else:
+            probabilities = model(images, training=False)
         if calibrator is not None:
             logs = tf.math.log(tf.maximum(probabilities, np.finfo(np.float32).tiny))
             bias = tf.constant(calibrator.bias, tf.float32)
@@ -162,6 +172,9 @@ def answers(
         outputs = {"probabilities": probabilities, "class_ids": class_ids}
         if class_names is not None:
             outputs["class_names"] = tf.gather(tf.constant(list(class_names)), class_ids)
+        if open_set is not None:
+            scores = open_set(of_network.logits, of_network.features)
+            outputs |= {"unknown_score": scores, "unknown": open_set.is_unknown(scores)}
         return outputs
 
     return serve

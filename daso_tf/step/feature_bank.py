@@ -58,7 +58,7 @@ def feature_bank(
     """Computes the features of all images with a frozen encoder, or reads them from the cache.
 
     Labeled and unlabeled images get a plain view, `weak_views` and, unlabeled ones,
-    `strong_views`. Validation and test images get a plain view. An interrupted computation
+    `strong_views`. All other images get a plain view. An interrupted computation
     continues where it stopped; files of the cache that are damaged are computed again, as far as
     they are damaged.
 
@@ -177,6 +177,7 @@ class Bank:
             ("unlabeled", kinds(strong_views)),
             ("validation", [plain]),
             ("test", [plain]),
+            ("unknown", [plain]),
         ):
             part = getattr(data, name)
             if part is None:
@@ -276,6 +277,7 @@ class Bank:
             rows.get("test"),
             self._data.class_names,
             *self._statistics,
+            unknown=rows.get("unknown"),
             encoder=self._encoder,
             resolution=self._resolution,
         )

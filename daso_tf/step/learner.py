@@ -15,6 +15,7 @@ from daso_tf.balance import BalancedHead, SupervisedLoss
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.encoders.checks import check_encoder
 from daso_tf.encoders.normalized_input import normalization_of
+from daso_tf.open_set import OpenSet
 from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
@@ -43,6 +44,7 @@ NO_THRESHOLD = "it does not choose by confidence which pseudo-labels it teaches"
 NO_BALANCED_HEAD = "it has no consistency loss between weak and strong views for the head to share"
 NO_STEP_LOSSES = "it has no consistency loss between weak and strong views to replace"
 NO_JOINT_PASS = "it has no joint pass of all views"
+NO_OPEN_SET = "it teaches all unlabeled images alike"
 NO_MARGINS = "it teaches probabilities, and margins need a cross-entropy with one class per image"
 
 
@@ -66,9 +68,9 @@ class Learner(BalancedClassifier):
             features `(batch, D)`.
         num_classes: K, at least 2.
         pseudo_labeler: A `daso_tf.pseudo_labels.PseudoLabeler`; None where the learner makes no
-            pseudo-labels. Like `threshold`, `balanced_head`, `supervised_loss` and `weak`, it may
-            also be its name on the command line, such as `"daso"`. A part by name has the
-            defaults of the command's flags.
+            pseudo-labels. Like `threshold`, `balanced_head`, `open_set`, `supervised_loss` and
+            `weak`, it may also be its name on the command line, such as `"daso"`. A part by name
+            has the defaults of the command's flags.
         loss_names: Names of the loss terms that `compute_losses` returns, without those of
             `pseudo_labeler`, `threshold` and `balanced_head`.
         threshold: How strongly each pseudo-label is taught: a least confidence in [0, 1], or a
@@ -76,6 +78,9 @@ class Learner(BalancedClassifier):
         balanced_head: A `daso_tf.balance.BalancedHead` such as `ABC`: a second classifier on the
             same features, which makes the predictions instead of the first. By default there is
             none.
+        open_set: A `daso_tf.open_set.OpenSet` such as `Energy`, which keeps unlabeled images that
+            belong to no class out of the losses and of the estimates of the class distribution. By
+            default there is none.
         unlabeled_weight: Weight of the loss of the unlabeled images, at least 0.
         ramp_steps: Number of steps, at least 0, in which this weight grows linearly from 0.
         supervised_loss: Loss of the labeled images, a `daso_tf.balance.SupervisedLoss`; by default
@@ -111,9 +116,9 @@ class Learner(BalancedClassifier):
             equally many labeled images of every class.
         labeled_alone: Whether the learner learns from the labeled images alone.
         refuses: What the learner cannot be combined with, and why, by the name of the argument
-            ("pseudo_labeler", "threshold", "balanced_head") or of what a part asks for ("margins",
-            "step_losses", "joint_pass", see `PseudoLabeler`). "balance" stands for every method
-            against the imbalance of the labeled images.
+            ("pseudo_labeler", "threshold", "balanced_head", "open_set") or of what a part asks for
+            ("margins", "step_losses", "joint_pass", see `PseudoLabeler`). "balance" stands for
+            every method against the imbalance of the labeled images.
         own_pseudo_labeler: The pseudo-labeler that a learner which refuses others makes itself.
 
     Raises:
@@ -126,6 +131,7 @@ class Learner(BalancedClassifier):
         {
             "threshold": NO_THRESHOLD,
             "balanced_head": NO_BALANCED_HEAD,
+            "open_set": NO_OPEN_SET,
             "margins": NO_MARGINS,
             "step_losses": NO_STEP_LOSSES,
         }
@@ -135,6 +141,7 @@ class Learner(BalancedClassifier):
     # None where a learner has no use for them; what uses them has one.
     pseudo_labeler: PseudoLabeler
     threshold: Threshold
+    open_set: OpenSet | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -152,6 +159,7 @@ class Learner(BalancedClassifier):
         loss_names: tuple[str, ...] = ("supervised_loss",),
         threshold: float | str | Threshold | None = None,
         balanced_head: BalancedHead | str | None = None,
+        open_set: OpenSet | str | None = None,
         unlabeled_weight: float = 1.0,
         ramp_steps: int = 0,
         supervised_loss: SupervisedLoss | str | None = None,
@@ -199,6 +207,7 @@ class Learner(BalancedClassifier):
             threshold = labeler.confidence
         selects = _as_threshold(part("threshold", threshold, known))
         head = part("balanced_head", balanced_head, known)
+        unknown = part("open_set", open_set, known)
         loss = part("supervised_loss", supervised_loss, known)
         views = part("weak", weak, known)
         if kwargs.get("frozen_encoder") is not None and "frozen_encoder" in self.refuses:
@@ -209,6 +218,7 @@ class Learner(BalancedClassifier):
             pseudo_labeler=labeler,
             threshold=selects,
             balanced_head=head,
+            open_set=unknown,
             supervised_loss=loss,
         )
         if kwargs.get("test_logit_adjustment"):
@@ -264,6 +274,10 @@ class Learner(BalancedClassifier):
         if selects is not None and not selects.built:
             selects.build((None, self.num_classes))
         self.add_balanced_head(head)
+        if unknown is not None:
+            self.open_set = unknown
+            if not unknown.built:
+                unknown.build([(None, self.num_classes), (None, self.num_features)])
         parts = [p for p in (labeler, selects, head) if p is not None]
         names = (*loss_names, *(name for p in parts for name in p.loss_names))
         self._step_metrics = StepMetrics(names, self.num_classes, labeler is not None)
@@ -304,7 +318,9 @@ class Learner(BalancedClassifier):
         """Computes the loss terms of a step from its views.
 
         Learners that take a balanced head have another argument `strong_labeled`, the result of
-        `make_strong_labeled_views`, or None if no part asks for it.
+        `make_strong_labeled_views`, or None if no part asks for it. Learners that take an open set
+        have another argument `belongs`, float `(mu * batch,)`: 1 for an unlabeled image that may
+        belong to a class, 0 for the others; None without an open set.
 
         Args:
             views: What `make_views` returned.
@@ -416,6 +432,20 @@ class Learner(BalancedClassifier):
         draw = tf.cast(step, tf.int32) * self.microbatches + gradients.microbatch()
         return tf.stack([self.seed, draw])
 
+    def unknown_scores(self, images: tf.Tensor) -> tf.Tensor:
+        """Scores how much images look like none of the classes, as the open set does.
+
+        Args:
+            images: As for `ema_logits`.
+
+        Returns:
+            float32 `(batch,)`.
+        """
+        if self.open_set is None:
+            raise ValueError(f"This {type(self).__name__} has no open set: give it open_set=.")
+        outputs = self.ema_outputs(images)
+        return self.open_set(outputs.logits, outputs.features)
+
     # The step --------------------------------------------------------------------------------
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -435,6 +465,7 @@ class Learner(BalancedClassifier):
         labels: tf.Tensor,
         positions: tf.Tensor | None = None,
         strong_labeled: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Trains one step on views that are already made.
 
@@ -444,16 +475,25 @@ class Learner(BalancedClassifier):
             positions: As for `compute_losses`.
             strong_labeled: What `make_strong_labeled_views` returns. If it is None, parts that ask
                 for it learn from the weak views of the labeled images alone.
+            belongs: float `(mu * batch,)`, 0 for the unlabeled images that belong to no class,
+                else 1, for a learner with an open set.
 
         Returns:
             The `StepOutcome`.
         """
-        given = {"labels": labels, "positions": positions, "strong_labeled": strong_labeled}
+        given = {
+            "labels": labels,
+            "positions": positions,
+            "strong_labeled": strong_labeled,
+            "belongs": belongs,
+        }
         given = {name: value for name, value in given.items() if value is not None}
         outcome, gradient = self._losses_and_gradient(views, given)
         # All replicas have equally many rows: the mean of their gradients is that of the batch.
         gradient = replicas.mean(gradient)
         outcome = outcome._replace(gradient_norm=tf.linalg.global_norm(gradient))
+        if belongs is not None:
+            outcome = outcome.of_known_images(belongs)
         self.remember(outcome)
         variables = self.trainable_variables
         factor = tf.constant(0.0)
@@ -535,7 +575,7 @@ class Learner(BalancedClassifier):
         serialize = keras.saving.serialize_keras_object
         parts = {
             name: getattr(self, name)
-            for name in ("pseudo_labeler", "threshold", "balanced_head")
+            for name in ("pseudo_labeler", "threshold", "balanced_head", "open_set")
             if name not in self.refuses
         }
         return {
@@ -568,7 +608,11 @@ class Learner(BalancedClassifier):
         if self.needs_strong_labeled:
             make = self.network.compiled_part(self.make_strong_labeled_views)
             strong_labeled = make(labeled, seed)
-        outcome = self.train_on_views(views, labels, positions, strong_labeled)
+        belongs = None
+        if self.open_set is not None:
+            unknown = self.open_set.is_unknown(self.unknown_scores(unlabeled))
+            belongs = tf.where(unknown, 0.0, 1.0)
+        outcome = self.train_on_views(views, labels, positions, strong_labeled, belongs)
         return step_logs(self, self._track(outcome, labels, unlabeled_labels))
 
     @property

@@ -28,9 +28,23 @@ class StepOutcome(NamedTuple):
     weights: tf.Tensor | None = None
     gradient_norm: tf.Tensor | None = None
 
+    def of_known_images(self, belongs: tf.Tensor) -> StepOutcome:
+        """Returns the outcome without the pseudo-labels of images that belong to no class.
+
+        Args:
+            belongs: float `(mu * batch,)`, 0 for these images, else 1.
+
+        Returns:
+            The same with a final pseudo-label of -1 for these images, which nothing counts.
+        """
+        if self.pseudo_labels is None:
+            return self
+        final = tf.where(belongs > 0, self.pseudo_labels.final, tf.constant(-1, tf.int64))
+        return self._replace(pseudo_labels=self.pseudo_labels._replace(final=final))
+
 
 class Outputs(NamedTuple):
-    """What the trained network computes for one set of views.
+    """What a network computes for one set of views.
 
     Attributes:
         features: float32 `(batch, D)`, the encoder's.

@@ -19,7 +19,10 @@ _LAYOUT = """Expected
   train/<class>/*       training images whose class is known
   test/<class>/*        optional: images for the final result
   unlabeled/**          optional: training images of unknown class, in folders of any depth
-  validation/<class>/*  optional: images for choosing settings"""
+  validation/<class>/*  optional: images for choosing settings
+  test/_unknown/*       optional: images of no class, to measure how well they are recognized"""
+
+UNKNOWN_FOLDER = "_unknown"  # in the folder of the test images
 
 
 def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
@@ -31,8 +34,9 @@ def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     no part. All other files must be images.
 
     Args:
-        data_dir: Folder with `train/<class>/*`, optionally `test/<class>/*`, `unlabeled/**` and
-            `validation/<class>/*`. Other spellings of these names are known, such as `Val`.
+        data_dir: Folder with `train/<class>/*`, optionally `test/<class>/*`, `unlabeled/**`,
+            `validation/<class>/*`, and `test/_unknown/**` with images of no class. Other spellings
+            of the parts' names are known, such as `Val`.
 
     Returns:
         A `Source`. Its `unlabeled` is None if there is no folder `unlabeled`.
@@ -48,6 +52,13 @@ def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     clutter = Clutter(root)
     parts = _part_folders(root, clutter)
     class_names = tuple(folder.name for folder in _class_folders(parts["train"], clutter))
+    if UNKNOWN_FOLDER in class_names:
+        raise DataError(
+            f"{str(parts['train'] / UNKNOWN_FOLDER)!r} has the name for images of no class, which "
+            "has no place in train. Move them to the unlabeled images or to test, or rename it if "
+            "it is a class."
+        )
+    unknown = _unknown_pool(parts, clutter)
     if len(class_names) < 2:
         raise DataError(
             f"{str(parts['train'])!r} has {len(class_names)} class folders; a classifier needs at "
@@ -68,6 +79,7 @@ def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
         test=pools.get("test"),
         unlabeled=pools.get("unlabeled"),
         validation=pools.get("validation"),
+        unknown=unknown,
     )
 
 
@@ -139,8 +151,22 @@ def _unlabeled_pool(part: Path, clutter: Clutter) -> FilePool:
     return FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
 
 
+def _unknown_pool(parts: dict[str, Path], clutter: Clutter) -> FilePool | None:
+    """Returns the images of no class; removes test from the parts if it has no others."""
+    test = parts.get("test")
+    folder = None if test is None else test / UNKNOWN_FOLDER
+    if test is None or folder is None or not os.path.isdir(folder):
+        return None
+    if not _class_folders(test, clutter):
+        del parts["test"]
+    return _unlabeled_pool(folder, clutter)
+
+
 def _class_folders(part: Path, clutter: Clutter) -> list[os.DirEntry[str]]:
+    """Returns the folders of the classes; in test, that of images of no class is none of them."""
     folders = _visible(part, clutter)
+    if part_of(part.name) == "test":
+        folders = [folder for folder in folders if folder.name != UNKNOWN_FOLDER]
     for entry in folders:
         if not is_folder(entry):
             raise DataError(f"{entry.path!r} is not in the folder of a class. {_LAYOUT}")

@@ -68,7 +68,8 @@ def semi_aves(
         labeled: "l_train", with the list `val` for validation, or "l_train_val", which contains
             both lists and leaves no validation images.
         unlabeled: "in" for unlabeled images of the 200 species, "in+out" for these and images of
-            other species.
+            other species. As many of the latter as there are test images then measure, too, how
+            well images of no class are told.
 
     Returns:
         A `Source`.
@@ -89,6 +90,14 @@ def semi_aves(
         paths = [f"{root}/{path}" for name in names for path in lists[name].paths]
         return FilePool(paths, np.concatenate([lists[name].labels for name in names]))
 
+    unknown = None
+    if "u_train_out" in lists:
+        others = lists["u_train_out"]
+        count = min(len(others.paths), len(lists["test"].paths))
+        spread = np.linspace(0, len(others.paths) - 1, count).astype(int)
+        unknown = FilePool(
+            [f"{root}/{others.paths[place]}" for place in spread], others.labels[spread]
+        )
     return Source(
         class_names=_class_names(root),
         train=pool(labeled),
@@ -96,6 +105,7 @@ def semi_aves(
         unlabeled=pool(*unlabeled_lists),
         validation=pool(*validation) if validation else None,
         statistics=_STATISTICS,
+        unknown=unknown,
     )
 
 

@@ -17,6 +17,8 @@ class Source:
         unlabeled: Training images of unknown classes. If None, unlabeled images are taken from
             `train`.
         validation: Validation images of known classes; None if the data set has none.
+        unknown: Images of none of the classes, all with the label -1; None if there are none. They
+            only measure how well such images are told from test images.
         statistics: Published channel means and standard deviations, in 0..1; None to compute them.
         listed: Whether the classes are listed from head to tail of a long-tailed split, as
             published for a benchmark. If not, larger classes come first.
@@ -29,12 +31,13 @@ class Source:
     validation: Pool | None = None
     statistics: Statistics | None = None
     listed: bool = False
+    unknown: Pool | None = None
 
     def limited_to(self, max_megapixels: float) -> "Source":
         """Returns the same images, of which larger files count as unreadable; see `load`."""
         pools = {
             part: pool.limited_to(max_megapixels)
-            for part in ("train", "test", "unlabeled", "validation")
+            for part in ("train", "test", "unlabeled", "validation", "unknown")
             if (pool := getattr(self, part)) is not None
         }
         return dataclasses.replace(self, **pools)

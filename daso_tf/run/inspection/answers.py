@@ -113,6 +113,9 @@ class Network:
                 since = tf.maximum(last_step - learner.first_step, 0)
                 selection = learner.threshold(labels.target, None, positions, step=since)
                 weights = selection.weights.numpy()
+                if learner.open_set is not None:
+                    scores = learner.open_set(answers.plain, answers.features)
+                    weights = np.where(learner.open_set.is_unknown(scores), 0.0, weights)
                 if selection.labels is not None:
                     labels = labels._replace(final=selection.labels)
         finally:

@@ -23,7 +23,7 @@ from daso_tf.run.inspection.pictures import Pictures, Thumbnails
 from daso_tf.run.inspection.sheets import Sheets
 from daso_tf.run.inspection.summary import Found
 from daso_tf.run.inspection.tables import write_labeled, write_unlabeled
-from daso_tf.run.inspection.unknown import threshold, unknown_scores
+from daso_tf.run.open_set import Detector, score_of
 from daso_tf.run.results import Results
 from daso_tf.run.selected import selected
 from daso_tf.settings.settings import Settings
@@ -103,11 +103,11 @@ def _inspect(
     write_labeled(folder / "labeled", answers, of_labeled, seems, labeled, neighbors, names)
 
     validation = None if data.validation is None else network.all_of(data.validation)
-    # The network has learned the labeled pictures: their scores say nothing about new ones.
-    limit = None if validation is None else threshold(unknown_scores(validation.plain))
+    score = score_of(settings, data, learner)
+    Detector(learner, score, data, settings.evaluation_batch_size).fit()
     unlabeled = Pictures(data.unlabeled, identity.parts["unlabeled"])
     seen = write_unlabeled(
-        folder / "unlabeled", network, unlabeled, labeled, neighbors, names, limit
+        folder / "unlabeled", network, unlabeled, labeled, neighbors, names, score
     )
     read = unlabeled.only(seen.places)
 
@@ -136,7 +136,7 @@ def _inspect(
         "labeled" if validation is None else "validation",
         measure(*evaluated, data.labeled_counts.tolist()),
         shares,
-        None if limit is None else int((seen.unknown > limit).sum()),
+        int(score.is_unknown(seen.unknown).numpy().sum()) if score.has_limit else None,
         float((seen.weights[known] > 0).mean()) if known.any() else None,
         int((seems >= 0).sum()),
         None if copies is None else len(copies),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from daso_tf.open_set import OpenSet
 from daso_tf.run.inspection.answers import Answers, Network
 from daso_tf.run.inspection.folds import OutOfFold
 from daso_tf.run.inspection.neighbors import Neighbors
@@ -66,7 +67,7 @@ def write_unlabeled(
     labeled: Pictures,
     neighbors: Neighbors,
     class_names: Sequence[str],
-    unknown_above: float | None,
+    score: OpenSet,
 ) -> Seen:
     """Writes the table of the unlabeled pictures, batch by batch.
 
@@ -77,8 +78,8 @@ def write_unlabeled(
         labeled: The labeled pictures.
         neighbors: Their features.
         class_names: K names.
-        unknown_above: The unknown score above which a picture is called unknown; None leaves that
-            open.
+        score: Computes the unknown scores. Without a limit, it stays open which pictures are
+            unknown.
 
     Returns:
         What was `Seen`.
@@ -92,7 +93,7 @@ def write_unlabeled(
 
     def rows() -> Iterator[Row]:
         for answers in network.batches(pictures.images):
-            unknown = unknown_scores(answers.plain)
+            unknown = unknown_scores(score, answers)
             taught = network.taught(answers)
             weights = np.full(len(unknown), np.nan)
             kinds: dict[str, Iterable[str | None]] = dict.fromkeys(
@@ -108,9 +109,9 @@ def write_unlabeled(
                 "path": [pictures.names[position] for position in answers.positions],
                 "taught_weight": [None if np.isnan(w) else float(w) for w in weights],
                 "unknown_score": unknown.tolist(),
-                "unknown": [None] * len(unknown)
-                if unknown_above is None
-                else (unknown > unknown_above).tolist(),
+                "unknown": score.is_unknown(unknown).numpy().tolist()
+                if score.has_limit
+                else [None] * len(unknown),
             }
             confidence = np.array(columns["confidence"])
             seen.append((answers.positions, classes, confidence, unknown, weights))

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp
+import tensorflow as tf
 
-REJECTED = 0.05  # share of held-out pictures of the classes that is wrongly called unknown
-
-
-def unknown_scores(logits: np.ndarray) -> np.ndarray:
-    """Returns the energy of pictures: high where no class is likely.
-
-    Args:
-        logits: float `(N, K)`, without logit adjustment.
-
-    Returns:
-        float `(N,)`.
-
-    Example:
-
-    >>> unknown_scores(np.array([[9.0, 0.0], [1.0, 0.0]])).round(2).tolist()
-    [-9.0, -1.31]
-
-    Reference:
-        Liu, Wang, Owens and Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020,
-        equation 4.
-    """
-    return -logsumexp(logits, axis=1)
+from daso_tf.open_set import OpenSet
+from daso_tf.run.inspection.answers import Answers
 
 
-def threshold(scores: np.ndarray) -> float:
-    """Returns the score above which a picture is called unknown.
+def unknown_scores(score: OpenSet, answers: Answers) -> np.ndarray:
+    """Returns the unknown score of pictures: high where they look like no class.
 
     Args:
-        scores: float `(N,)`, those of held-out pictures of the classes.
+        score: Scores them.
+        answers: Those about the pictures.
 
     Returns:
-        Their quantile above which 5 % of them lie.
+        float32 `(N,)`.
     """
-    return float(np.quantile(scores, 1 - REJECTED))
+    return score(tf.constant(answers.plain), tf.constant(answers.features)).numpy()
