@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from daso_tf.data.unlabeled_distribution import em_shares
 from daso_tf.run.inspection.accuracy import wilson
 from daso_tf.run.inspection.folds import out_of_fold, suspected
 from daso_tf.run.results import evaluate
@@ -13,7 +14,7 @@ from daso_tf.step.calibration import (
     fit_calibrator,
     reliability,
 )
-from daso_tf.step.class_shares import em_shares, estimate_class_shares, matrix_shares
+from daso_tf.step.class_shares import estimate_class_shares, matrix_shares
 
 K = 6
 

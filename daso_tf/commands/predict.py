@@ -4,13 +4,14 @@
 
 The output is CSV with one line per image: path, class number, class name (empty where the model
 has no names) and probability. `--top=3` adds the same of the second and third class;
-`--format=jsonl` writes one JSON object per line instead.
+`--coverage=0.95` a set of classes; `--format=jsonl` writes one JSON object per line instead.
 """
 
 from __future__ import annotations
 
 import collections
 import csv
+import dataclasses
 import glob
 import json
 import os
@@ -18,24 +19,28 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.commands import terminal
+from daso_tf.commands import adapted, terminal
 from daso_tf.commands.served_model import ServedModel, open_model
 from daso_tf.data import DataError, read_image
 from daso_tf.data.folders import files_below
 from daso_tf.data.memory import Budget
 from daso_tf.data.sources.clutter import Clutter
 from daso_tf.data.text import as_cell
+from daso_tf.data.unlabeled_distribution import read as read_shares
 from daso_tf.platform.disk import naming
-from daso_tf.settings.flag import choice, expanded, integer, location
+from daso_tf.run.held_out import FILE, HeldOut
+from daso_tf.settings.flag import choice, expanded, integer, location, number
 from daso_tf.settings.flags import MAX_MEGAPIXELS
 from daso_tf.settings.settings import Settings
+from daso_tf.step.conformal import set_thresholds
 
 BATCH_SIZE = 64
+SAMPLE = 10_000  # pictures from which `--prior=estimate` estimates, as in a report
 _BATCH_PIXELS = 2**22  # of all images of a batch together, unless it is one image
 _THREADS = min(os.cpu_count() or 1, 8)  # each holds a decoded image
 # Resizing takes some 28 bytes per pixel. All threads together resize so many pixels at a time.
@@ -43,7 +48,22 @@ _resizing = Budget(2**24)
 
 # A class number, its name (None without names) and its probability, the most probable first.
 Ranking = list[tuple[int, str | None, float]]
-Writer = Callable[[Path, Ranking], None]
+Outputs = dict[str, np.ndarray]
+
+
+class Answer(NamedTuple):
+    """What is written about an image.
+
+    Attributes:
+        ranking: Its most probable classes.
+        class_set: The classes, by name or else by number, of its `--coverage` set; None without.
+    """
+
+    ranking: Ranking
+    class_set: list[str] | None
+
+
+Writer = Callable[[Path, Answer], None]
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -66,23 +86,70 @@ def main(settings: Settings, arguments: list[str]) -> int:
         terminal.fail(f"left out, as they are no pictures: {note}")
     if not paths:
         return terminal.fail(f"there are no pictures in {', '.join(map(repr, arguments))}")
+    of_export = adapted.of_export(settings)
+    shares = None
+    if of_export is not None and settings.prior not in (None, adapted.ESTIMATE):
+        shares = np.array(read_shares(settings.prior, of_export.class_names, "model"))
+        shares /= shares.sum()
     model = open_model(settings.model)
     if settings.top > model.num_classes:
         return terminal.fail(f"--top={settings.top}, but the model has {model.num_classes} classes")
+    if of_export is not None:
+        model = _adapted(model, of_export, settings, shares, paths)
     output = _opened_output(settings.output)
     with naming(settings.output or "standard output"), output:
-        write = _FORMATS[settings.format](output, settings.top)
+        write = _FORMATS[settings.format](output, settings)
         unreadable = 0
-        for batch, rankings in classify(model, paths, settings.top, settings.max_megapixels):
-            for path, ranking in zip(batch, rankings, strict=True):
-                if ranking is None:
+        for batch, answers in classify(model, paths, settings.top, settings.max_megapixels):
+            for path, answer in zip(batch, answers, strict=True):
+                if answer is None:
                     unreadable += 1
                 else:
-                    write(path, ranking)
+                    write(path, answer)
             output.flush()
     if unreadable:
         return terminal.fail(f"{unreadable} of {len(paths)} files left out", terminal.FAILED)
     return 0
+
+
+def _adapted(
+    model: ServedModel,
+    of_export: HeldOut,
+    settings: Settings,
+    shares: np.ndarray | None,
+    paths: Sequence[Path],
+) -> ServedModel:
+    """Returns the model with the answers that `--coverage` and `--prior` ask for.
+
+    What is promised, and for which class distribution it answers, is said on stderr.
+    """
+    if len(of_export.class_names) != model.num_classes:
+        raise ValueError(
+            f"{settings.model!r} has {model.num_classes} classes and {FILE} in it "
+            f"{len(of_export.class_names)}; export again"
+        )
+    plain = dataclasses.replace(model, class_names=of_export.class_names)
+    model = plain
+    if settings.coverage is not None:
+        assert of_export.scores is not None
+        thresholds = set_thresholds(of_export.scores, of_export.labeled_counts, settings.coverage)
+        for line in adapted.promises(thresholds, of_export):
+            terminal.fail(line)
+        model = adapted.with_sets(model, thresholds)
+    if settings.prior is None:
+        return model
+    if shares is None:
+        # As many as a report uses, evenly spread. Unreadable files are reported later, once.
+        sample = paths[:: -(-len(paths) // SAMPLE)]
+        read = predicted(plain, sample, settings.max_megapixels, report=lambda error: None)
+        answers = (outputs for _, outputs in read if outputs is not None)
+        shares = adapted.estimated_shares(of_export, answers)
+        terminal.fail(f"estimated: {adapted.shares_line(shares, of_export.class_names)}")
+    assert of_export.class_distribution is not None
+    assumed = "" if of_export.calibrator else ", by the labeled pictures: none are for validation"
+    before = adapted.shares_line(of_export.class_distribution, of_export.class_names)
+    terminal.fail(f"the model answers for: {before}{assumed}")
+    return adapted.for_distribution(model, of_export, shares)
 
 
 def image_paths(arguments: Iterable[str], clutter: Clutter | None = None) -> Iterator[Path]:
@@ -127,7 +194,7 @@ def classify(
     paths: Sequence[Path],
     top: int = 1,
     max_megapixels: float = MAX_MEGAPIXELS.default,
-) -> Iterator[tuple[list[Path], list[Ranking | None]]]:
+) -> Iterator[tuple[list[Path], list[Answer | None]]]:
     """Yields files in order, in batches, with the classes of each.
 
     Files are decoded in parallel, a few batches ahead. One line on stderr names each unreadable
@@ -140,34 +207,72 @@ def classify(
         max_megapixels: Largest number of pixels of an image, in millions.
 
     Returns:
-        An iterator over pairs: some paths, and for each of them its `top` most probable classes,
-        or None if the file cannot be read.
+        An iterator over pairs: some paths, and for each of them the answer, or None if the file
+        cannot be read.
+    """
+    for batch, outputs in predicted(model, paths, max_megapixels):
+        if outputs is None:
+            yield batch, [None]
+            continue
+        names = outputs.get("class_names", [None] * len(batch))
+        sets = outputs.get(adapted.CLASS_SETS, [None] * len(batch))
+        yield (
+            batch,
+            [
+                Answer(
+                    _ranking(probabilities, top, model.class_names, name),
+                    None if inside is None else _set(inside, model.class_names),
+                )
+                for probabilities, name, inside in zip(
+                    outputs["probabilities"], names, sets, strict=True
+                )
+            ],
+        )
+
+
+def predicted(
+    model: ServedModel,
+    paths: Iterable[Path],
+    max_megapixels: float,
+    report: Callable[[DataError], object] = terminal.fail,
+) -> Iterator[tuple[list[Path], Outputs | None]]:
+    """Yields files in order, in batches, with the outputs of the model.
+
+    Args:
+        model: The model.
+        paths: Image files.
+        max_megapixels: Largest number of pixels of an image, in millions.
+        report: Is told why a file cannot be read.
+
+    Returns:
+        An iterator over pairs: some paths, and the outputs for them by name; or a path and None if
+        the file cannot be read.
     """
 
-    def ranked(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], list[Ranking | None]]:
+    def asked(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], Outputs]:
         of_batch, images = zip(*batch, strict=True)
         with naming(of_batch[0]):
             answer = model.serve(images=tf.constant(np.stack(images)))
-        outputs = {name: value.numpy() for name, value in answer.items()}
-        names = outputs.get("class_names", [None] * len(batch))
-        return list(of_batch), [
-            _ranking(probabilities, top, model.class_names, name)
-            for probabilities, name in zip(outputs["probabilities"], names, strict=True)
-        ]
+        return list(of_batch), {name: value.numpy() for name, value in answer.items()}
 
     batch: list[tuple[Path, np.ndarray]] = []
-    for path, image in _images(model, paths, max_megapixels):
+    for path, image in _images(model, paths, max_megapixels, report):
         if image is None:
-            yield [path], [None]
+            yield [path], None
             continue
         shape = image.shape
         most = max(1, min(BATCH_SIZE, _BATCH_PIXELS // (shape[0] * shape[1])))
         if batch and (len(batch) >= most or batch[0][1].shape != shape):
-            yield ranked(batch)
+            yield asked(batch)
             batch = []
         batch.append((path, image))
     if batch:
-        yield ranked(batch)
+        yield asked(batch)
+
+
+def _set(inside: np.ndarray, names: tuple[str, ...] | None) -> list[str]:
+    classes = np.flatnonzero(inside).tolist()
+    return [str(k) if names is None else names[k] for k in classes]
 
 
 def _ranking(
@@ -183,7 +288,10 @@ def _ranking(
 
 
 def _images(
-    model: ServedModel, paths: Iterable[Path], max_megapixels: float
+    model: ServedModel,
+    paths: Iterable[Path],
+    max_megapixels: float,
+    report: Callable[[DataError], object],
 ) -> Iterator[tuple[Path, np.ndarray | None]]:
     """Yields files in order with their images, or None for unreadable ones."""
 
@@ -203,46 +311,56 @@ def _images(
         for path in paths:
             reading.append((path, pool.submit(read, path)))
             if len(reading) > ahead:
-                yield _taken(*reading.popleft())
+                yield _taken(*reading.popleft(), report)
         while reading:
-            yield _taken(*reading.popleft())
+            yield _taken(*reading.popleft(), report)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _taken(path: Path, image: Future[np.ndarray]) -> tuple[Path, np.ndarray | None]:
+def _taken(
+    path: Path, image: Future[np.ndarray], report: Callable[[DataError], object]
+) -> tuple[Path, np.ndarray | None]:
     try:
         return path, image.result()
     except DataError as error:
-        terminal.fail(error)
+        report(error)
         return path, None
 
 
-def _csv_writer(output: TextIO, top: int) -> Writer:
+def _csv_writer(output: TextIO, settings: Settings) -> Writer:
     writer = csv.writer(output)
     columns = ["class_id", "class_name", "probability"]
-    more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in columns]
-    writer.writerow(["path", *columns, *more])
+    more = [f"{column}_{rank}" for rank in range(2, settings.top + 1) for column in columns]
+    sets = [] if settings.coverage is None else ["class_set"]
+    writer.writerow(["path", *columns, *more, *sets])
 
-    def write(path: Path, ranking: Ranking) -> None:
+    def write(path: Path, answer: Answer) -> None:
         row = [as_cell(str(path))]
-        for class_id, name, probability in ranking:
+        for class_id, name, probability in answer.ranking:
             row += [str(class_id), as_cell(name or ""), f"{probability:.4f}"]
+        if answer.class_set is not None:
+            row.append(as_cell("|".join(answer.class_set)))
         writer.writerow(row)
 
     return write
 
 
-def _jsonl_writer(output: TextIO, top: int) -> Writer:
-    def write(path: Path, ranking: Ranking) -> None:
+def _jsonl_writer(output: TextIO, settings: Settings) -> Writer:
+    def write(path: Path, answer: Answer) -> None:
         keys = ("class_id", "class_name", "probability")
-        classes = [dict(zip(keys, entry, strict=True)) for entry in ranking]
-        output.write(json.dumps({"path": str(path), "classes": classes}) + "\n")
+        line: dict[str, Any] = {
+            "path": str(path),
+            "classes": [dict(zip(keys, entry, strict=True)) for entry in answer.ranking],
+        }
+        if answer.class_set is not None:
+            line["class_set"] = answer.class_set
+        output.write(json.dumps(line) + "\n")
 
     return write
 
 
-_FORMATS: dict[str, Callable[[TextIO, int], Writer]] = {
+_FORMATS: dict[str, Callable[[TextIO, Settings], Writer]] = {
     "csv": _csv_writer,
     "jsonl": _jsonl_writer,
 }
@@ -263,6 +381,20 @@ COMMAND = terminal.Command(
         location("output", None, "File to write.", shown_default="the terminal"),
         choice("format", "csv", _FORMATS, "What to write: CSV, or one JSON object per line."),
         integer("top", 1, "[1, inf)", "How many classes per image, the most probable first."),
+        number(
+            "coverage",
+            None,
+            "(0, 1)",
+            "Add the set of classes that contains the true one with this probability.",
+            shown_default="no sets",
+        ),
+        location(
+            "prior",
+            None,
+            "Answer for this class distribution: a JSON file, a CSV file with lines such as "
+            "cat,0.25, or estimate, which estimates that of the pictures.",
+            shown_default="that of the training",
+        ),
         MAX_MEGAPIXELS,
     ),
     usage="PATH...",

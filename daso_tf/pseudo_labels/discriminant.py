@@ -15,6 +15,8 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from daso_tf.data.unlabeled_distribution import em_shares
+
 # The first one is best for some hundred labeled images per class. The fewer there are, the less is
 # known of the covariance.
 SHRINKAGES = (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)
@@ -315,7 +317,7 @@ def fitted_temperature(scores: np.ndarray, labels: np.ndarray, prior: np.ndarray
 
 
 def estimated_prior(logits: np.ndarray, start: np.ndarray, iterations: int = 100) -> np.ndarray:
-    """Estimates the class distribution of images from classifier scores, by EM.
+    """Estimates the class distribution of images from classifier scores, by `em_shares`.
 
     Args:
         logits: float `(N, K)`, logarithms of the likelihood of each class, up to a constant per
@@ -332,13 +334,9 @@ def estimated_prior(logits: np.ndarray, start: np.ndarray, iterations: int = 100
     >>> logits = np.log([[0.9, 0.1]] * 30 + [[0.1, 0.9]] * 10)
     >>> estimated_prior(logits, np.array([0.5, 0.5])).round(2).tolist()
     [0.79, 0.21]
-
-    Reference:
-        Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-        Probabilities: A Simple Procedure", Neural Computation 14, 2002, section 2.
     """
-    prior = np.asarray(start, np.float64)
-    for _ in range(iterations):
-        expected = softmax(logits + np.log(prior), axis=1).sum(axis=0)
-        prior = (expected + 1.0) / (len(logits) + len(prior))
-    return prior
+    likelihoods = softmax(logits, axis=1)
+    uniform = np.full(len(start), 1 / len(start))
+    return em_shares(
+        likelihoods, uniform, start=start, added=1.0, tolerance=0.0, most_iterations=iterations
+    )

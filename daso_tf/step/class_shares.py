@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from daso_tf.data import estimate_distribution
+from daso_tf.data.unlabeled_distribution import em_shares
 from daso_tf.step.calibration import Calibrator, fit_calibrator
 
 RESAMPLES = 200
 LEVEL = 0.95
 _START = 1e-3  # is added to the shares with which EM starts in a resample
-_TINY = np.finfo(np.float64).tiny
 
 
 class Estimate(NamedTuple):
@@ -34,65 +34,12 @@ class ClassShares(NamedTuple):
     """The shares of the classes, by two methods; each sums to 1.
 
     Attributes:
-        em: An `Estimate` `(K,)` by `em_shares`.
+        em: An `Estimate` `(K,)` by `daso_tf.data.unlabeled_distribution.em_shares`.
         matrix: An `Estimate` `(K,)` by `matrix_shares`; None where a class has no held-out image.
     """
 
     em: Estimate
     matrix: Estimate | None
-
-
-def em_shares(
-    probabilities: np.ndarray,
-    prior: np.ndarray,
-    weights: np.ndarray | None = None,
-    start: np.ndarray | None = None,
-    tolerance: float = 1e-5,
-    most_iterations: int = 1000,
-) -> np.ndarray:
-    """Estimates class shares by expectation-maximization.
-
-    It assumes that an image of a class looks the same wherever it is from, and that only the
-    shares of the classes differ (label shift).
-
-    Args:
-        probabilities: float `(N, K)`, calibrated predictions; each row sums to 1.
-        prior: float `(K,)` above 0, the class shares for which the predictions are calibrated.
-        weights: float `(N,)` of at least 0, how often each image counts; by default once.
-        start: float `(K,)`, the first estimate; by default `prior`.
-        tolerance: It stops after a change of all shares together that is smaller.
-        most_iterations: Number of iterations after which it stops in any case.
-
-    Returns:
-        float64 `(K,)` of at least 0, summing to 1: the most likely shares.
-
-    Raises:
-        ValueError: If a share of `prior` is not above 0.
-
-    Example:
-
-    >>> sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
-    >>> em_shares(sure, prior=np.array([0.5, 0.5])).round(2).tolist()
-    [0.71, 0.29]
-
-    Reference:
-        Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-        Probabilities: A Simple Procedure", Neural Computation 14, 2002, equation 2.9.
-    """
-    prior = np.asarray(prior, np.float64)
-    if not (prior > 0).all():
-        raise ValueError(f"prior must be above 0 for every class, not {prior.tolist()}.")
-    ratios = np.asarray(probabilities, np.float64) / prior
-    counts = np.ones(len(ratios)) if weights is None else np.asarray(weights, np.float64)
-    shares = prior / prior.sum() if start is None else np.asarray(start, np.float64)
-    for _ in range(most_iterations):
-        mass = ratios @ shares  # of each image; row k of the E step is ratios * shares / mass
-        new = shares * ((counts / np.maximum(mass, _TINY)) @ ratios) / counts.sum()
-        new /= new.sum()
-        change, shares = np.abs(new - shares).sum(), new
-        if change < tolerance:
-            break
-    return shares
 
 
 def matrix_shares(
