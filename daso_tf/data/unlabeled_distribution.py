@@ -16,6 +16,9 @@ from daso_tf.data.images import UNKNOWN
 from daso_tf.data.semi_supervised import SemiSupervisedData
 from daso_tf.data.text import as_cell, read_text
 
+# Largest total variation between the class distribution of held-out images and the estimate for
+# them, with which an estimate for unlabeled images is used.
+MOST_WRONG = 0.1
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -216,6 +219,17 @@ def em_shares(
         if change < tolerance:
             break
     return shares
+
+
+def total_variation(shares: np.ndarray, others: np.ndarray) -> float:
+    """Returns how far two class distributions are apart, in [0, 1].
+
+    Example:
+
+    >>> total_variation(np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25]))
+    0.25
+    """
+    return float(np.abs(shares - others).sum() / 2)
 
 
 def _is_count(value: object) -> bool:

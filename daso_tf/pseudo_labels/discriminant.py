@@ -15,14 +15,11 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from daso_tf.data.unlabeled_distribution import em_shares
+from daso_tf.data.unlabeled_distribution import MOST_WRONG, em_shares, total_variation
 
 # The first one is best for some hundred labeled images per class. The fewer there are, the less is
 # known of the covariance.
 SHRINKAGES = (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)
-# Largest total variation between the class distribution of labeled images and what EM estimates for
-# them, with which its estimate for unlabeled images is used; see `teach`.
-_MOST_WRONG = 0.1
 _FOLDS = 5
 _TEMPERATURES = (0.1, 1000.0)
 
@@ -172,7 +169,7 @@ def teach(
     prior = np.bincount(labels, minlength=num_classes) / len(labels)
     temperature = fitted_temperature(scores, labels, prior)
     found = estimated_prior(scores / temperature, prior)
-    estimated = bool(np.abs(found - prior).sum() / 2 <= _MOST_WRONG)
+    estimated = total_variation(found, prior) <= MOST_WRONG
     discriminant = Discriminant.fit(features, labels, num_classes, shrinkage)
     mean = np.mean([discriminant.scores(view) for view in views], axis=0) / temperature
     shares = estimated_prior(mean, prior) if estimated else prior
