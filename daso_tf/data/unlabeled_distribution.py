@@ -16,6 +16,7 @@ from daso_tf.data.images import UNKNOWN
 from daso_tf.data.semi_supervised import SemiSupervisedData
 from daso_tf.data.text import as_cell, read_text
 
+ESTIMATE = "estimate"  # see `daso_tf.run.distribution_estimate`
 # Largest total variation between the class distribution of held-out images and the estimate for
 # them, with which an estimate for unlabeled images is used.
 MOST_WRONG = 0.1
@@ -26,9 +27,9 @@ def unlabeled_distribution(source: str, data: SemiSupervisedData) -> list[float]
     """Returns how many unlabeled images each class has, in any scale.
 
     Args:
-        source: "labeled" assumes the class distribution of the labeled images. "known" counts the
-            true classes of the unlabeled images. Any other value is the path of a file, see
-            `read`.
+        source: "labeled" assumes the class distribution of the labeled images. "estimate" starts
+            with it. "known" counts the true classes of the unlabeled images. Any other value is the
+            path of a file, see `read`.
         data: The data.
 
     Returns:
@@ -47,7 +48,7 @@ def unlabeled_distribution(source: str, data: SemiSupervisedData) -> list[float]
     >>> unlabeled_distribution("labeled", data), unlabeled_distribution("known", data)
     ([2.0, 1.0], [1.0, 2.0])
     """
-    if source == "labeled":
+    if source in ("labeled", ESTIMATE):
         return data.labeled_counts.astype(float).tolist()
     if source != "known":
         return read(source, data.class_names)

@@ -152,6 +152,37 @@ def estimate_class_shares(
     )
 
 
+def confirmed_shares(
+    held_out: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray
+) -> np.ndarray | None:
+    """Estimates class shares by EM, if the same estimate finds those of the held-out images.
+
+    Args:
+        held_out: float `(M, K)`, probabilities of images that the network has not learned.
+        labels: int `(M,)`, their classes in 0..K-1.
+        unlabeled: float `(N, K)`, probabilities of the images in question.
+
+    Returns:
+        float64 `(K,)` above 0, summing to 1, with an image of each class added; None where
+        `self_check` is above `MOST_WRONG`.
+
+    Example:
+
+    >>> sure = np.array([[0.99, 0.01], [0.01, 0.99]])
+    >>> found = confirmed_shares(np.repeat(sure, 20, axis=0), np.repeat([0, 1], 20),
+    ...                          np.repeat(sure, [30, 68], axis=0))
+    >>> found.round(2).tolist()
+    [0.31, 0.69]
+    """
+    logits, asked = (
+        np.log(np.maximum(of, np.finfo(np.float32).tiny)) for of in (held_out, unlabeled)
+    )
+    if self_check(logits, labels) > MOST_WRONG:
+        return None
+    calibrator = fit_calibrator(logits, labels)
+    return em_shares(calibrator(asked), calibrator(logits).mean(axis=0), added=1.0)
+
+
 def self_check(held_out: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
     """Measures how far EM misses the class distribution of held-out images, which is known.
 

@@ -214,7 +214,17 @@ class Classifier(keras.Model):
         """
         images = self.as_input(inputs.raw(images))
         features = self.network.ema_features(images, training=False)
-        logits = self.answering_logits(features)
+        return self.as_answered(self.answering_logits(features))
+
+    def as_answered(self, logits: tf.Tensor) -> tf.Tensor:
+        """Applies logit adjustment, where it is set, to the result of `answering_logits`.
+
+        Args:
+            logits: float `(batch, K)`.
+
+        Returns:
+            float `(batch, K)`.
+        """
         if not self.test_logit_adjustment or self.labeled_counts is None:
             return logits
         return adjusted(logits, self.labeled_counts, self.test_logit_adjustment)
