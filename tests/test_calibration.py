@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from daso_tf.data.unlabeled_distribution import em_shares
 from daso_tf.run.inspection.accuracy import wilson
 from daso_tf.run.inspection.folds import out_of_fold, suspected
 from daso_tf.run.results import evaluate
@@ -13,7 +14,7 @@ from daso_tf.step.calibration import (
     fit_calibrator,
     reliability,
 )
-from daso_tf.step.class_shares import em_shares, estimate_class_shares, matrix_shares
+from daso_tf.step.class_shares import Predictions, estimate_class_shares, matrix_shares
 
 K = 6
 
@@ -135,9 +136,9 @@ def test_shares_are_found_whatever_the_held_out_shares_and_the_scale_of_the_logi
     held_out, labels = shifted([150, 60, 30], seed=0)
     unlabeled, truth = shifted([40, 160, 400], seed=1)
     expected = np.bincount(truth) / len(truth)
-    found = estimate_class_shares(3 * held_out, labels, 3 * unlabeled, resamples=5)
-    unscaled = estimate_class_shares(held_out, labels, unlabeled, resamples=5)
-    for estimate, other in zip(found, unscaled, strict=True):
+    found = estimate_class_shares(Predictions(3 * held_out, labels, 3 * unlabeled), resamples=5)
+    unscaled = estimate_class_shares(Predictions(held_out, labels, unlabeled), resamples=5)
+    for estimate, other in zip(found[:2], unscaled[:2], strict=True):
         np.testing.assert_allclose(estimate.value, expected, atol=0.08)
         np.testing.assert_allclose(estimate.value, other.value, atol=0.02)
         assert 0 < (estimate.high - estimate.low).max() < 0.3
@@ -148,7 +149,8 @@ def test_intervals_cover_the_truth():
     for seed in range(6):
         held_out, labels = shifted([40, 40, 40], seed=10 + seed)
         unlabeled, truth = shifted([200, 70, 30], seed=100 + seed)
-        found = estimate_class_shares(held_out, labels, unlabeled, resamples=25, seed=seed).em
+        of_network = Predictions(held_out, labels, unlabeled)
+        found = estimate_class_shares(of_network, resamples=25, seed=seed).em
         expected = np.bincount(truth) / len(truth)
         covered += ((found.low <= expected) & (expected <= found.high)).tolist()
     assert np.mean(covered) > 0.75
@@ -157,7 +159,9 @@ def test_intervals_cover_the_truth():
 def test_without_a_held_out_image_of_a_class_there_is_no_matrix():
     held_out, labels = shifted([20, 20, 20], seed=0)
     known = labels != 2
-    found = estimate_class_shares(held_out[known], labels[known], held_out, resamples=3)
+    found = estimate_class_shares(
+        Predictions(held_out[known], labels[known], held_out), resamples=3
+    )
     assert found.matrix is None and found.em.value.sum() == pytest.approx(1)
 
 

@@ -13,6 +13,7 @@ from daso_tf.commands import terminal
 from daso_tf.commands.export import COMMAND
 from daso_tf.run import exported
 from daso_tf.run.finishing import about_logit_adjustment
+from daso_tf.run.held_out import HeldOut
 from daso_tf.run.lock import locked
 from daso_tf.settings.settings import Settings
 
@@ -109,6 +110,7 @@ def test_an_export_without_the_record_of_what_it_is_is_replaced(tmp_path, monkey
         network=types.SimpleNamespace(resolution=8),
     )
     written = []
+    known = HeldOut(("a", "b"), [1, 1], None, None, None)
 
     def write(_, directory, resolution, class_names, extra):
         written.append(directory)
@@ -121,7 +123,7 @@ def test_an_export_without_the_record_of_what_it_is_is_replaced(tmp_path, monkey
     settings = Settings({"test_logit_adjustment": 0.0, "mixed_precision": "none"})
 
     def is_written():
-        return exported.export(learner, settings, tmp_path, "# A card")
+        return exported.export(learner, settings, tmp_path, "# A card", known)
 
     assert is_written() and not is_written()
     for spoil in (
@@ -135,6 +137,8 @@ def test_an_export_without_the_record_of_what_it_is_is_replaced(tmp_path, monkey
         spoil()
         assert is_written() and not is_written()
     settings = settings.replace(mixed_precision="bfloat16")
+    assert is_written() and not is_written()
+    known = known._replace(scores=[np.array([0.5]), np.array([])])
     assert is_written() and not is_written()
 
 

@@ -52,6 +52,30 @@ def test_file_with_other_content_is_refused(content, message, tmp_path):
         read(tmp_path / "estimate.json", NAMES)
 
 
+def test_a_table_is_read_in_any_order(tmp_path):
+    (tmp_path / "shares.csv").write_text("class,share\nowl,0.5\n\ncat, 0.25\ndog,0\n")
+    assert read(tmp_path / "shares.csv", NAMES) == [0.25, 0.0, 0.5]
+    (tmp_path / "SHARES.CSV").write_text("'=dog,3\ncat,1\n")
+    assert read(tmp_path / "SHARES.CSV", ["cat", "=dog"]) == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("cat,1\ndog\nowl,2\n", "line 2 must be a class and a number"),
+        ("cat,1\ndog,many\nowl,2\n", "line 2 must be a class and a number"),
+        ("cat,1\ndog,2\ncat,2\n", "line 3 has the class 'cat' again"),
+        ("cat,1\ndog,-2\nowl,2\n", "one number of at least 0 for each class"),
+        ("cat,0\ndog,0\nowl,0\n", "not only zeros"),
+        ("cat,1\ndog,2\n", "they differ in: owl"),
+    ],
+)
+def test_a_table_with_other_content_is_refused(content, message, tmp_path):
+    (tmp_path / "shares.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "shares.csv", NAMES)
+
+
 def test_known_needs_the_true_classes():
     with pytest.raises(ValueError, match="the class of 1 of the 10 unlabeled images is not known"):
         unlabeled_distribution.unlabeled_distribution("known", three_classes((-1, *(0,) * 9)))

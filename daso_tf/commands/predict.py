@@ -3,15 +3,16 @@
     daso-tf predict --model=runs/digits_lt/export PATH...
 
 The output is CSV with one line per image: path, class number, class name (empty where the model
-has no names) and probability. `--top=3` adds the same of the second and third class, and
-`--unknown` whether the image belongs to no class. `--format=jsonl` writes one JSON object per line
-instead.
+has no names) and probability. `--top=3` adds the same of the second and third class,
+`--coverage=0.95` a set of classes, and `--unknown` whether the image belongs to no class.
+`--format=jsonl` writes one JSON object per line instead.
 """
 
 from __future__ import annotations
 
 import collections
 import csv
+import dataclasses
 import glob
 import json
 import os
@@ -24,19 +25,23 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.commands import terminal
+from daso_tf.commands import adapted, terminal
 from daso_tf.commands.served_model import ServedModel, open_model
 from daso_tf.data import DataError, read_image
 from daso_tf.data.folders import files_below
 from daso_tf.data.memory import Budget
 from daso_tf.data.sources.clutter import Clutter
 from daso_tf.data.text import as_cell
+from daso_tf.data.unlabeled_distribution import read as read_shares
 from daso_tf.platform.disk import naming
-from daso_tf.settings.flag import choice, expanded, integer, location, switch
+from daso_tf.run.held_out import FILE, HeldOut
+from daso_tf.settings.flag import choice, expanded, integer, location, number, switch
 from daso_tf.settings.flags import MAX_MEGAPIXELS
 from daso_tf.settings.settings import Settings
+from daso_tf.step.conformal import set_thresholds
 
 BATCH_SIZE = 64
+SAMPLE = 10_000  # pictures from which `--prior=estimate` estimates, as in a report
 _BATCH_PIXELS = 2**22  # of all images of a batch together, unless it is one image
 _THREADS = min(os.cpu_count() or 1, 8)  # each holds a decoded image
 # Resizing takes some 28 bytes per pixel. All threads together resize so many pixels at a time.
@@ -44,18 +49,21 @@ _resizing = Budget(2**24)
 
 # A class number, its name (None without names) and its probability, the most probable first.
 Ranking = list[tuple[int, str | None, float]]
+Outputs = dict[str, np.ndarray]
 
 
 class Answer(NamedTuple):
-    """What a model says about an image.
+    """What is written about an image.
 
     Attributes:
         ranking: Its most probable classes.
+        class_set: The classes, by name or else by number, of its `--coverage` set; None without.
         unknown: Its unknown score, and whether it belongs to no class; None from a model that does
             not tell.
     """
 
     ranking: Ranking
+    class_set: list[str] | None
     unknown: tuple[float, bool] | None
 
 
@@ -82,6 +90,11 @@ def main(settings: Settings, arguments: list[str]) -> int:
         terminal.fail(f"left out, as they are no pictures: {note}")
     if not paths:
         return terminal.fail(f"there are no pictures in {', '.join(map(repr, arguments))}")
+    of_export = adapted.of_export(settings)
+    shares = None
+    if of_export is not None and settings.prior not in (None, adapted.ESTIMATE):
+        shares = np.array(read_shares(settings.prior, of_export.class_names, "model"))
+        shares /= shares.sum()
     model = open_model(settings.model)
     if settings.top > model.num_classes:
         return terminal.fail(f"--top={settings.top}, but the model has {model.num_classes} classes")
@@ -90,9 +103,11 @@ def main(settings: Settings, arguments: list[str]) -> int:
             f"--unknown: {settings.model!r} does not tell images of no class; export a run that "
             "was trained with --open_set"
         )
+    if of_export is not None:
+        model = _adapted(model, of_export, settings, shares, paths)
     output = _opened_output(settings.output)
     with naming(settings.output or "standard output"), output:
-        write = _FORMATS[settings.format](output, settings.top, settings.unknown)
+        write = _FORMATS[settings.format](output, settings)
         unreadable = 0
         for batch, answers in classify(model, paths, settings.top, settings.max_megapixels):
             for path, answer in zip(batch, answers, strict=True):
@@ -104,6 +119,46 @@ def main(settings: Settings, arguments: list[str]) -> int:
     if unreadable:
         return terminal.fail(f"{unreadable} of {len(paths)} files left out", terminal.FAILED)
     return 0
+
+
+def _adapted(
+    model: ServedModel,
+    of_export: HeldOut,
+    settings: Settings,
+    shares: np.ndarray | None,
+    paths: Sequence[Path],
+) -> ServedModel:
+    """Returns the model with the answers that `--coverage` and `--prior` ask for.
+
+    What is promised, and for which class distribution it answers, is said on stderr.
+    """
+    if len(of_export.class_names) != model.num_classes:
+        raise ValueError(
+            f"{settings.model!r} has {model.num_classes} classes and {FILE} in it "
+            f"{len(of_export.class_names)}; export again"
+        )
+    plain = dataclasses.replace(model, class_names=of_export.class_names)
+    model = plain
+    if settings.coverage is not None:
+        assert of_export.scores is not None
+        thresholds = set_thresholds(of_export.scores, of_export.labeled_counts, settings.coverage)
+        for line in adapted.promises(thresholds, of_export):
+            terminal.fail(line)
+        model = adapted.with_sets(model, thresholds)
+    if settings.prior is None:
+        return model
+    if shares is None:
+        # As many as a report uses, evenly spread. Unreadable files are reported later, once.
+        sample = paths[:: -(-len(paths) // SAMPLE)]
+        read = predicted(plain, sample, settings.max_megapixels, report=lambda error: None)
+        answers = (outputs for _, outputs in read if outputs is not None)
+        shares = adapted.estimated_shares(of_export, answers)
+        terminal.fail(f"estimated: {adapted.shares_line(shares, of_export.class_names)}")
+    assert of_export.class_distribution is not None
+    assumed = "" if of_export.calibrator else ", by the labeled pictures: none are for validation"
+    before = adapted.shares_line(of_export.class_distribution, of_export.class_names)
+    terminal.fail(f"the model answers for: {before}{assumed}")
+    return adapted.for_distribution(model, of_export, shares)
 
 
 def image_paths(arguments: Iterable[str], clutter: Clutter | None = None) -> Iterator[Path]:
@@ -161,40 +216,69 @@ def classify(
         max_megapixels: Largest number of pixels of an image, in millions.
 
     Returns:
-        An iterator over pairs: some paths, and for each of them its `Answer` with the `top` most
-        probable classes, or None if the file cannot be read.
+        An iterator over pairs: some paths, and for each of them its `Answer`, or None if the file
+        cannot be read.
+    """
+    for batch, outputs in predicted(model, paths, max_megapixels):
+        if outputs is None:
+            yield batch, [None]
+        else:
+            places = range(len(batch))
+            yield batch, [_answer(model, outputs, place, top) for place in places]
+
+
+def predicted(
+    model: ServedModel,
+    paths: Iterable[Path],
+    max_megapixels: float,
+    report: Callable[[DataError], object] = terminal.fail,
+) -> Iterator[tuple[list[Path], Outputs | None]]:
+    """Yields files in order, in batches, with the outputs of the model.
+
+    Args:
+        model: The model.
+        paths: Image files.
+        max_megapixels: Largest number of pixels of an image, in millions.
+        report: Is told why a file cannot be read.
+
+    Returns:
+        An iterator over pairs: some paths, and the outputs for them by name; or a path and None if
+        the file cannot be read.
     """
 
-    def answered(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], list[Answer | None]]:
+    def asked(batch: list[tuple[Path, np.ndarray]]) -> tuple[list[Path], Outputs]:
         of_batch, images = zip(*batch, strict=True)
         with naming(of_batch[0]):
             answer = model.serve(images=tf.constant(np.stack(images)))
-        outputs = {name: value.numpy() for name, value in answer.items()}
-        names = outputs.get("class_names", [None] * len(batch))
-        unknown: Sequence[tuple[float, bool] | None] = [None] * len(batch)
-        if model.tells_unknown:
-            scores, is_unknown = (outputs[name].tolist() for name in ("unknown_score", "unknown"))
-            unknown = list(zip(scores, is_unknown, strict=True))
-        return list(of_batch), [
-            Answer(_ranking(probabilities, top, model.class_names, name), of_image)
-            for probabilities, name, of_image in zip(
-                outputs["probabilities"], names, unknown, strict=True
-            )
-        ]
+        return list(of_batch), {name: value.numpy() for name, value in answer.items()}
 
     batch: list[tuple[Path, np.ndarray]] = []
-    for path, image in _images(model, paths, max_megapixels):
+    for path, image in _images(model, paths, max_megapixels, report):
         if image is None:
-            yield [path], [None]
+            yield [path], None
             continue
         shape = image.shape
         most = max(1, min(BATCH_SIZE, _BATCH_PIXELS // (shape[0] * shape[1])))
         if batch and (len(batch) >= most or batch[0][1].shape != shape):
-            yield answered(batch)
+            yield asked(batch)
             batch = []
         batch.append((path, image))
     if batch:
-        yield answered(batch)
+        yield asked(batch)
+
+
+def _answer(model: ServedModel, outputs: Outputs, place: int, top: int) -> Answer:
+    """Returns what is written about one image of a batch."""
+    of_image = {name: values[place] for name, values in outputs.items()}
+    class_set = unknown = None
+    if adapted.CLASS_SETS in of_image:
+        classes = np.flatnonzero(of_image[adapted.CLASS_SETS]).tolist()
+        names = model.class_names
+        class_set = [str(k) if names is None else names[k] for k in classes]
+    if model.tells_unknown:
+        unknown = (float(of_image["unknown_score"]), bool(of_image["unknown"]))
+    probabilities, name = of_image["probabilities"], of_image.get("class_names")
+    return Answer(_ranking(probabilities, top, model.class_names, name), class_set, unknown)
 
 
 def _ranking(
@@ -210,7 +294,10 @@ def _ranking(
 
 
 def _images(
-    model: ServedModel, paths: Iterable[Path], max_megapixels: float
+    model: ServedModel,
+    paths: Iterable[Path],
+    max_megapixels: float,
+    report: Callable[[DataError], object],
 ) -> Iterator[tuple[Path, np.ndarray | None]]:
     """Yields files in order with their images, or None for unreadable ones."""
 
@@ -230,32 +317,38 @@ def _images(
         for path in paths:
             reading.append((path, pool.submit(read, path)))
             if len(reading) > ahead:
-                yield _taken(*reading.popleft())
+                yield _taken(*reading.popleft(), report)
         while reading:
-            yield _taken(*reading.popleft())
+            yield _taken(*reading.popleft(), report)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _taken(path: Path, image: Future[np.ndarray]) -> tuple[Path, np.ndarray | None]:
+def _taken(
+    path: Path, image: Future[np.ndarray], report: Callable[[DataError], object]
+) -> tuple[Path, np.ndarray | None]:
     try:
         return path, image.result()
     except DataError as error:
-        terminal.fail(error)
+        report(error)
         return path, None
 
 
-def _csv_writer(output: TextIO, top: int, with_unknown: bool) -> Writer:
+def _csv_writer(output: TextIO, settings: Settings) -> Writer:
     writer = csv.writer(output)
     columns = ["class_id", "class_name", "probability"]
-    more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in columns]
-    writer.writerow(["path", *columns, *more, *(_UNKNOWN if with_unknown else ())])
+    more = [f"{column}_{rank}" for rank in range(2, settings.top + 1) for column in columns]
+    sets = [] if settings.coverage is None else ["class_set"]
+    unknown = _UNKNOWN if settings.unknown else ()
+    writer.writerow(["path", *columns, *more, *sets, *unknown])
 
     def write(path: Path, answer: Answer) -> None:
         row = [as_cell(str(path))]
         for class_id, name, probability in answer.ranking:
             row += [str(class_id), as_cell(name or ""), f"{probability:.4f}"]
-        if with_unknown and answer.unknown is not None:
+        if answer.class_set is not None:
+            row.append(as_cell("|".join(answer.class_set)))
+        if settings.unknown and answer.unknown is not None:
             score, is_unknown = answer.unknown
             row += [f"{score:.4f}", "yes" if is_unknown else "no"]
         writer.writerow(row)
@@ -263,12 +356,16 @@ def _csv_writer(output: TextIO, top: int, with_unknown: bool) -> Writer:
     return write
 
 
-def _jsonl_writer(output: TextIO, top: int, with_unknown: bool) -> Writer:
+def _jsonl_writer(output: TextIO, settings: Settings) -> Writer:
     def write(path: Path, answer: Answer) -> None:
         keys = ("class_id", "class_name", "probability")
-        classes = [dict(zip(keys, entry, strict=True)) for entry in answer.ranking]
-        line: dict[str, Any] = {"path": str(path), "classes": classes}
-        if with_unknown and answer.unknown is not None:
+        line: dict[str, Any] = {
+            "path": str(path),
+            "classes": [dict(zip(keys, entry, strict=True)) for entry in answer.ranking],
+        }
+        if answer.class_set is not None:
+            line["class_set"] = answer.class_set
+        if settings.unknown and answer.unknown is not None:
             line |= dict(zip(_UNKNOWN, answer.unknown, strict=True))
         output.write(json.dumps(line) + "\n")
 
@@ -276,7 +373,7 @@ def _jsonl_writer(output: TextIO, top: int, with_unknown: bool) -> Writer:
 
 
 _UNKNOWN = ("unknown_score", "unknown")
-_FORMATS: dict[str, Callable[[TextIO, int, bool], Writer]] = {
+_FORMATS: dict[str, Callable[[TextIO, Settings], Writer]] = {
     "csv": _csv_writer,
     "jsonl": _jsonl_writer,
 }
@@ -302,6 +399,20 @@ COMMAND = terminal.Command(
             False,
             "Also write the unknown score of each image, and whether it belongs to no class; needs "
             "the model of a run with --open_set.",
+        ),
+        number(
+            "coverage",
+            None,
+            "(0, 1)",
+            "Add the set of classes that contains the true one with this probability.",
+            shown_default="no sets",
+        ),
+        location(
+            "prior",
+            None,
+            "Answer for this class distribution: a JSON file, a CSV file with lines such as "
+            "cat,0.25, or estimate, which estimates that of the pictures.",
+            shown_default="that of the training",
         ),
         MAX_MEGAPIXELS,
     ),

@@ -4,6 +4,8 @@
 an array, and `dataset` for batches.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -83,6 +85,14 @@ class Images:
             uint8 array of shape (n, height, width, 3).
         """
         return self.images[members]
+
+    def subset(self, members: np.ndarray) -> Images:
+        """Returns some of the images with their labels.
+
+        Args:
+            members: Integer array of shape (n,), positions in 0..N-1.
+        """
+        return Images(self.images[members], self.labels[members])
 
     def dataset(
         self, members: tf.data.Dataset, batch_size: int, drop_remainder: bool
@@ -165,6 +175,11 @@ class ImageFiles:
 
         images = members.map(read, num_parallel_calls=os.cpu_count(), deterministic=True)
         return images.batch(batch_size, drop_remainder)
+
+    def subset(self, members: np.ndarray) -> ImageFiles:
+        """Returns some of the files with their labels; see `Images.subset`."""
+        files = [self.files[member] for member in members.tolist()]
+        return dataclasses.replace(self, files=files, labels=self.labels[members])
 
     @property
     def left_out(self) -> set[int]:

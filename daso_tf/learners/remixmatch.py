@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment import RandAugment, resize
@@ -133,6 +134,12 @@ class ReMixMatch(Learner):
         if distribution_alignment is not None and not distribution_alignment.built:
             distribution_alignment.build((None, self.num_classes))
         self.rotation_head, _ = self.add_head("rotation_head", 4)
+
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Also for distribution alignment; see `Learner.set_class_distribution`."""
+        super().set_class_distribution(shares)
+        if self.distribution_alignment is not None:
+            self.distribution_alignment.set_class_distribution(shares)
 
     def make_views(
         self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor

@@ -19,6 +19,7 @@ from daso_tf.pseudo_labels.pseudo_labeler import (
     TWO_CLASSIFIERS,
     PseudoLabeler,
     PseudoLabels,
+    add_distribution,
     checked_num_classes,
 )
 
@@ -42,6 +43,8 @@ class DARPPseudoLabeler(PseudoLabeler):
         period: Steps between two refinements, at least 1.
         alpha: How many times its number of images a class may keep, above 0; see `refine`.
         iterations: Rounds of each refinement, at least 1; see `refine`.
+        estimated: Whether `class_distribution` is only the first one, which estimates during
+            training replace (`set_class_distribution`).
         **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
@@ -78,6 +81,7 @@ class DARPPseudoLabeler(PseudoLabeler):
         period: int = 10,
         alpha: float = 2.0,
         iterations: int = 10,
+        estimated: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -87,6 +91,7 @@ class DARPPseudoLabeler(PseudoLabeler):
         self.period = checked_whole_number("period", period, least=1)
         self.alpha = checked_number("alpha", alpha, above=0)
         self.iterations = checked_whole_number("iterations", iterations, least=1)
+        self.estimated = bool(estimated)
         self.supports_jit = False  # tells Keras for jit_compile="auto"
 
     def build(self, input_shape: Sequence[Any]) -> None:
@@ -99,7 +104,14 @@ class DARPPseudoLabeler(PseudoLabeler):
             self.add_weight(name=name, shape=shape, initializer=uniform, trainable=False)
             for name in ("predictions", "refined")
         )
+        if self.estimated:
+            self.estimated_distribution = add_distribution(self, self.class_distribution)
         self.built = True
+
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Takes an estimate, if it is `estimated`; see `PseudoLabeler`."""
+        if self.estimated:
+            self.estimated_distribution.assign(shares)
 
     def image_memories(self) -> list[tf.Variable]:
         """Returns the variables with one entry per unlabeled image; see `PseudoLabeler`."""
@@ -152,20 +164,23 @@ class DARPPseudoLabeler(PseudoLabeler):
             "period": self.period,
             "alpha": self.alpha,
             "iterations": self.iterations,
+            "estimated": self.estimated,
         }
 
     def _refine(self, predictions: tf.Tensor) -> tf.Tensor:
-        def on_host(predictions: np.ndarray) -> np.ndarray:
-            refined = refine(predictions, self.class_distribution, self.alpha, self.iterations)
-            return refined.astype(np.float32)
+        def on_host(predictions: np.ndarray, shares: np.ndarray) -> np.ndarray:
+            return refine(predictions, shares, self.alpha, self.iterations).astype(np.float32)
 
-        refined = tf.numpy_function(on_host, [predictions], tf.float32, stateful=False)
+        shares = tf.constant(self.class_distribution, tf.float64)
+        if self.estimated:
+            shares = tf.convert_to_tensor(self.estimated_distribution)
+        refined = tf.numpy_function(on_host, [predictions, shares], tf.float32, stateful=False)
         return tf.ensure_shape(refined, predictions.shape)
 
 
 def refine(
     predictions: np.ndarray,
-    class_distribution: Sequence[float],
+    class_distribution: Sequence[float] | np.ndarray,
     alpha: float = 2.0,
     iterations: int = 10,
 ) -> np.ndarray:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from daso_tf.data.unlabeled_distribution import total_variation
 from daso_tf.platform import replicas
-from daso_tf.platform.checks import checked_number, checked_whole_number
+from daso_tf.platform.checks import checked_counts, checked_number, checked_whole_number
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.pseudo_labels.pseudo_labeler import PseudoLabeler, PseudoLabels
+
+AUTO = "auto"
+# T_dist of the paper on CIFAR-10 where labeled and unlabeled images have the same imbalance ratio,
+# and where they have not (table 10).
+EQUAL_IMBALANCE, OTHER_IMBALANCE = 1.5, 0.3
+# Total variation up to which two class distributions are the same; it is 0.49 between the long tail
+# of CIFAR-10-LT with a ratio of 100 and equally many images of each class.
+SAME = 0.2
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -32,7 +42,8 @@ class DASOPseudoLabeler(PseudoLabeler):
         queue_size: Q, labeled features kept for each class, at least 1.
         prototype_temperature: T_proto, divides the similarities to the prototypes, above 0.
         distribution_temperature: T_dist, above 0. The paper uses 1.5 on CIFAR-10 if labeled and
-            unlabeled images have the same imbalance ratio, else 0.3.
+            unlabeled images have the same imbalance ratio, else 0.3. "auto" chooses one of these
+            two by estimates during training (`set_class_distribution`), and is 1.5 until then.
         distribution_aware: Whether the weight v follows the pseudo-label distribution. If False,
             it is `blend_weight` for every class.
         blend_weight: The fixed weight of the semantic target, in [0, 1]. Used only if
@@ -42,6 +53,8 @@ class DASOPseudoLabeler(PseudoLabeler):
             least 0.
         distribution_period: Steps between two updates of the pseudo-label distribution, at
             least 1.
+        labeled_counts: Labeled images of each class, K numbers, which "auto" compares with the
+            estimate.
         **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
@@ -68,18 +81,29 @@ class DASOPseudoLabeler(PseudoLabeler):
         self,
         queue_size: int = 256,
         prototype_temperature: float = 0.05,
-        distribution_temperature: float = 1.5,
+        distribution_temperature: float | str = 1.5,
         distribution_aware: bool = True,
         blend_weight: float = 0.5,
         alignment_weight: float = 1.0,
         pretrain_steps: int = 5000,
         distribution_period: int = 100,
+        labeled_counts: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.distribution_temperature = checked_number(
-            "distribution_temperature", distribution_temperature, above=0
+        self.distribution_temperature: Any = (
+            AUTO
+            if distribution_temperature == AUTO
+            else checked_number(
+                "distribution_temperature", cast(float, distribution_temperature), above=0
+            )
         )
+        if self.distribution_temperature == AUTO and labeled_counts is None:
+            raise ValueError(
+                f"distribution_temperature={AUTO!r} needs labeled_counts, the labeled images of "
+                "each class."
+            )
+        self.labeled_counts = None if labeled_counts is None else checked_counts(labeled_counts)
         self.distribution_aware = distribution_aware
         self.blend_weight = checked_number("blend_weight", blend_weight, least=0, most=1)
         self.alignment_weight = checked_number("alignment_weight", alignment_weight, least=0)
@@ -99,7 +123,22 @@ class DASOPseudoLabeler(PseudoLabeler):
         logits_shape, _ = input_shape
         self.prototype_classifier.build(input_shape)
         self.distribution.build(logits_shape)
+        if self.distribution_temperature == AUTO:
+            self.chosen_temperature = self.add_weight(
+                name="chosen_temperature",
+                shape=(),
+                initializer=keras.initializers.Constant(EQUAL_IMBALANCE),
+                trainable=False,
+            )
         self.built = True
+
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Chooses T_dist, if it is "auto"; see `PseudoLabeler`."""
+        if self.distribution_temperature == AUTO:
+            assert self.labeled_counts is not None  # see the constructor
+            labeled = np.array(self.labeled_counts) / sum(self.labeled_counts)
+            same = total_variation(labeled, np.asarray(shares)) <= SAME
+            self.chosen_temperature.assign(EQUAL_IMBALANCE if same else OTHER_IMBALANCE)
 
     def observe(self, features: tf.Tensor, labels: tf.Tensor) -> None:
         """Appends the labeled features to the queues ("Balanced prototype generation")."""
@@ -166,6 +205,7 @@ class DASOPseudoLabeler(PseudoLabeler):
             "alignment_weight": self.alignment_weight,
             "pretrain_steps": self.pretrain_steps,
             "distribution_period": self.distribution.period,
+            "labeled_counts": self.labeled_counts,
         }
 
     def _pretraining(self, step: tf.Tensor) -> tf.Tensor:
@@ -174,7 +214,10 @@ class DASOPseudoLabeler(PseudoLabeler):
     def _class_weights(self) -> tf.Tensor:
         """Returns v, the weight of the semantic target for each linear pseudo-label."""
         if self.distribution_aware:
-            return self.distribution.tempered(self.distribution_temperature)
+            temperature = self.distribution_temperature
+            if temperature == AUTO:
+                temperature = tf.convert_to_tensor(self.chosen_temperature)
+            return self.distribution.tempered(temperature)
         return tf.fill([self.prototype_classifier.num_classes], self.blend_weight)
 
 
@@ -240,7 +283,7 @@ class PseudoLabelDistribution(keras.layers.Layer):
         self.in_force.assign(tf.where(window_full, counted, tf.convert_to_tensor(self.in_force)))
         self.counted.assign(tf.where(window_full, tf.zeros_like(counted), counted))
 
-    def tempered(self, temperature: float) -> tf.Tensor:
+    def tempered(self, temperature: float | tf.Tensor) -> tf.Tensor:
         """Returns `m_k^(1 / temperature)` for the counts m in force, divided by its maximum.
 
         Args:

@@ -15,12 +15,11 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from daso_tf.data.unlabeled_distribution import MOST_WRONG, em_shares, total_variation
+
 # The first one is best for some hundred labeled images per class. The fewer there are, the less is
 # known of the covariance.
 SHRINKAGES = (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)
-# Largest total variation between the class distribution of labeled images and what EM estimates for
-# them, with which its estimate for unlabeled images is used; see `teach`.
-_MOST_WRONG = 0.1
 _FOLDS = 5
 _TEMPERATURES = (0.1, 1000.0)
 
@@ -170,7 +169,7 @@ def teach(
     prior = np.bincount(labels, minlength=num_classes) / len(labels)
     temperature = fitted_temperature(scores, labels, prior)
     found = estimated_prior(scores / temperature, prior)
-    estimated = bool(np.abs(found - prior).sum() / 2 <= _MOST_WRONG)
+    estimated = total_variation(found, prior) <= MOST_WRONG
     discriminant = Discriminant.fit(features, labels, num_classes, shrinkage)
     mean = np.mean([discriminant.scores(view) for view in views], axis=0) / temperature
     shares = estimated_prior(mean, prior) if estimated else prior
@@ -315,7 +314,7 @@ def fitted_temperature(scores: np.ndarray, labels: np.ndarray, prior: np.ndarray
 
 
 def estimated_prior(logits: np.ndarray, start: np.ndarray, iterations: int = 100) -> np.ndarray:
-    """Estimates the class distribution of images from classifier scores, by EM.
+    """Estimates the class distribution of images from classifier scores, by `em_shares`.
 
     Args:
         logits: float `(N, K)`, logarithms of the likelihood of each class, up to a constant per
@@ -332,13 +331,9 @@ def estimated_prior(logits: np.ndarray, start: np.ndarray, iterations: int = 100
     >>> logits = np.log([[0.9, 0.1]] * 30 + [[0.1, 0.9]] * 10)
     >>> estimated_prior(logits, np.array([0.5, 0.5])).round(2).tolist()
     [0.79, 0.21]
-
-    Reference:
-        Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-        Probabilities: A Simple Procedure", Neural Computation 14, 2002, section 2.
     """
-    prior = np.asarray(start, np.float64)
-    for _ in range(iterations):
-        expected = softmax(logits + np.log(prior), axis=1).sum(axis=0)
-        prior = (expected + 1.0) / (len(logits) + len(prior))
-    return prior
+    likelihoods = softmax(logits, axis=1)
+    uniform = np.full(len(start), 1 / len(start))
+    return em_shares(
+        likelihoods, uniform, start=start, added=1.0, tolerance=0.0, most_iterations=iterations
+    )

@@ -16,6 +16,7 @@ from daso_tf.pseudo_labels.pseudo_labeler import (
     TWO_CLASSIFIERS,
     PseudoLabeler,
     PseudoLabels,
+    add_distribution,
     checked_num_classes,
 )
 
@@ -36,6 +37,8 @@ class DistributionAlignment(keras.layers.Layer):
         temperature: t, in [0, 1]: 1 uses the target distribution as it is, 0 a uniform one. CReST+
             decreases it from generation to generation.
         window: Number of batches to average, at least 1.
+        estimated: Whether the target distribution is only the first one, which estimates during
+            training replace (`set_class_distribution`).
         dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
         **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
 
@@ -63,6 +66,7 @@ class DistributionAlignment(keras.layers.Layer):
         target_distribution: Sequence[float],
         temperature: float = 1.0,
         window: int = 128,
+        estimated: bool = False,
         dtype: Any = "float32",
         **kwargs: Any,
     ):
@@ -70,6 +74,7 @@ class DistributionAlignment(keras.layers.Layer):
         self.target_distribution = checked_distribution("target_distribution", target_distribution)
         self.temperature = checked_number("temperature", temperature, least=0, most=1)
         self.window = checked_whole_number("window", window, least=1)
+        self.estimated = bool(estimated)
 
     def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the memory of mean predictions.
@@ -88,7 +93,18 @@ class DistributionAlignment(keras.layers.Layer):
         self.batches_seen = self.add_weight(
             name="batches_seen", shape=(), initializer="zeros", trainable=False, dtype="int64"
         )
+        if self.estimated:
+            self.estimated_distribution = add_distribution(self, self.target_distribution)
         self.built = True
+
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Takes an estimate of the class distribution of the unlabeled images, if `estimated`.
+
+        Args:
+            shares: float `(K,)` of at least 0, summing to 1.
+        """
+        if self.estimated:
+            self.estimated_distribution.assign(shares)
 
     def call(self, probabilities: tf.Tensor, belongs: tf.Tensor | None = None) -> tf.Tensor:
         """Remembers the mean of a batch of predictions and aligns them.
@@ -119,10 +135,7 @@ class DistributionAlignment(keras.layers.Layer):
         # Empty places hold zeros, so the sum over the whole buffer is right.
         filled = tf.cast(tf.minimum(seen + 1, self.window), tf.float32)
         predicted = tf.reduce_sum(means, axis=0) / filled
-        target = np.array(self.target_distribution) / sum(self.target_distribution)
-        target = target**self.temperature
-        target = tf.constant(target / target.sum(), tf.float32)
-        aligned = probabilities * (target + _TINY) / (predicted + _TINY)
+        aligned = probabilities * (self._target() + _TINY) / (predicted + _TINY)
         return aligned / tf.reduce_sum(aligned, axis=-1, keepdims=True)
 
     def get_config(self) -> dict[str, Any]:
@@ -132,7 +145,16 @@ class DistributionAlignment(keras.layers.Layer):
             "target_distribution": list(self.target_distribution),
             "temperature": self.temperature,
             "window": self.window,
+            "estimated": self.estimated,
         }
+
+    def _target(self) -> tf.Tensor:
+        if self.estimated:
+            target = tf.convert_to_tensor(self.estimated_distribution) ** self.temperature
+            return target / tf.reduce_sum(target)
+        target = np.array(self.target_distribution) / sum(self.target_distribution)
+        target = target**self.temperature
+        return tf.constant(target / target.sum(), tf.float32)
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -144,6 +166,7 @@ class AlignedPseudoLabeler(PseudoLabeler):
             unlabeled images or, if it is unknown, of the labeled images.
         temperature: In [0, 1], as for `DistributionAlignment`.
         window: At least 1, as for `DistributionAlignment`.
+        estimated: As for `DistributionAlignment`.
         **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
@@ -177,11 +200,12 @@ class AlignedPseudoLabeler(PseudoLabeler):
         target_distribution: Sequence[float],
         temperature: float = 1.0,
         window: int = 128,
+        estimated: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.alignment = DistributionAlignment(
-            target_distribution, temperature, window, name="alignment"
+            target_distribution, temperature, window, estimated, name="alignment"
         )
 
     def build(self, input_shape: Sequence[Any]) -> None:
@@ -189,6 +213,10 @@ class AlignedPseudoLabeler(PseudoLabeler):
         logits_shape, _ = input_shape
         self.alignment.build(logits_shape)
         self.built = True
+
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Takes an estimate, if it is `estimated`; see `PseudoLabeler`."""
+        self.alignment.set_class_distribution(shares)
 
     def call(
         self,
@@ -209,4 +237,5 @@ class AlignedPseudoLabeler(PseudoLabeler):
             "target_distribution": list(self.alignment.target_distribution),
             "temperature": self.alignment.temperature,
             "window": self.alignment.window,
+            "estimated": self.alignment.estimated,
         }

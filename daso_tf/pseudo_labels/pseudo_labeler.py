@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # What a pseudo-labeler that remembers predictions refuses.
@@ -255,6 +256,13 @@ class PseudoLabeler(keras.layers.Layer):
             step: int scalar, the number of steps done before this one.
         """
 
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Receives an estimate of the class distribution of the unlabeled images, between steps.
+
+        Args:
+            shares: float `(K,)` of at least 0, summing to 1.
+        """
+
     def image_weights(self, positions: tf.Tensor | None) -> tf.Tensor | None:
         """Returns how strongly a learner with soft pseudo-labels teaches each image.
 
@@ -318,6 +326,22 @@ def debiased(logits: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     [[-1.0, 1.0]]
     """
     return logits - tf.stop_gradient(bias)
+
+
+def add_distribution(layer: keras.layers.Layer, shares: Sequence[float]) -> tf.Variable:
+    """Adds a class distribution to what a layer remembers, for estimates of it to replace.
+
+    Args:
+        layer: The layer, in its `build`.
+        shares: K numbers of at least 0, in any scale: the first one.
+    """
+    first = np.asarray(shares, np.float64) / np.sum(shares)
+    return layer.add_weight(
+        name="estimated_distribution",
+        shape=first.shape,
+        initializer=keras.initializers.Constant(first),
+        trainable=False,
+    )
 
 
 def checked_num_classes(name: str, distribution: Sequence[float], num_classes: int) -> None:

@@ -15,6 +15,7 @@ from daso_tf.platform import replicas
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run.checkpoints import Checkpoints, NonFiniteError
+from daso_tf.run.distribution_estimate import DistributionEstimate
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.report import accuracy_line, draw
 from daso_tf.run.results import Results, evaluate
@@ -259,6 +260,7 @@ class Evaluation(keras.callbacks.Callback):
         directory: Folder of TensorBoard's event files and of `results.png`; None in workers that
             only take part in the evaluation.
         stop_after: Number of evaluations without progress after which training ends; 0 for never.
+        estimate: Estimates the class distribution of the unlabeled images before each evaluation.
         draw_after: Least number of seconds since `results.png` was drawn, or since the start, after
             which an epoch that is not the last one draws it again.
         clock: Returns the time in seconds.
@@ -271,6 +273,7 @@ class Evaluation(keras.callbacks.Callback):
         results: Results,
         directory: Path | None,
         stop_after: int = 0,
+        estimate: DistributionEstimate | None = None,
         draw_after: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -280,6 +283,7 @@ class Evaluation(keras.callbacks.Callback):
         self.results = results
         self.directory = directory
         self.stop_after = stop_after
+        self.estimate = estimate
         self.draw_after = draw_after
         self.clock = clock
         self._drawn_at = clock()
@@ -310,12 +314,15 @@ class Evaluation(keras.callbacks.Callback):
 
     def _evaluate(self):
         evaluation = {"step": int(self.model.step.numpy())}
+        if self.estimate is not None:
+            evaluation["unlabeled_distribution"] = self.estimate(self.model)
         for name, images in self.parts.items():
             evaluation[name] = evaluate(
                 images.labels,
                 self.predict(images),
                 self.results.labeled_counts,
                 self.model.test_logit_adjustment,
+                self._answered(),
             )
         statistics = self.model.pseudo_label_statistics.items()
         evaluation["pseudo_labels"] = {
@@ -323,6 +330,10 @@ class Evaluation(keras.callbacks.Callback):
             for name, values in ((name, metric.per_class()) for name, metric in statistics)
         }
         return evaluation
+
+    def _answered(self):
+        prior = self.model.answered_log_prior
+        return None if prior is None else prior.numpy()
 
     def _write_events(self, evaluation, logs):
         scalars = {f"train/{name}": value for name, value in logs.items()}

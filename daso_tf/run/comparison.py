@@ -63,6 +63,9 @@ def compare(
     """
     alone = not methods.uses_unlabeled_images(settings)
     twin = None if alone else _twin(settings, data)
+    if twin is not None and learner.answered_distribution is not None:
+        # Both answer for the same class distribution; the twin has never estimated one.
+        twin.set_class_distribution(learner.answered_distribution.numpy())
     content: dict[str, Any] = {"step": int(learner.step.numpy()), "parts": {}}
     differences = {}
     for name in ("test", "validation"):

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from daso_tf.learners import Learner
 from daso_tf.open_set import OpenSet
+from daso_tf.run import held_out
+from daso_tf.run.held_out import HeldOut
 from daso_tf.settings.settings import Settings
 from daso_tf.step.calibration import Calibrator
 from daso_tf.step.export import write_saved_model
@@ -29,6 +31,7 @@ def export(
     settings: Settings,
     directory: str | Path,
     card: str,
+    known: HeldOut,
     calibrator: Calibrator | None = None,
 ) -> bool:
     """Exports a learner, unless the folder has this export already.
@@ -41,6 +44,7 @@ def export(
         settings: Those of the run.
         directory: Folder of the SavedModel.
         card: The model card, which becomes `MODEL.md` in it.
+        known: What is known about its answers.
         calibrator: Corrects the probabilities; None where `--calibrate` is none.
 
     Returns:
@@ -49,10 +53,14 @@ def export(
     Raises:
         OSError: If it cannot be written.
     """
-    record = _record_of(learner, settings, calibrator)
+    record = _record_of(learner, settings, known, calibrator)
     if _read_record(Path(directory)) == record:
         return False
-    files = {RECORD: json.dumps(record, indent=1) + "\n", "MODEL.md": card}
+    files = {
+        RECORD: json.dumps(record, indent=1) + "\n",
+        "MODEL.md": card,
+        held_out.FILE: known.as_json(),
+    }
     write_saved_model(
         learner,
         directory,
@@ -65,7 +73,7 @@ def export(
 
 
 def _record_of(
-    learner: Learner, settings: Settings, calibrator: Calibrator | None
+    learner: Learner, settings: Settings, known: HeldOut, calibrator: Calibrator | None
 ) -> dict[str, Any]:
     """Returns what the answers of a learner depend on."""
     digest = hashlib.sha256()
@@ -77,6 +85,7 @@ def _record_of(
         **{name: settings[name] for name in _SETTINGS},
         "class_names": list(learner.class_names or ()),
         "weights": digest.hexdigest(),
+        "held_out": None if known.scores is None else list(map(len, known.scores)),
         **({} if calibrator is None else {"calibrator": _rounded(calibrator)}),
         **({} if learner.open_set is None else {"open_set": _of_open_set(learner.open_set)}),
     }

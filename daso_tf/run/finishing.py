@@ -10,11 +10,12 @@ from typing import Any
 from daso_tf.data import BankedData, SemiSupervisedData, reading
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
-from daso_tf.run import banks, comparison, exported
+from daso_tf.run import banks, comparison, exported, held_out
 from daso_tf.run.best import best_step
 from daso_tf.run.calibrate import Calibrated, calibrated, check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.data_file import RunData
+from daso_tf.run.held_out import HeldOut
 from daso_tf.run.inspection.answers import Network
 from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable, inspect
 from daso_tf.run.inspection.label_next import write_next
@@ -45,12 +46,12 @@ def finish(run: Run) -> None:
     if step != last_step:
         learner = restored(settings, run.data, run.checkpoints, run.strategy, step)
     with reading(run.data):
-        learner, answers, fitted = _answer(settings, run.data, learner, run.results)
+        learner, answers, fitted, known = _answer(settings, run.data, learner, run.results)
     if not strategies.is_chief(run.strategy):
         return
     card = model_card(settings, run.results, step, _of_twin(answers))
     calibrator = fitted and fitted.calibrator
-    is_new = exported.export(learner, settings, settings.export_dir, card, calibrator)
+    is_new = exported.export(learner, settings, settings.export_dir, card, known, calibrator)
     run.results.set_exported(answers)
     if run.results.comparison is not None:
         draw(run.results, run.model_dir / "results.png")
@@ -152,12 +153,12 @@ def export(
     step = _chosen(settings, checkpoints, results, step)
     learner = restored(settings, data, checkpoints, strategies.make("none"), step)
     with reading(data):
-        learner, answers, fitted = _answer(settings, data, learner, results)
+        learner, answers, fitted, known = _answer(settings, data, learner, results)
     calibrator = fitted and fitted.calibrator
     written = []
     if "saved_model" in formats:
         card = model_card(settings, results, step, _of_twin(answers))
-        exported.export(learner, settings, settings.export_dir, card, calibrator)
+        exported.export(learner, settings, settings.export_dir, card, known, calibrator)
         written.append(settings.export_dir)
     for name in exported.FILES.keys() & formats:
         path = f"{settings.export_dir}{exported.FILES[name]}"
@@ -232,8 +233,8 @@ def about_logit_adjustment(settings: Settings) -> str:
 
 def _answer(
     settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
-) -> tuple[Learner, dict[str, Any], Calibrated | None]:
-    """Returns the learner to export, its scores, and its calibration if there is one.
+) -> tuple[Learner, dict[str, Any], Calibrated | None, HeldOut]:
+    """Returns the learner to export, its scores and its calibration, and what is known of it.
 
     On a feature bank, the run is compared with its twin, and `--answer` chooses between them.
     """
@@ -244,8 +245,8 @@ def _answer(
     results.set_comparison(compared.content)
     if not compared.exports_twin or compared.twin is None:
         return learner, *_answers(settings, data, learner, evaluation)
-    answers, fitted = _answers(settings, data, compared.twin, None)
-    return compared.twin, {**answers, "labels_only": True}, fitted
+    answers, fitted, known = _answers(settings, data, compared.twin, None)
+    return compared.twin, {**answers, "labels_only": True}, fitted, known
 
 
 def _of_twin(answers: dict[str, Any]) -> dict[str, Any] | None:
@@ -259,8 +260,8 @@ def _answers(
     data: SemiSupervisedData,
     learner: Learner,
     evaluation: dict[str, Any] | None,
-) -> tuple[dict[str, Any], Calibrated | None]:
-    """Returns the scores of a learner as it is exported, and its calibration if there is one.
+) -> tuple[dict[str, Any], Calibrated | None, HeldOut]:
+    """Returns the scores of a learner as it is exported, its calibration, and what is known of it.
 
     Args:
         settings: Those of the run.
@@ -285,17 +286,22 @@ def _answers(
     if settings.calibrate != "none":
         fitted = calibrated(settings, data, predict)
         answers["calibrated"] = fitted.as_json()
-    moves_classes = settings.calibrate == "vector"
+    # An evaluation has the plain and the adjusted scores; a bias per class changes both.
+    if strength not in (0, 1) or settings.calibrate == "vector":
+        evaluation = None
+    of_validation = None
     for name, images in (("test", data.test), ("validation", data.validation)):
         if images is None:
             continue
         known = evaluation and evaluation.get(name)
-        if known and strength in (0, 1) and not moves_classes:  # the evaluation has both
-            found = known["logit_adjusted"] if strength else known
-        else:
+        if known is None or name == "validation":
             probabilities = predict(images)
             if fitted:
                 probabilities = fitted.calibrator.of_probabilities(probabilities)
+            of_validation = probabilities if name == "validation" else None
+        if known is None:
             found = scores(images.labels, probabilities.argmax(axis=1), data.num_classes)
+        else:
+            found = known["logit_adjusted"] if strength else known
         answers[name] = {key: value for key, value in found.items() if key != "logit_adjusted"}
-    return answers, fitted
+    return answers, fitted, held_out.of_export(settings, data, of_validation)

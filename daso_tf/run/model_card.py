@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import daso_tf
+from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.run.results import Results
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import SECTIONS, TRAIN, complete
@@ -51,7 +52,7 @@ def model_card(
             "- "
             + (
                 f"Logit adjustment of strength {adjusted:g} is part of the probabilities: they are "
-                "for images with equally many of each class."
+                f"for images with {_answered_for(settings)}."
                 if adjusted
                 else "The probabilities are for images with the class distribution of the labeled "
                 "images below. Rare classes are predicted rarely; `--test_logit_adjustment=1` "
@@ -76,6 +77,12 @@ def model_card(
             "",
         ]
     )
+
+
+def _answered_for(settings: Settings) -> str:
+    if settings.unlabeled_distribution == ESTIMATE:
+        return "the class distribution that was estimated for the unlabeled images"
+    return "equally many of each class"
 
 
 def _of_twin(labels_only: Mapping[str, Any] | None) -> list[str]:

@@ -19,6 +19,7 @@ from daso_tf.platform.last_step import LastStep
 from daso_tf.run import banks, data_file
 from daso_tf.run.calibrate import check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.distribution_estimate import check_estimates
 from daso_tf.run.flags_file import (
     RULES,
     changes_since,
@@ -83,6 +84,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         )
     check_calibrates(settings, data)
     check_open_set(settings, data)
+    check_estimates(settings, data)
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step

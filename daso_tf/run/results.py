@@ -54,6 +54,7 @@ def evaluate(
     probabilities: np.ndarray,
     labeled_counts: Sequence[int],
     test_logit_adjustment: float = 0.0,
+    answered_log_prior: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Scores a network's probabilities without and with logit adjustment at test time.
 
@@ -62,6 +63,8 @@ def evaluate(
         probabilities: float `(N, K)`.
         labeled_counts: Labeled training images of each class, K numbers, each at least 1.
         test_logit_adjustment: Strength of the adjustment that the probabilities contain already.
+        answered_log_prior: float `(K,)`, what the adjusted logits contain in addition, if they are
+            for another class distribution than the uniform one.
 
     Returns:
         The `scores`, as `calibration` what `daso_tf.step.calibration.calibration` measures, and as
@@ -72,8 +75,11 @@ def evaluate(
     """
     num_classes = len(labeled_counts)
     log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    plain = adjusted(log_probabilities, labeled_counts, -test_logit_adjustment)
-    balanced = adjusted(plain, labeled_counts)
+    prior = np.zeros(num_classes) if answered_log_prior is None else answered_log_prior
+    # Logit adjustment in training is not taken back: the network is trained for it.
+    of_test = prior if test_logit_adjustment else np.zeros(num_classes)
+    plain = adjusted(log_probabilities - of_test, labeled_counts, -test_logit_adjustment)
+    balanced = adjusted(plain, labeled_counts) + of_test
     return {
         **scores(labels, np.argmax(plain, axis=1), num_classes),
         "calibration": calibration(labels, softmax(plain, axis=1), labeled_counts),

@@ -14,7 +14,7 @@ from daso_tf.data.identity import Identity
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import epochs
+from daso_tf.run import distribution_estimate, epochs
 from daso_tf.run.best import best_step, is_over
 from daso_tf.run.callbacks import (
     ContinueMetrics,
@@ -192,7 +192,14 @@ def _train_generation(run: Run, time_left: TimeLeft) -> None:
         ContinueMetrics(),
         StopAtNonFiniteLoss(),
         *([time_left, ShortProgress()] if is_chief else []),
-        Evaluation(evaluated, predict, run.results, directory, settings.stop_after),
+        Evaluation(
+            evaluated,
+            predict,
+            run.results,
+            directory,
+            settings.stop_after,
+            distribution_estimate.of_run(settings, run.data, predict),
+        ),
         *_open_set(run),
         save,
     ]

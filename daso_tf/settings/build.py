@@ -8,6 +8,7 @@ import keras
 
 from daso_tf import encoders
 from daso_tf.data import BankedData, SemiSupervisedData
+from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.learners import Learner
 from daso_tf.settings import compilation, limits, methods, optimizers
 from daso_tf.settings.settings import Settings
@@ -77,6 +78,7 @@ def build_learner(
         # Logit adjustment at test time is for the labeled images of the data, in every generation.
         labeled_counts=data.labeled_counts.tolist(),
         first_step=first_step,
+        estimated_prior=settings.unlabeled_distribution == ESTIMATE,
         microbatches=settings.microbatches,
         frozen_encoder=data.encoder if isinstance(data, BankedData) else None,
         class_names=data.class_names,

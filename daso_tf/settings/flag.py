@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ _WHOLE = _Largest(
     f"must be at most {2**31 - 1:,}: no machine can do or hold more, and TensorFlow counts in 32 "
     "bits",
 )
-_LARGEST = {
+_LARGEST: dict[Callable[..., Any], _Largest] = {
     flags.DEFINE_integer: _WHOLE,
     flags.DEFINE_list: _WHOLE,
     flags.DEFINE_float: _Largest(
@@ -81,7 +82,9 @@ class Flag:
         if self.interval:
             flags.register_validator(
                 self.name,
-                lambda number: number is None or _inside(number, self.interval),
+                lambda number: (
+                    not isinstance(number, (int, float)) or _inside(number, self.interval)
+                ),
                 message=f"must be a number in {self.interval}",
                 flag_values=values,
             )
@@ -92,7 +95,7 @@ class Flag:
                 message="must be whole numbers, such as 200000,225000",
                 flag_values=values,
             )
-        if largest := _LARGEST.get(self.define):
+        if largest := _LARGEST.get(getattr(self.define, "func", self.define)):
             flags.register_validator(
                 self.name,
                 lambda value: all(abs(number) <= largest.number for number in _numbers(value)),
@@ -115,6 +118,12 @@ def integer(name: str, default: int | None, interval: str, text: str, **more) ->
 def number(name: str, default: float | None, interval: str, text: str, **more) -> Flag:
     """Returns a flag that is a number in an interval such as `"[0, 1)"`."""
     return Flag(name, default, text, flags.DEFINE_float, interval=interval, **more)
+
+
+def number_or_word(name: str, default: float, interval: str, word: str, text: str, **more) -> Flag:
+    """Returns a flag that is a number in an interval such as `"[0, 1)"`, or a word."""
+    define = functools.partial(_define_number_or_word, word)
+    return Flag(name, default, text, define, interval=interval, **more)
 
 
 def switch(name: str, default: bool | None, text: str, **more) -> Flag:
@@ -184,6 +193,30 @@ def expanded(path: str) -> str:
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
+class _NumberOrWordParser(flags.FloatParser):
+    def __init__(self, word: str):
+        super().__init__()
+        self.word = word
+
+    def convert(self, argument: Any) -> Any:
+        return argument if argument == self.word else super().convert(argument)
+
+    def is_outside_bounds(self, val: Any) -> bool:
+        return val != self.word and super().is_outside_bounds(val)
+
+    def flag_type(self) -> str:
+        return f"number or {self.word}"
+
+
+def _define_number_or_word(
+    word: str, name: str, default: float, text: str, flag_values: flags.FlagValues
+) -> None:
+    flags.DEFINE(_NumberOrWordParser(word), name, default, text, flag_values)
+
+
+_LARGEST[_define_number_or_word] = _LARGEST[flags.DEFINE_float]
+
+
 class _PathParser(flags.ArgumentParser[str]):
     def parse(self, argument: str) -> str:
         return expanded(argument)
@@ -200,7 +233,7 @@ def _numbers(value: Any) -> list[float]:
     """Returns the numbers in the value of a flag, which may be a list of texts, or None."""
     if isinstance(value, list):
         return [int(text) for text in value if text.isdecimal()]
-    return [] if value is None else [value]
+    return [value] if isinstance(value, (int, float)) else []
 
 
 def _inside(value: float, interval: str) -> bool:

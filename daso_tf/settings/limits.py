@@ -55,6 +55,10 @@ def check_effects(settings: Settings) -> None:
     distribution = methods.UNLABELED_DISTRIBUTION
     if settings[distribution.name] == distribution.default:
         return
+    # Logit adjustment answers for an estimate.
+    adjusts = settings.logit_adjustment or settings.test_logit_adjustment
+    if settings[distribution.name] == methods.ESTIMATE and adjusts:
+        return
     if not methods.uses(settings, distribution):
         named = " or ".join(
             f"--pseudo_labeler={name}"
@@ -65,7 +69,12 @@ def check_effects(settings: Settings) -> None:
             f"--{distribution.name}={settings[distribution.name]} has no effect with --learner="
             f"{settings.learner} --pseudo_labeler={settings.pseudo_labeler}. Leave it out, or "
             f"choose a method that uses it: {named}, or --learner=remixmatch "
-            "--distribution_alignment."
+            "--distribution_alignment"
+            + (
+                ", or --logit_adjustment or --test_logit_adjustment, which then answer for it."
+                if settings[distribution.name] == methods.ESTIMATE
+                else "."
+            )
         )
 
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from daso_tf import augment, balance, learners, open_set, pseudo_labels, thresholds
 from daso_tf.data import BankedData, SemiSupervisedData
-from daso_tf.data.unlabeled_distribution import unlabeled_distribution
-from daso_tf.settings.flag import Flag, choice, integer, location, number, switch
+from daso_tf.data.unlabeled_distribution import ESTIMATE, unlabeled_distribution
+from daso_tf.pseudo_labels.daso import AUTO
+from daso_tf.settings.flag import Flag, choice, integer, location, number, number_or_word, switch
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
 from daso_tf.step.stored_views import stored_strong, stored_weak
@@ -115,13 +116,22 @@ def _share_of_run(flag: Flag) -> Computed:
 UNLABELED_DISTRIBUTION = location(
     "unlabeled_distribution",
     "labeled",
-    "Class distribution of the unlabeled images: labeled (that of the labeled images), known, or "
-    "a JSON file.",
+    "Class distribution of the unlabeled images: labeled (that of the labeled images), known, "
+    "estimate (during training, from validation images), or a JSON or CSV file. With estimate, "
+    "logit adjustment answers for it.",
+)
+ESTIMATE_START = number(
+    "estimate_start",
+    0.2,
+    "[0, 1]",
+    "Fraction of the run after which every evaluation estimates the class distribution of the "
+    "unlabeled images, if a flag asks for it.",
 )
 _class_distribution = Computed(
     lambda c: unlabeled_distribution(c.settings.unlabeled_distribution, c.data),
-    (UNLABELED_DISTRIBUTION,),
+    (UNLABELED_DISTRIBUTION, ESTIMATE_START),
 )
+_estimated = Computed(lambda c: c.settings.unlabeled_distribution == ESTIMATE)
 _labeled_counts = Computed(lambda c: c.labeled_counts)
 _num_unlabeled = Computed(lambda c: len(c.data.unlabeled))
 
@@ -192,6 +202,16 @@ DISTRIBUTION_ALIGNMENT = switch(
     "with DASO on CIFAR-10",
 )
 
+DISTRIBUTION_TEMPERATURE = number_or_word(
+    "distribution_temperature",
+    1.5,
+    "(0, inf)",
+    AUTO,
+    "Temperature of the blend weights (T_dist). auto is 1.5 where the class distribution of the "
+    "unlabeled images, estimated from validation images, is about that of the labeled ones, and "
+    "0.3 where it is not.",
+)
+
 # ---- What is an unlabeled image taught?
 
 PSEUDO_LABELERS = {
@@ -205,11 +225,10 @@ PSEUDO_LABELERS = {
             "(0, inf)",
             "Temperature of semantic pseudo-labels (T_proto).",
         ),
-        distribution_temperature=number(
-            "distribution_temperature",
-            1.5,
-            "(0, inf)",
-            "Temperature of the blend weights (T_dist).",
+        distribution_temperature=DISTRIBUTION_TEMPERATURE,
+        labeled_counts=Computed(
+            lambda c: c.labeled_counts if c.settings.distribution_temperature == AUTO else None,
+            (ESTIMATE_START,),
         ),
         distribution_aware=switch(
             "distribution_aware",
@@ -231,11 +250,14 @@ PSEUDO_LABELERS = {
         ),
     ),
     "distribution_alignment": Entry(
-        pseudo_labels.AlignedPseudoLabeler, target_distribution=_class_distribution
+        pseudo_labels.AlignedPseudoLabeler,
+        target_distribution=_class_distribution,
+        estimated=_estimated,
     ),
     "darp": Entry(
         pseudo_labels.DARPPseudoLabeler,
         class_distribution=_class_distribution,
+        estimated=_estimated,
         num_images=_num_unlabeled,
         start_step=_share_of_run(
             number(
@@ -339,6 +361,7 @@ PSEUDO_LABELERS = {
     "crest_plus": Entry(
         pseudo_labels.AlignedPseudoLabeler,
         target_distribution=_class_distribution,
+        estimated=_estimated,
         temperature=Computed(lambda c: c.alignment_temperature),
     ),
     "lda_teacher": Entry(
@@ -710,6 +733,18 @@ def uses(settings: Settings, flag: Flag) -> bool:
     return labels and flag in PSEUDO_LABELERS[settings.pseudo_labeler].flags
 
 
+def estimates(settings: Settings) -> bool:
+    """Whether the class distribution of the unlabeled images is estimated during training.
+
+    Args:
+        settings: Those of a training run.
+    """
+    if settings.unlabeled_distribution == ESTIMATE:
+        return True
+    chooses = settings.distribution_temperature == AUTO
+    return chooses and uses(settings, DISTRIBUTION_TEMPERATURE)
+
+
 def flags_in_use(settings: Settings) -> frozenset[str]:
     """Returns the names of the flags on which the chosen methods depend."""
     entries: list[Entry | None] = [LEARNERS[settings.learner]]
@@ -805,11 +840,13 @@ LEARNERS = {
         balanced_head=_balanced_head,
         distribution_alignment=Computed(
             lambda c: (
-                pseudo_labels.DistributionAlignment(_class_distribution.compute(c))
+                pseudo_labels.DistributionAlignment(
+                    _class_distribution.compute(c), estimated=_estimated.compute(c)
+                )
                 if aligns(c.settings) and c.settings.pseudo_labeler != "cdmad"
                 else None
             ),
-            (DISTRIBUTION_ALIGNMENT, UNLABELED_DISTRIBUTION),
+            (DISTRIBUTION_ALIGNMENT, UNLABELED_DISTRIBUTION, ESTIMATE_START),
         ),
         premixup_weight=number(
             "premixup_weight",

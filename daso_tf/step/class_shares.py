@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from daso_tf.data import estimate_distribution
+from daso_tf.data.unlabeled_distribution import MOST_WRONG, em_shares, total_variation
+from daso_tf.pseudo_labels.discriminant import folds
 from daso_tf.step.calibration import Calibrator, fit_calibrator
 
 RESAMPLES = 200
 LEVEL = 0.95
+_FOLDS = 5
 _START = 1e-3  # is added to the shares with which EM starts in a resample
-_TINY = np.finfo(np.float64).tiny
 
 
 class Estimate(NamedTuple):
@@ -34,65 +36,29 @@ class ClassShares(NamedTuple):
     """The shares of the classes, by two methods; each sums to 1.
 
     Attributes:
-        em: An `Estimate` `(K,)` by `em_shares`.
+        em: An `Estimate` `(K,)` by `daso_tf.data.unlabeled_distribution.em_shares`; None where
+            `self_check` is above `MOST_WRONG`.
         matrix: An `Estimate` `(K,)` by `matrix_shares`; None where a class has no held-out image.
+        self_check: The result of `self_check`.
     """
 
-    em: Estimate
+    em: Estimate | None
     matrix: Estimate | None
+    self_check: float
 
 
-def em_shares(
-    probabilities: np.ndarray,
-    prior: np.ndarray,
-    weights: np.ndarray | None = None,
-    start: np.ndarray | None = None,
-    tolerance: float = 1e-5,
-    most_iterations: int = 1000,
-) -> np.ndarray:
-    """Estimates class shares by expectation-maximization.
+class Predictions(NamedTuple):
+    """Logits of the same classifier for images of known and of unknown classes.
 
-    It assumes that an image of a class looks the same wherever it is from, and that only the
-    shares of the classes differ (label shift).
-
-    Args:
-        probabilities: float `(N, K)`, calibrated predictions; each row sums to 1.
-        prior: float `(K,)` above 0, the class shares for which the predictions are calibrated.
-        weights: float `(N,)` of at least 0, how often each image counts; by default once.
-        start: float `(K,)`, the first estimate; by default `prior`.
-        tolerance: It stops after a change of all shares together that is smaller.
-        most_iterations: Number of iterations after which it stops in any case.
-
-    Returns:
-        float64 `(K,)` of at least 0, summing to 1: the most likely shares.
-
-    Raises:
-        ValueError: If a share of `prior` is not above 0.
-
-    Example:
-
-    >>> sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
-    >>> em_shares(sure, prior=np.array([0.5, 0.5])).round(2).tolist()
-    [0.71, 0.29]
-
-    Reference:
-        Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-        Probabilities: A Simple Procedure", Neural Computation 14, 2002, equation 2.9.
+    Attributes:
+        held_out: float `(M, K)`, for images that it has not learned.
+        labels: int `(M,)`, their classes in 0..K-1.
+        unlabeled: float `(N, K)`, for the images in question.
     """
-    prior = np.asarray(prior, np.float64)
-    if not (prior > 0).all():
-        raise ValueError(f"prior must be above 0 for every class, not {prior.tolist()}.")
-    ratios = np.asarray(probabilities, np.float64) / prior
-    counts = np.ones(len(ratios)) if weights is None else np.asarray(weights, np.float64)
-    shares = prior / prior.sum() if start is None else np.asarray(start, np.float64)
-    for _ in range(most_iterations):
-        mass = ratios @ shares  # of each image; row k of the E step is ratios * shares / mass
-        new = shares * ((counts / np.maximum(mass, _TINY)) @ ratios) / counts.sum()
-        new /= new.sum()
-        change, shares = np.abs(new - shares).sum(), new
-        if change < tolerance:
-            break
-    return shares
+
+    held_out: np.ndarray
+    labels: np.ndarray
+    unlabeled: np.ndarray
 
 
 def matrix_shares(
@@ -122,22 +88,24 @@ def matrix_shares(
 
 
 def estimate_class_shares(
-    held_out: np.ndarray,
-    labels: np.ndarray,
-    unlabeled: np.ndarray,
+    predictions: Predictions,
+    refitted: Iterable[Predictions] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ClassShares:
     """Estimates class shares from logits, with intervals.
 
     The predictions are calibrated on held-out images first. Each resample of the bootstrap draws
-    held-out images within their class, calibrates again, and draws unlabeled images: so the
-    intervals contain what few held-out images leave open.
+    held-out images within their class, calibrates again, and draws unlabeled images. It draws one
+    image of a class less than there are (Rao and Wu 1988): with as many, the variance of a class of
+    n images is too small by a factor of (n - 1) / n.
 
     Args:
-        held_out: float `(M, K)`, logits of images that the network has not learned.
-        labels: int `(M,)`, their classes in 0..K-1.
-        unlabeled: float `(N, K)`, logits of the images in question.
+        predictions: What it estimates from.
+        refitted: The same by classifiers that were fitted to resamples of the labeled images, if
+            the held-out images are the labeled ones. The resamples take them in turn, so that the
+            intervals contain what few labeled images leave open. Such a classifier has seen fewer
+            different images, which moves its estimates, so only their spread is used.
         resamples: Number of resamples, at least 1.
         seed: Determines the draws.
 
@@ -149,42 +117,127 @@ def estimate_class_shares(
     >>> rng = np.random.default_rng(0)
     >>> labels, unlabeled = np.repeat([0, 1], 200), np.repeat([0, 1], [50, 350])
     >>> logits = [rng.normal(4 * np.eye(2)[of], 1) for of in (labels, unlabeled)]
-    >>> shares = estimate_class_shares(logits[0], labels, logits[1], resamples=20)
+    >>> predictions = Predictions(logits[0], labels, logits[1])
+    >>> shares = estimate_class_shares(predictions, resamples=20)
     >>> shares.em.value.round(1).tolist(), bool(shares.em.low[0] < 1 / 8 < shares.em.high[0])
     ([0.1, 0.9], True)
+
+    Reference:
+        Rao and Wu, "Resampling Inference With Complex Survey Data", JASA 83, 1988.
     """
-    labels = np.asarray(labels)
-    num_classes = held_out.shape[1]
-    complete = len(np.unique(labels)) == num_classes
-    members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    once = np.ones(len(unlabeled))
-
-    def estimates(
-        chosen: np.ndarray,
-        weights: np.ndarray,
-        calibrator: Calibrator | None = None,
-        shares: np.ndarray | None = None,
-    ) -> tuple[Calibrator, list[np.ndarray]]:
-        calibrator = fit_calibrator(held_out[chosen], labels[chosen], calibrator)
-        known, asked = calibrator(held_out[chosen]), calibrator(unlabeled)
-        found = [em_shares(asked, known.mean(axis=0), weights, shares)]
-        if complete:
-            found.append(matrix_shares(known, labels[chosen], asked, weights))
-        return calibrator, found
-
-    calibrator, values = estimates(np.arange(len(labels)), once)
-    near = (values[0] + _START) / (1 + num_classes * _START)  # a share of 0 would stay 0
+    num_classes = predictions.held_out.shape[1]
+    calibrator = fit_calibrator(predictions.held_out, predictions.labels)
+    value, matrix = _estimates(predictions, calibrator)
+    near = (value + _START) / (1 + num_classes * _START)  # a share of 0 would stay 0
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        chosen = np.concatenate([rng.choice(of, len(of)) for of in members])
-        weights = rng.multinomial(len(unlabeled), once / len(unlabeled)).astype(np.float64)
-        drawn.append(estimates(chosen, weights, calibrator, near)[1])
-    found = [
-        _with_interval(value, np.array(of))
-        for value, of in zip(values, zip(*drawn, strict=True), strict=True)
-    ]
-    return ClassShares(found[0], found[1] if complete else None)
+    sources = list(refitted) or [predictions]
+    once = np.ones(len(predictions.unlabeled))
+    drawn: list[tuple[np.ndarray, np.ndarray | None]] = []
+    for number in range(resamples):
+        of = sources[number % len(sources)]
+        chosen = _drawn(of.labels, rng)
+        of = of._replace(held_out=of.held_out[chosen], labels=of.labels[chosen])
+        weights = rng.multinomial(len(once), once / len(once)).astype(np.float64)
+        again = fit_calibrator(of.held_out, of.labels, calibrator)
+        drawn.append(_estimates(of, again, weights, near))
+    em = np.array([of_em for of_em, _ in drawn])
+    if len(sources) > 1:
+        em = np.clip(em + value - np.median(em, axis=0), 0, 1)
+    by_matrix = np.array([of_matrix for _, of_matrix in drawn if of_matrix is not None])
+    wrong = self_check(predictions.held_out, predictions.labels, seed)
+    return ClassShares(
+        None if wrong > MOST_WRONG else _with_interval(value, em),
+        None if matrix is None else _with_interval(matrix, by_matrix),
+        wrong,
+    )
+
+
+def confirmed_shares(
+    held_out: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray
+) -> np.ndarray | None:
+    """Estimates class shares by EM, if the same estimate finds those of the held-out images.
+
+    Args:
+        held_out: float `(M, K)`, probabilities of images that the network has not learned.
+        labels: int `(M,)`, their classes in 0..K-1.
+        unlabeled: float `(N, K)`, probabilities of the images in question.
+
+    Returns:
+        float64 `(K,)` above 0, summing to 1, with an image of each class added; None where
+        `self_check` is above `MOST_WRONG`.
+
+    Example:
+
+    >>> sure = np.array([[0.99, 0.01], [0.01, 0.99]])
+    >>> found = confirmed_shares(np.repeat(sure, 20, axis=0), np.repeat([0, 1], 20),
+    ...                          np.repeat(sure, [30, 68], axis=0))
+    >>> found.round(2).tolist()
+    [0.31, 0.69]
+    """
+    logits, asked = (
+        np.log(np.maximum(of, np.finfo(np.float32).tiny)) for of in (held_out, unlabeled)
+    )
+    if self_check(logits, labels) > MOST_WRONG:
+        return None
+    calibrator = fit_calibrator(logits, labels)
+    return em_shares(calibrator(asked), calibrator(logits).mean(axis=0), added=1.0)
+
+
+def self_check(held_out: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
+    """Measures how far EM misses the class distribution of held-out images, which is known.
+
+    Each fifth of them is calibrated on the four others. With few images, EM may not even find
+    their own distribution; then it finds that of other images even less.
+
+    Args:
+        held_out: float `(M, K)`, logits of images that the network has not learned.
+        labels: int `(M,)`, their classes in 0..K-1.
+        seed: Determines the fifths.
+
+    Returns:
+        The total variation between the estimated and the true shares, in [0, 1].
+
+    Example:
+
+    >>> logits = 9 * np.eye(2)[[0, 0, 0, 1, 1, 1] * 4]
+    >>> round(self_check(logits, np.array([0, 0, 0, 1, 1, 1] * 4)), 3)
+    0.0
+    """
+    num_classes = held_out.shape[1]
+    known = np.bincount(labels, minlength=num_classes) / len(labels)
+    likelihoods = np.full(held_out.shape, 1 / num_classes)
+    fold = folds(labels, _FOLDS, seed)
+    for number in range(_FOLDS):
+        out = fold == number
+        if out.any() and not out.all():
+            calibrator = fit_calibrator(held_out[~out], labels[~out])
+            likelihoods[out] = calibrator(held_out[out]) / calibrator(held_out[~out]).mean(axis=0)
+    likelihoods /= likelihoods.sum(axis=1, keepdims=True)
+    uniform = np.full(num_classes, 1 / num_classes)
+    start = (known + _START) / (1 + num_classes * _START)
+    return total_variation(em_shares(likelihoods, uniform, start=start), known)
+
+
+def _estimates(
+    predictions: Predictions,
+    calibrator: Calibrator,
+    weights: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the shares by EM and by the matrix; None where a class has no held-out image."""
+    labels = predictions.labels
+    known, asked = calibrator(predictions.held_out), calibrator(predictions.unlabeled)
+    em = em_shares(asked, known.mean(axis=0), weights, start)
+    if len(np.unique(labels)) < known.shape[1]:
+        return em, None
+    counts = np.ones(len(asked)) if weights is None else weights
+    return em, matrix_shares(known, labels, asked, counts)
+
+
+def _drawn(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws images within their class, one less than there are, but at least one."""
+    members = (np.flatnonzero(labels == k) for k in np.unique(labels))
+    return np.concatenate([rng.choice(of, max(len(of) - 1, 1)) for of in members])
 
 
 def bootstrap(

@@ -229,10 +229,13 @@ class Classifier(keras.Model):
         return Outputs(features, self.answering_logits(features))
 
     def as_answered(self, logits: tf.Tensor) -> tf.Tensor:
-        """Returns logits with logit adjustment where it is set.
+        """Applies logit adjustment, where it is set, to the result of `answering_logits`.
 
         Args:
-            logits: float32 `(batch, K)`.
+            logits: float `(batch, K)`.
+
+        Returns:
+            float `(batch, K)`.
         """
         if not self.test_logit_adjustment or self.labeled_counts is None:
             return logits

@@ -8,10 +8,12 @@ from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
+from daso_tf.balance.logit_adjustment import LogitAdjustedLoss, log_prior
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.encoders.checks import check_encoder
 from daso_tf.encoders.normalized_input import normalization_of
@@ -105,6 +107,10 @@ class Learner(BalancedClassifier):
             another, to save memory (gradient accumulation). Views, optimizer, moving average, step
             and memories see the whole batch. Whatever looks at a batch as a whole sees a part:
             BatchNorm, queues, moving averages of thresholds and alignment, MixUp.
+        estimated_prior: Whether logit adjustment, in training or at test time, makes the
+            predictions those for the class distribution of the unlabeled images, and not for
+            equally many images of each class. It is that of the labeled images, `labeled_counts`,
+            until `set_class_distribution` is called. It does not change the loss.
         data: The `daso_tf.data.SemiSupervisedData` that the learner will be trained on. Parts by
             name take their counts from it, and `mean`, `std`, `class_names` and `labeled_counts`
             are its own unless they are given. It is not saved.
@@ -172,6 +178,7 @@ class Learner(BalancedClassifier):
         seed: int = 0,
         first_step: int = 0,
         microbatches: int = 1,
+        estimated_prior: bool = False,
         data: SemiSupervisedData | None = None,
         total_steps: int | None = None,
         **kwargs: Any,
@@ -273,6 +280,18 @@ class Learner(BalancedClassifier):
         self.threshold = cast(Threshold, selects)
         if selects is not None and not selects.built:
             selects.build((None, self.num_classes))
+        self.answered_distribution: tf.Variable | None = None
+        if estimated_prior:
+            if self.labeled_counts is None:
+                raise ValueError(
+                    "estimated_prior needs labeled_counts, the labeled images of each class."
+                )
+            self.answered_distribution = self.add_weight(
+                name="answered_distribution",
+                shape=(self.num_classes,),
+                initializer=keras.initializers.Constant(np.exp(log_prior(self.labeled_counts))),
+                trainable=False,
+            )
         self.add_balanced_head(head)
         if unknown is not None:
             self.open_set = unknown
@@ -397,6 +416,37 @@ class Learner(BalancedClassifier):
             return logits
         blank = self.network.ema_features(self.blank_image, training=False)
         return debiased(logits, super().answering_logits(blank))
+
+    def as_answered(self, logits: tf.Tensor) -> tf.Tensor:
+        """Applies logit adjustment; see `Classifier.as_answered`."""
+        prior = self.answered_log_prior
+        logits = super().as_answered(logits)
+        return logits if prior is None else logits + prior
+
+    @property
+    def answered_log_prior(self) -> tf.Tensor | None:
+        """The logarithm of the class distribution that logit adjustment answers for, `(K,)`.
+
+        None where it is the uniform one, or where nothing adjusts the logits.
+        """
+        adjusts = self.test_logit_adjustment or isinstance(self.supervised_loss, LogitAdjustedLoss)
+        if self.answered_distribution is None or not adjusts:
+            return None
+        return tf.math.log(tf.convert_to_tensor(self.answered_distribution))
+
+    def set_class_distribution(self, shares: np.ndarray) -> None:
+        """Gives an estimate of the class distribution of the unlabeled images to all parts.
+
+        Pseudo-labelers that align to it or choose by it take it, and so do the predictions with
+        `estimated_prior`. Call it between steps; a compiled step uses it from then on.
+
+        Args:
+            shares: float `(K,)` above 0, summing to 1.
+        """
+        if self.pseudo_labeler is not None:
+            self.pseudo_labeler.set_class_distribution(shares)
+        if self.answered_distribution is not None:
+            self.answered_distribution.assign(shares)
 
     def observe_labeled(self, views: tf.Tensor, labels: tf.Tensor) -> None:
         """Passes the EMA encoder's features of the labeled views to a pseudo-labeler that asks.
@@ -592,6 +642,7 @@ class Learner(BalancedClassifier):
             "seed": self.seed,
             "first_step": self.first_step,
             "microbatches": self.microbatches,
+            "estimated_prior": self.answered_distribution is not None,
         }
 
     # Details ---------------------------------------------------------------------------------

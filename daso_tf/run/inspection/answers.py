@@ -131,4 +131,6 @@ class Network:
 
     def _as_exported(self, plain: np.ndarray) -> np.ndarray:
         counts, strength = self.learner.labeled_counts, self.learner.test_logit_adjustment
-        return plain if not strength or counts is None else adjusted(plain, counts, strength)
+        prior = self.learner.answered_log_prior
+        logits = plain if not strength or counts is None else adjusted(plain, counts, strength)
+        return logits if prior is None else logits + prior.numpy()

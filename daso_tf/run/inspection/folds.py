@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from daso_tf.pseudo_labels.discriminant import folds
+from daso_tf.step.class_shares import Predictions
 
 FOLDS = 5
+REFITS = 12  # heads fitted to resamples of the labeled pictures
+MOST_REFITTED = 500  # labeled pictures; more take minutes
 _LEAST = 1e-6  # probability of a class that a head has not seen
 
 
@@ -53,12 +57,52 @@ def out_of_fold(
     True
     """
     fold = folds(labels, FOLDS, seed)
+    return OutOfFold(_by_folds(features, labels, fold, num_classes), fold)
+
+
+def refitted(
+    features: np.ndarray,
+    labels: np.ndarray,
+    unlabeled: np.ndarray,
+    num_classes: int,
+    count: int = REFITS,
+    seed: int = 0,
+) -> Iterator[Predictions]:
+    """Yields what heads predict that are fitted to resamples of few labeled pictures.
+
+    Pictures are drawn within their class; the copies of one are in the same fold. Of more than
+    `MOST_REFITTED` pictures it yields nothing: there, which ones are labeled matters little.
+
+    Args:
+        features: float `(L, D)`, of the labeled pictures.
+        labels: int `(L,)`, their classes in 0..K-1.
+        unlabeled: float `(N, D)`, features of unlabeled pictures.
+        num_classes: K.
+        count: Number of resamples.
+        seed: Determines the draws and the folds.
+    """
+    if len(labels) > MOST_REFITTED:
+        return
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    for number in range(count):
+        drawn = np.concatenate([rng.choice(of, len(of)) for of in members])
+        different, copies = np.unique(drawn, return_inverse=True)
+        fold = folds(labels[different], FOLDS, number)[copies]
+        found = _by_folds(features[drawn], labels[drawn], fold, num_classes)
+        head = Head(features[drawn], labels[drawn], num_classes)
+        yield Predictions(np.log(found), labels[drawn], np.log(head(unlabeled)))
+
+
+def _by_folds(
+    features: np.ndarray, labels: np.ndarray, fold: np.ndarray, num_classes: int
+) -> np.ndarray:
     probabilities = np.full((len(labels), num_classes), np.nan)
     for number in np.unique(fold):
         inside = fold == number
         predict = Head(features[~inside], labels[~inside], num_classes)
         probabilities[inside] = predict(features[inside])
-    return OutOfFold(probabilities, fold)
+    return probabilities
 
 
 class Head:

@@ -16,7 +16,7 @@ from daso_tf.data.identity import Identity
 from daso_tf.learners import Learner
 from daso_tf.run.inspection.accuracy import measure
 from daso_tf.run.inspection.answers import Answers, Network
-from daso_tf.run.inspection.folds import Head, OutOfFold, out_of_fold, suspected
+from daso_tf.run.inspection.folds import Head, OutOfFold, out_of_fold, refitted, suspected
 from daso_tf.run.inspection.neighbors import Neighbors
 from daso_tf.run.inspection.page import write_page
 from daso_tf.run.inspection.pictures import Pictures, Thumbnails
@@ -27,7 +27,7 @@ from daso_tf.run.open_set import Detector, score_of
 from daso_tf.run.results import Results
 from daso_tf.run.selected import selected
 from daso_tf.settings.settings import Settings
-from daso_tf.step.class_shares import ClassShares, Estimate, estimate_class_shares
+from daso_tf.step.class_shares import ClassShares, Estimate, Predictions, estimate_class_shares
 
 PAGE = "report.html"
 OWN_PICTURES = ("image_folder", "image_list")
@@ -155,10 +155,11 @@ def _shares(
     """Estimates the class shares from validation pictures, or else from out-of-fold predictions."""
     if validation is not None and data.validation is not None:
         of_validation = data.validation.labels[validation.positions]
-        return estimate_class_shares(validation.logits, of_validation, sample.logits)
+        return estimate_class_shares(Predictions(validation.logits, of_validation, sample.logits))
     head = Head(answers.features, labels, data.num_classes)
     return estimate_class_shares(
-        np.log(of_labeled.probabilities), labels, np.log(head(sample.features))
+        Predictions(np.log(of_labeled.probabilities), labels, np.log(head(sample.features))),
+        refitted(answers.features, labels, sample.features, data.num_classes),
     )
 
 
@@ -204,6 +205,7 @@ def _as_json(shares: ClassShares, step: int, held_out: str) -> dict[str, Any]:
     return {
         "step": step,
         "calibrated_on": held_out,
+        "self_check": shares.self_check,
         "em": of(shares.em),
         "matrix": of(shares.matrix),
     }

@@ -70,7 +70,9 @@ def write_page(
         part=_PARTS.get(accuracy.part, accuracy.part),
         held_out=_PARTS.get(found.held_out, found.held_out),
         classes=_classes(found, names, results.unlabeled_counts),
-        shares_chart=charts.class_shares(names, found.labeled_counts, found.shares.em),
+        shares_chart=found.shares.em
+        and charts.class_shares(names, found.labeled_counts, found.shares.em),
+        self_check=None if found.shares.em else _percent(found.shares.self_check),
         charts=[chart for chart in drawn if chart],
         calibration=list(_calibration(accuracy, names)),
         confusions=_confusions(accuracy, names),
@@ -115,8 +117,9 @@ def _classes(
         "recall %": _intervals(accuracy.recall),
         "precision %": [_percent(share) for share in accuracy.precision],
         "predicted": [f"{count:,}" for count in found.predicted.tolist()],
-        "share %": _intervals(shares.em),
     }
+    if shares.em:
+        columns["share %"] = _intervals(shares.em)
     if shares.matrix:
         columns["share % (matrix)"] = _intervals(shares.matrix)
     return {"columns": list(columns), "rows": list(zip(*columns.values(), strict=True))}

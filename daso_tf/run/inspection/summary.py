@@ -92,12 +92,18 @@ def sentences(found: Found) -> Iterator[str]:
             f"The class that is found least often is {_name(found, int(worst))}: "
             f"{_with_interval(measured[worst])} of its pictures."
         )
-    largest = np.argsort(-found.shares.em.value)[:3]
-    shares = ", ".join(
-        f"{_name(found, k)} {_with_interval(Estimate(*(array[k] for array in found.shares.em)))}"
-        for k in largest
-    )
-    yield f"Among the unlabeled pictures, the most frequent classes are probably {shares}."
+    estimate = found.shares.em
+    if estimate is None:
+        yield (
+            "How many unlabeled pictures each class has is not known: the estimate is off by "
+            f"{_percent(found.shares.self_check)} even for pictures of known classes."
+        )
+    else:
+        shares = ", ".join(
+            f"{_name(found, k)} {_with_interval(Estimate(*(array[k] for array in estimate)))}"
+            for k in np.argsort(-estimate.value)[:3]
+        )
+        yield f"Among the unlabeled pictures, the most frequent classes are probably {shares}."
     if found.taught is not None:
         yield f"{_percent(found.taught)} of the unlabeled pictures are sure enough to be taught."
     if found.unknown is not None:
