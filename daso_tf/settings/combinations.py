@@ -195,6 +195,10 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
         if settings.answer != "run":
             reason = "only a run on frozen features has a twin; give --freeze_encoder"
             yield Refusal(f"--answer={settings.answer}", "an encoder that is trained", reason)
+        if settings.classifier_weights != "random":
+            reason = "a probe needs features that are good before training; give --freeze_encoder"
+            weights = f"--classifier_weights={settings.classifier_weights}"
+            yield Refusal(weights, "an encoder that is trained", reason)
         return
     if settings.answer != "run" and not uses_unlabeled_images(settings):
         reason = "it is the twin: it learns from the labeled images alone"

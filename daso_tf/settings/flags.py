@@ -410,7 +410,12 @@ def _sections() -> dict[str, tuple[Flag, ...]]:
     sections: dict[str, Iterable[Flag]] = {
         "Data": DATA,
         "Views": (methods.RESOLUTION, methods.WEAK_VIEW, *_of(methods.WEAK_VIEWS)),
-        "Encoder": ENCODER,
+        "Encoder": (
+            *ENCODER,
+            methods.CLASSIFIER,
+            *_of(methods.CLASSIFIERS),
+            methods.CLASSIFIER_WEIGHTS,
+        ),
         "Pseudo-labels": (
             methods.PSEUDO_LABELER,
             *_of(methods.PSEUDO_LABELERS),
