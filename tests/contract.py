@@ -33,6 +33,7 @@ from daso_tf.platform import strategies
 from daso_tf.platform.keras_versions import model_variables, optimizer_variables
 from daso_tf.settings.optimizers import Cosine, WarmUp
 from daso_tf.step import compatibility
+from daso_tf.step.cosine_classifier import CosineClassifier
 from daso_tf.step.metrics import OneHotLabels
 
 K, SIZE, D = 3, 8, 5
@@ -79,6 +80,7 @@ EXAMPLES = {
     "beta_regularizer": "L2",
     "class_distribution": [3.0, 2.0, 1.0],
     "class_names": ("ant", "bee", "cicada"),
+    "classifier": lambda: CosineClassifier(K, temperature=0.25),
     "Cosine.rate": 0.5,
     "confidence": 0.4,
     "confidence_threshold": 0.4,
@@ -110,6 +112,7 @@ EXAMPLES = {
     "strong": lambda: augment.RandAugment(num_ops=0, cutout=2),
     "supervised_loss": lambda: balance.LDAMLoss(COUNTS, reweight_after=2),
     "target_distribution": [3.0, 2.0, 1.0],
+    "units": K,
     "threshold": lambda: thresholds.FreeMatchThreshold(momentum=0.5),
     "weak": lambda: augment.Weak(padding=0.25),
     "weight_decay": 1e-3,
@@ -240,6 +243,7 @@ def _argument_for(part):
         (open_set.OpenSet, "open_set"),
         (balance.SupervisedLoss, "supervised_loss"),
         (pseudo_labels.DistributionAlignment, "distribution_alignment"),
+        (CosineClassifier, "classifier"),
     ):
         if issubclass(part, base):
             return argument

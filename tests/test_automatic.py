@@ -25,6 +25,7 @@ FEW = Situation((40, 22, 12, 7, 4), 800, frozenset([(32, 32)]), cores=2)
 MANY = Situation((500,) * 10, 6000, frozenset([(300, 400), (500, 350)]), cores=16)
 TINY = Situation((3, 2), 8, frozenset([(8, 9)]), cores=1)
 GPU = MANY._replace(gpus=1)
+PHOTOS = FEW._replace(pretrained=True)
 
 
 def values(situation, *argv):
@@ -51,6 +52,8 @@ def values(situation, *argv):
         (TINY._replace(unlabeled=3), [], {"batch_size": 2, "unlabeled_ratio": 1}),
         (TINY._replace(unlabeled=3), ["--learner=supervised"], {"batch_size": 4}),
         (GPU, [], {"encoder": "wrn_28_2"}),
+        (PHOTOS, [], {"encoder": "efficientnet_lite0", "freeze_encoder": True}),
+        (PHOTOS._replace(validation=20), [], {"answer": "auto"}),
     ],
 )
 def test_what_is_chosen(situation, argv, expected):
@@ -67,6 +70,10 @@ def test_what_is_chosen(situation, argv, expected):
         (FEW, ["--learner=mixmatch"], {"unlabeled_ratio"}),
         (FEW, ["--encoder_weights=file.npz"], {"encoder"}),
         (FEW, ["--learner=crt", "--from_model_dir=run"], {"encoder", "resolution"}),
+        (PHOTOS, [], {"answer"}),
+        (FEW._replace(validation=20), [], {"answer"}),
+        (PHOTOS._replace(validation=20), ["--learner=supervised"], {"answer"}),
+        (PHOTOS._replace(validation=20), ["--answer=run"], {"answer"}),
     ],
 )
 def test_what_is_given_or_has_no_effect_is_not_chosen(situation, argv, absent):
@@ -167,6 +174,22 @@ def test_a_run_says_writes_and_keeps_what_was_chosen(pictures, capsys, monkeypat
     again = prepared(pictures, f"--steps={more}").settings
     assert chosen_of(again) == {**chosen_of(started), "steps": more}
     assert "Chosen" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_what_needs_frozen_features_is_allowed_where_they_will_be_frozen(monkeypatch, is_installed):
+    monkeypatch.setattr(automatic, "_has_pretrained", lambda: is_installed)
+    for flag in ("--pseudo_labeler=lda_teacher", "--answer=discriminant"):
+        settings = complete(parsed("--dataset=image_folder", flag))
+        found = automatic.with_network(settings)
+        assert found.freeze_encoder == is_installed
+        if is_installed:
+            combinations.check(found)
+        else:
+            with pytest.raises(ValueError, match="give --freeze_encoder"):
+                combinations.check(found)
+    own = complete(parsed("--dataset=image_folder", "--encoder=wrn_10_1"))
+    assert not automatic.with_network(own).freeze_encoder
 
 
 def test_given_flags_must_fit_what_was_chosen(pictures):

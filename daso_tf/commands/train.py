@@ -20,6 +20,7 @@ from daso_tf.run.finishing import finish
 from daso_tf.run.lock import one_run
 from daso_tf.run.preparation import prepare
 from daso_tf.run.run import train
+from daso_tf.run.twin import train_twin
 from daso_tf.settings import automatic
 from daso_tf.settings.flags import SECTIONS, complete
 from daso_tf.settings.settings import Settings
@@ -53,6 +54,7 @@ def _run(settings: Settings, last_step: LastStep) -> int:
     run = prepare(settings, last_step)
     try:
         run = train(run)
+        train_twin(run)
         last_step.unsaved = True  # the export
         finish(run)
         strategies.wait_for_chief(run.strategy)

@@ -1,33 +1,27 @@
-"""Does unlabeled data help here? A run on a feature bank, its twin, and classifiers without steps.
-
-The twin learns from the labeled images alone, with the same network and the same number of steps.
-"""
+"""Does unlabeled data help here? A run, its twin, and classifiers of features without steps."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
+import tensorflow as tf
 
-from daso_tf.data import BankedData, Rows, training_batches
+from daso_tf.balance.logit_adjustment import log_prior
+from daso_tf.data import BankedData, ImageFiles, Images, Rows, SemiSupervisedData
 from daso_tf.learners import Learner
 from daso_tf.pseudo_labels.discriminant import folds
-from daso_tf.run.checkpoints import CheckpointError, Checkpoints
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.results import scores
-from daso_tf.settings import methods
+from daso_tf.run.twin import trained, twin_of, twin_settings
 from daso_tf.settings.build import build_learner
-from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
 from daso_tf.step.calibration import THIRDS, thirds
 
-ANSWERS = ("run", "labels_only", "auto")
 _FOLDS = 5
 
 
@@ -37,32 +31,57 @@ class Comparison(NamedTuple):
     Attributes:
         content: For `results.json`: the scores of the twin and of the closed forms by part, the
             changes by third of the classes, and the choice of the answer.
-        twin: The learner of labeled images alone; None where the run itself is one.
-        exports_twin: Whether `--answer` chooses the twin.
+        learner: What `--answer` chooses: that of the run, its twin, or a closed form.
     """
 
     content: dict[str, Any]
-    twin: Learner | None
-    exports_twin: bool
+    learner: Learner
+
+
+def check_answer(settings: Settings, data: SemiSupervisedData) -> None:
+    """Refuses `--answer=auto` where nothing can choose.
+
+    Args:
+        settings: Those of the run, completed.
+        data: Its data.
+
+    Raises:
+        ValueError: If there are neither validation images nor frozen features.
+    """
+    if settings.answer == "auto" and not settings.freeze_encoder and data.validation is None:
+        raise ValueError(
+            "--answer=auto needs validation images where the encoder is trained: set some aside "
+            "with --validation_size, use data that has them, or choose --answer=run or labels_only."
+        )
+
+
+def is_compared(settings: Settings) -> bool:
+    """Whether a run is compared: with its twin, and on a feature bank with closed forms.
+
+    Args:
+        settings: Those of the run, completed.
+    """
+    return settings.freeze_encoder or settings.compare_labels_only
 
 
 def compare(
     settings: Settings,
-    data: BankedData,
+    data: SemiSupervisedData,
     learner: Learner,
+    strategy: tf.distribute.Strategy,
     before: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Compares a trained learner with its twin and with closed forms.
+    """Compares a trained learner with its twin and, on a feature bank, with closed forms.
 
     Args:
         settings: Those of the run, completed.
-        data: Its feature bank.
+        data: Its data.
         learner: What it has trained.
+        strategy: The devices that predict.
         before: The content of an earlier comparison of the same step, whose cross-validation is
             used again.
     """
-    alone = not methods.uses_unlabeled_images(settings)
-    twin = None if alone else _twin(settings, data)
+    twin = twin_of(settings, data, strategy)
     if twin is not None and learner.answered_distribution is not None:
         # Both answer for the same class distribution; the twin has never estimated one.
         twin.set_class_distribution(learner.answered_distribution.numpy())
@@ -72,67 +91,26 @@ def compare(
         images = getattr(data, name)
         if images is None:
             continue
-        of_part = {
-            f: _scores(images, p, data) for f, p in closed_forms.answers(data, images).items()
-        }
+        answers = {}
         if twin is not None:
             ours, theirs = (_predictions(model, settings, images) for model in (learner, twin))
-            own = {"run": _scores(images, ours, data), "labels_only": _scores(images, theirs, data)}
-            of_part = own | of_part
+            answers = {"run": ours, "labels_only": theirs}
             right, right_alone = ours == images.labels, theirs == images.labels
             counts = data.labeled_counts.tolist()
             differences[name] = changes(right, right_alone, images.labels, counts)
-        content["parts"][name] = of_part
+        if isinstance(data, BankedData):
+            answers |= closed_forms.answers(data, images)
+        content["parts"][name] = {
+            of: scores(images.labels, answer, data.num_classes) for of, answer in answers.items()
+        }
     content["changes"] = differences
-    if twin is None:
-        return Comparison(content, None, False)
+    if twin is None and settings.answer == "run":
+        return Comparison(content, learner)
     content["answer"] = _choice(settings, data, content, differences, before)
-    return Comparison(content, twin, content["answer"]["exported"] == "labels_only")
-
-
-def trained(settings: Settings, data: BankedData) -> Learner:
-    """Trains a learner for all steps of its settings, without evaluations.
-
-    Args:
-        settings: Those of a training run, completed.
-        data: A feature bank.
-    """
-    keras.utils.set_random_seed(settings.seed)  # of the initial weights
-    learner = build_learner(settings, data)
-    batches = training_batches(
-        data,
-        batch_size=settings.batch_size,
-        unlabeled_ratio=settings.unlabeled_ratio,
-        seed=settings.seed,
-        first_step=0,
-        steps=settings.steps,
-        **learner.batch_arguments,
-    )
-    learner.fit(batches, steps_per_epoch=settings.steps, verbose=0, shuffle=False)
-    return learner
-
-
-def twin_settings(settings: Settings) -> Settings:
-    """Returns the settings of the twin: those of the run, without unlabeled images.
-
-    What has the default of the run's learner gets that of supervised learning.
-    """
-
-    def defaults(learner: str) -> dict[str, Any]:
-        return methods.defaults(Settings({**settings, "learner": learner}, {"learner"}))
-
-    ours, theirs = defaults(settings.learner), defaults("supervised")
-    of_method = {
-        name: theirs.get(name, TRAIN[name].default)
-        for name, value in ours.items()
-        if settings[name] == value
-    }
-    alone = {"learner": "supervised", "pseudo_labeler": "linear", "threshold": "fixed"}
-    return settings.replace(
-        **of_method
-        | alone
-        | {"balanced_head": "none", "model_dir": f"{settings.model_dir}/labels_only"}
-    )
+    exported = content["answer"]["exported"]
+    if isinstance(data, BankedData) and exported in closed_forms.LINEAR:
+        return Comparison(content, _closed_form(settings, data, exported, content["step"]))
+    return Comparison(content, learner if twin is None or exported == "run" else twin)
 
 
 def changes(
@@ -172,27 +150,29 @@ def changes(
     return found
 
 
-def _twin(settings: Settings, data: BankedData) -> Learner:
-    """Returns the twin of a run, trained now or by an earlier call."""
-    own = twin_settings(settings)
-    checkpoints = Checkpoints(Path(own.model_dir) / "checkpoints")
-    if own.steps in checkpoints.steps():
-        keras.utils.set_random_seed(own.seed)
-        learner = build_learner(own, data)
-        try:
-            checkpoints.restore(learner, own.steps)
-            return learner
-        except CheckpointError:
-            pass  # it is damaged, or from other settings
-    print(f"\nTraining the twin from labeled images alone, {own.steps:,} steps.", flush=True)
-    learner = trained(own, data)
-    checkpoints.save(learner)
+def _closed_form(settings: Settings, data: BankedData, name: str, step: int) -> Learner:
+    """Returns a closed form as a learner without hidden layer, to be exported as any other.
+
+    Args:
+        settings: Those of the run, completed.
+        data: Its feature bank.
+        name: One of `closed_forms.LINEAR`.
+        step: The step of the run, which the export is of.
+    """
+    one_layer = {"adapter": "none", "classifier": "linear", "classifier_weights": "random"}
+    learner = build_learner(twin_settings(settings).replace(**one_layer), data)
+    weights, bias = closed_forms.linear_form(name, data)
+    # It treats all classes alike already; the learner will subtract this again.
+    bias = bias + settings.test_logit_adjustment * log_prior(data.labeled_counts.tolist())
+    for classifier in (learner.classifier, learner.ema_classifier):
+        classifier.set_weights([weights, bias])
+    learner.step.assign(step)
     return learner
 
 
 def _choice(
     settings: Settings,
-    data: BankedData,
+    data: SemiSupervisedData,
     content: dict[str, Any],
     differences: dict[str, Any],
     before: dict[str, Any] | None,
@@ -204,6 +184,7 @@ def _choice(
         found = differences["validation"]["all"]
         better = "run" if found["change"] >= 0 else "labels_only"
         return {"asked": "auto", "by": "validation", "exported": better, **found}
+    assert isinstance(data, BankedData)  # see `check_answer`
     earlier = (before or {}).get("answer", {})
     if earlier.get("by") == "out_of_fold" and before and before["step"] == content["step"]:
         found = {name: earlier[name] for name in ("change", "standard_error")}
@@ -242,17 +223,20 @@ def _out_of_fold(settings: Settings, data: BankedData) -> dict[str, float]:
     return found.get("all", {"change": 0.0, "standard_error": 0.0})
 
 
-def _predictions(learner: Learner, settings: Settings, images: Rows) -> np.ndarray:
+def _predictions(
+    learner: Learner, settings: Settings, images: Images | ImageFiles | Rows
+) -> np.ndarray:
     return Prediction(learner, settings.evaluation_batch_size)(images).argmax(axis=1)
-
-
-def _scores(images: Rows, predictions: np.ndarray, data: BankedData) -> dict[str, Any]:
-    return scores(images.labels, predictions, data.num_classes)
 
 
 # ---- The table
 
 
+EXPORTED = {
+    "run": "this run",
+    "labels_only": "the twin that learned from labels only",
+    **{name: f"{closed_forms.NAMES[name]} of the labeled images" for name in closed_forms.LINEAR},
+}
 _NAMES = {
     "run": "this run",
     "labels_only": "labels only",
@@ -306,8 +290,7 @@ def _signed(found: dict[str, float] | None) -> str:
 
 
 def _why(answer: dict[str, Any]) -> str:
-    named = {"run": "this run", "labels_only": "the twin that learned from labels only"}
-    exported = f"Exported: {named[answer['exported']]}"
+    exported = f"Exported: {EXPORTED[answer['exported']]}"
     if answer["asked"] != "auto":
         return f"{exported} (--answer={answer['asked']})."
     measured = {

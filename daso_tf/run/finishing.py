@@ -7,7 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from daso_tf.data import BankedData, SemiSupervisedData, reading
+import tensorflow as tf
+
+from daso_tf.data import SemiSupervisedData, reading
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.run import banks, comparison, exported, held_out
@@ -27,8 +29,10 @@ from daso_tf.run.preparation import load_data
 from daso_tf.run.report import draw, table
 from daso_tf.run.results import Results, scores
 from daso_tf.run.run import Run, results_of
+from daso_tf.run.twin import twin_of
 from daso_tf.settings import combinations
 from daso_tf.settings.settings import Settings
+from daso_tf.step import closed_forms
 
 
 def finish(run: Run) -> None:
@@ -46,10 +50,12 @@ def finish(run: Run) -> None:
     if step != last_step:
         learner = restored(settings, run.data, run.checkpoints, run.strategy, step)
     with reading(run.data):
-        learner, answers, fitted, known = _answer(settings, run.data, learner, run.results)
+        learner, answers, fitted, known = _answer(
+            settings, run.data, learner, run.results, run.strategy
+        )
     if not strategies.is_chief(run.strategy):
         return
-    card = model_card(settings, run.results, step, _of_twin(answers))
+    card = model_card(settings, run.results, step, answers)
     calibrator = fitted and fitted.calibrator
     is_new = exported.export(learner, settings, settings.export_dir, card, known, calibrator)
     run.results.set_exported(answers)
@@ -63,7 +69,8 @@ def finish(run: Run) -> None:
     if own and (is_new or not (run.model_dir / PAGE).exists()):
         if settings.strategy != "none":
             alone = strategies.make("none")
-            learner = restored(settings, run.data, run.checkpoints, alone, step)
+            twin = twin_of(settings, run.data, alone) if "labels_only" in answers else None
+            learner = twin or restored(settings, run.data, run.checkpoints, alone, step)
         page = inspect(settings, run.data, run.identity, learner, run.results)
         print(f"Report:          {page}")
 
@@ -90,7 +97,9 @@ def report(settings: Settings, step: int | None = None) -> Path:
     learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
     if settings.answer != "run":  # the twin may be what is exported
         with reading(run_data.data):
-            learner, *_ = _answer(settings, run_data.data, learner, results)
+            learner, *_ = _answer(
+                settings, run_data.data, learner, results, strategies.make("none")
+            )
     return inspect(settings, run_data.data, run_data.identity, learner, results)
 
 
@@ -150,14 +159,18 @@ def export(
     run_data, checkpoints, results = _opened(settings, "export")
     data = run_data.data
     check_calibrates(settings, data)
+    if settings.answer == "run" and not settings.freeze_encoder:
+        settings = settings.replace(compare_labels_only=False)  # there is nothing to choose
     step = _chosen(settings, checkpoints, results, step)
     learner = restored(settings, data, checkpoints, strategies.make("none"), step)
     with reading(data):
-        learner, answers, fitted, known = _answer(settings, data, learner, results)
+        learner, answers, fitted, known = _answer(
+            settings, data, learner, results, strategies.make("none")
+        )
     calibrator = fitted and fitted.calibrator
     written = []
     if "saved_model" in formats:
-        card = model_card(settings, results, step, _of_twin(answers))
+        card = model_card(settings, results, step, answers)
         exported.export(learner, settings, settings.export_dir, card, known, calibrator)
         written.append(settings.export_dir)
     for name in exported.FILES.keys() & formats:
@@ -182,6 +195,7 @@ def _opened(settings: Settings, purpose: str) -> tuple[RunData, Checkpoints, Res
         raise ValueError(f"{settings.model_dir} has no checkpoint to {purpose}.")
     run_data = load_data(settings, checkpoints)
     run_data = run_data._replace(data=banks.banked(settings, run_data.data))
+    comparison.check_answer(settings, run_data.data)
     results = results_of(settings, run_data.data, run_data.identity)
     results.forget_after(checkpoints.newest_step())
     return run_data, checkpoints, results
@@ -232,27 +246,31 @@ def about_logit_adjustment(settings: Settings) -> str:
 
 
 def _answer(
-    settings: Settings, data: SemiSupervisedData, learner: Learner, results: Results
+    settings: Settings,
+    data: SemiSupervisedData,
+    learner: Learner,
+    results: Results,
+    strategy: tf.distribute.Strategy,
 ) -> tuple[Learner, dict[str, Any], Calibrated | None, HeldOut]:
     """Returns the learner to export, its scores and its calibration, and what is known of it.
 
-    On a feature bank, the run is compared with its twin, and `--answer` chooses between them.
+    Where the run is compared with its twin and others, `--answer` chooses between them.
     """
     evaluation = results.at(int(learner.step.numpy()))
-    if not isinstance(data, BankedData):
+    if not comparison.is_compared(settings):
+        if results.comparison is not None:
+            answer = {"asked": "run", "exported": "run"}
+            results.set_comparison(results.comparison | {"answer": answer})
         return learner, *_answers(settings, data, learner, evaluation)
-    compared = comparison.compare(settings, data, learner, results.comparison)
+    compared = comparison.compare(settings, data, learner, strategy, results.comparison)
     results.set_comparison(compared.content)
-    if not compared.exports_twin or compared.twin is None:
+    if compared.learner is learner:
         return learner, *_answers(settings, data, learner, evaluation)
-    answers, fitted, known = _answers(settings, data, compared.twin, None)
-    return compared.twin, {**answers, "labels_only": True}, fitted, known
-
-
-def _of_twin(answers: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the scores by part, where the answers are those of the twin."""
-    parts = ("test", "validation")
-    return {p: answers[p] for p in parts if p in answers} if "labels_only" in answers else None
+    answers, fitted, known = _answers(settings, data, compared.learner, None)
+    name = compared.content["answer"]["exported"]
+    if name in closed_forms.LINEAR and known.calibrator is None:
+        known = known.for_equal_shares()
+    return compared.learner, answers | {"labels_only": True, "answer": name}, fitted, known
 
 
 def _answers(

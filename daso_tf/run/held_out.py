@@ -41,6 +41,11 @@ class HeldOut(NamedTuple):
     calibrator: Calibrator | None
     class_distribution: np.ndarray | None
 
+    def for_equal_shares(self) -> HeldOut:
+        """Returns the same for answers that treat all classes alike."""
+        count = len(self.class_names)
+        return self._replace(class_distribution=np.full(count, 1 / count))
+
     def as_json(self) -> str:
         """Returns the content of the file."""
         calibrator, shares = self.calibrator, self.class_distribution

@@ -12,12 +12,13 @@ from daso_tf.run.results import Results
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import SECTIONS, TRAIN, complete
 from daso_tf.settings.settings import Settings
+from daso_tf.step.closed_forms import NAMES
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def model_card(
-    settings: Settings, results: Results, step: int, labels_only: Mapping[str, Any] | None = None
+    settings: Settings, results: Results, step: int, exported: Mapping[str, Any] | None = None
 ) -> str:
     """Returns the model card of a run as Markdown.
 
@@ -25,12 +26,13 @@ def model_card(
         settings: Those of the run, completed.
         results: Those of the run.
         step: The step whose network is exported.
-        labels_only: The scores by part of the twin that learned from labeled images alone, where
-            that is exported; None where it is the run's own network.
+        exported: The scores of what is exported, by part. With `labels_only` it is not the network
+            of the run, but what `answer` names: its twin, or a closed form.
     """
     evaluation = {entry["step"]: entry for entry in results.evaluations}.get(step, {})
     size, names = settings.resolution, results.class_names
     adjusted = settings.test_logit_adjustment
+    balanced = adjusted or settings.logit_adjustment
     return "\n".join(
         [
             f"# Image classifier with {len(names)} classes",
@@ -38,7 +40,7 @@ def model_card(
             f"Trained by daso_tf {daso_tf.__version__}: {settings.learner} with the pseudo-labeler "
             f"{settings.pseudo_labeler}, {step:,} of {settings.steps:,} steps. The data set is "
             f"{_plain(settings.dataset)}.",
-            *_of_twin(labels_only),
+            *_of_another(exported or {}),
             "",
             "## Input and output",
             "",
@@ -51,9 +53,9 @@ def model_card(
             "`(batch,)`.",
             "- "
             + (
-                f"Logit adjustment of strength {adjusted:g} is part of the probabilities: they are "
+                f"Logit adjustment of strength {balanced:g} is part of the probabilities: they are "
                 f"for images with {_answered_for(settings)}."
-                if adjusted
+                if balanced
                 else "The probabilities are for images with the class distribution of the labeled "
                 "images below. Rare classes are predicted rarely; `--test_logit_adjustment=1` "
                 "exports a model that treats all classes alike."
@@ -85,19 +87,26 @@ def _answered_for(settings: Settings) -> str:
     return "equally many of each class"
 
 
-def _of_twin(labels_only: Mapping[str, Any] | None) -> list[str]:
-    """Returns lines that say that the twin of the run is exported; none where it is not."""
-    if labels_only is None:
+def _of_another(exported: Mapping[str, Any]) -> list[str]:
+    """Returns lines that say that another network than that of the run is exported, if it is."""
+    if "labels_only" not in exported:
         return []
     scores = "; ".join(
         f"{part}: accuracy {_percent(found['accuracy'])}, balanced accuracy "
         f"{_percent(found['balanced_accuracy'])}"
-        for part, found in labels_only.items()
+        for part in ("test", "validation")
+        if (found := exported.get(part))
+    )
+    name = exported.get("answer")
+    what = (
+        f"is {NAMES[name]} on features of the frozen encoder"
+        if name in NAMES
+        else "is the twin of that run: as many steps"
     )
     return [
         "",
-        "The exported network is the twin of that run: it learned from the labeled images alone, "
-        f"in as many steps ({scores or 'not evaluated'}). Results below are those of the run.",
+        f"The exported network {what}, from the labeled images alone ({scores or 'not evaluated'})."
+        " Results below are those of the run.",
     ]
 
 

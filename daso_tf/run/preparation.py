@@ -19,6 +19,7 @@ from daso_tf.platform.last_step import LastStep
 from daso_tf.run import banks, data_file
 from daso_tf.run.calibrate import check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.comparison import check_answer
 from daso_tf.run.distribution_estimate import check_estimates
 from daso_tf.run.flags_file import (
     RULES,
@@ -64,7 +65,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         OSError: If a file cannot be read or written.
     """
     settings = complete(settings)
-    _check(settings)
+    _check(automatic.with_network(settings))
     if settings.stop_after and settings.pseudo_labeler in SELF_TRAINING:
         raise ValueError(
             f"--stop_after does not go with --pseudo_labeler={settings.pseudo_labeler}: each "
@@ -85,6 +86,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     check_calibrates(settings, data)
     check_open_set(settings, data)
     check_estimates(settings, data)
+    check_answer(settings, data)
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
@@ -174,6 +176,7 @@ def _settled(
         limits.check_effects(settings)
     else:
         settings = continued(flags_file, settings)
+        _check(settings)
         _check_unchanged(settings, model_dir, checkpoints)
     selection = _without_copies(selected(settings), settings)
     lines: list[str] = []

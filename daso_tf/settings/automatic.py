@@ -10,7 +10,7 @@ To choose another setting, add a function to `_CHOICES`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +57,7 @@ class Situation(NamedTuple):
         cores: Processor cores.
         gpus: GPUs.
         pretrained: Whether the weights of `PRETRAINED` are installed.
+        validation: Number of validation pictures.
     """
 
     labeled: tuple[int, ...]
@@ -65,6 +66,7 @@ class Situation(NamedTuple):
     cores: int
     gpus: int = 0
     pretrained: bool = False
+    validation: int = 0
 
     @property
     def side(self) -> int:
@@ -138,7 +140,23 @@ def situation_of(selection: Selection) -> Situation:
         cores.cores(),
         cores.gpus(),
         _has_pretrained(),
+        len(selection.parts["validation"][1]) if "validation" in selection.parts else 0,
     )
+
+
+def with_network(settings: Settings) -> Settings:
+    """Returns the settings with the network that `fitted` will choose on this machine.
+
+    So what needs a frozen encoder is not refused, before data is read, where it will have one.
+
+    Args:
+        settings: Those of a training run, completed.
+    """
+    if settings.dataset not in DATASETS:
+        return settings
+    machine = Situation((), 0, frozenset(), cores.cores(), cores.gpus(), _has_pretrained())
+    chosen = choose(machine, settings, ("encoder", "freeze_encoder"))
+    return with_values(settings, {name: choice.value for name, choice in chosen.items()})
 
 
 def _has_pretrained() -> bool:
@@ -149,12 +167,15 @@ def _has_pretrained() -> bool:
     return True
 
 
-def choose(situation: Situation, settings: Settings) -> dict[str, Choice]:
+def choose(
+    situation: Situation, settings: Settings, names: Iterable[str] | None = None
+) -> dict[str, Choice]:
     """Chooses settings that were not given.
 
     Args:
         situation: The data and the machine.
         settings: Those of a training run, completed.
+        names: Which ones, in the order of `NAMES`; by default all.
 
     Returns:
         The chosen settings by the name of their flag. A flag that was given is not among them, nor
@@ -169,10 +190,10 @@ def choose(situation: Situation, settings: Settings) -> dict[str, Choice]:
     Choice(value=16, reason='about a fifth of the 85 labeled pictures; from 8 to 64, if so many')
     """
     chosen = {}
-    for name, choice_of in _CHOICES.items():
+    for name in NAMES if names is None else names:
         if name in settings.given or not _is_free(name, settings):
             continue
-        choice = choice_of(situation, settings)
+        choice = _CHOICES[name](situation, settings)
         if choice is not None:
             chosen[name] = choice
             settings = with_values(settings, {name: choice.value})
@@ -318,6 +339,17 @@ def _cutout_size(situation: Situation, settings: Settings) -> Choice:
     return Choice(side // 2, f"half of the {side} pixels of a view")
 
 
+def _answer(situation: Situation, settings: Settings) -> Choice | None:
+    has_twin = settings.freeze_encoder and methods.uses_unlabeled_images(settings)
+    if not has_twin or not situation.validation:
+        return None  # without validation pictures it would take several trainings to choose
+    return Choice(
+        "auto",
+        f"with or without unlabeled pictures, as the {situation.validation} validation pictures "
+        "say",
+    )
+
+
 def _share_of_steps(
     share: float, reason: str, most: int | None = None, least: int = 1
 ) -> Callable[[Situation, Settings], Choice]:
@@ -346,6 +378,7 @@ _CHOICES: dict[str, Callable[[Situation, Settings], Choice | None]] = {
     "ema_decay": _ema_decay,
     "cutout_size": _cutout_size,
     "test_logit_adjustment": _test_logit_adjustment,
+    "answer": _answer,
     "pretrain_steps": _share_of_steps(0.1, "a tenth of the steps"),
     "distribution_period": _share_of_steps(0.01, "a hundredth of the steps; at most 100", 100, 10),
     "epoch_steps": _share_of_steps(0.02, "a fiftieth of the steps; at most 500", 500, 10),

@@ -12,6 +12,7 @@ from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.learners import Learner
 from daso_tf.settings import compilation, limits, methods, optimizers
 from daso_tf.settings.settings import Settings
+from daso_tf.step.probe import begin_as_probe
 from daso_tf.step.stored_views import feature_statistics
 
 
@@ -89,6 +90,8 @@ def build_learner(
         jit_compile=_jit_compile(settings, learner),
         steps_per_execution=settings.steps_per_execution,
     )
+    if settings.classifier_weights == "probe":
+        begin_as_probe(learner, data)
     return learner
 
 

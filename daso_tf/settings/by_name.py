@@ -48,8 +48,8 @@ def _make(argument: str, table: Mapping[str, Entry | None], name: str, known: Kn
     for learner in methods.LEARNERS.values():
         if learner.make is known.learner:
             values |= learner.defaults
-    settings = Settings({**values, "resolution": known.resolution, "steps": steps})
-    return entry.build(_PartContext(settings, data, [], 1.0, steps))
+    of_learner = {"resolution": known.resolution, "steps": steps, "num_classes": known.num_classes}
+    return entry.build(_PartContext(Settings(values | of_learner), data, [], 1.0, steps))
 
 
 class _PartContext(Context):
@@ -61,6 +61,11 @@ class _PartContext(Context):
         data: SemiSupervisedData = self.data
         return data.labeled_counts.tolist()
 
+    @property
+    def num_classes(self) -> int:
+        """K, which the learner knows without data."""
+        return self.settings["num_classes"]
+
 
 for _argument, _table in (
     ("pseudo_labeler", methods.PSEUDO_LABELERS),
@@ -69,5 +74,6 @@ for _argument, _table in (
     ("open_set", methods.OPEN_SETS),
     ("supervised_loss", methods.SUPERVISED_LOSSES),
     ("weak", methods.WEAK_VIEWS),
+    ("classifier", methods.CLASSIFIERS),
 ):
     named_parts.register(_argument, _table, functools.partial(_make, _argument, _table))

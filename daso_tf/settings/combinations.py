@@ -25,6 +25,7 @@ from daso_tf.settings.methods import (
     uses_unlabeled_images,
 )
 from daso_tf.settings.settings import Settings
+from daso_tf.step import closed_forms
 from daso_tf.step.compatibility import conflicts
 
 # What counters the imbalance of the labeled images, by the flag that asks for it.
@@ -158,6 +159,7 @@ def check(settings: Settings) -> None:
         labeler_flag = f"--pseudo_labeler={settings.pseudo_labeler}"
         found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses["xla"]))
     found += _refusals_of_freezing(settings)
+    found += _refusals_of_twins(settings)
     retraining = LEARNERS[settings.learner].make is ClassifierRetraining
     if retraining and not settings.from_model_dir:
         raise ValueError(
@@ -206,13 +208,17 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
             reason = "it needs features that training does not change; give --freeze_encoder"
             labeler = f"--pseudo_labeler={settings.pseudo_labeler}"
             yield Refusal(labeler, "an encoder that is trained", reason)
-        if settings.answer != "run":
-            reason = "only a run on frozen features has a twin; give --freeze_encoder"
+        if settings.answer in closed_forms.LINEAR:
+            reason = "it needs features that training does not change; give --freeze_encoder"
             yield Refusal(f"--answer={settings.answer}", "an encoder that is trained", reason)
+        elif settings.answer != "run" and not settings.compare_labels_only:
+            reason = "the run has no twin; give --compare_labels_only or --freeze_encoder"
+            yield Refusal(f"--answer={settings.answer}", "an encoder that is trained", reason)
+        if settings.classifier_weights != "random":
+            reason = "a probe needs features that are good before training; give --freeze_encoder"
+            weights = f"--classifier_weights={settings.classifier_weights}"
+            yield Refusal(weights, "an encoder that is trained", reason)
         return
-    if settings.answer != "run" and not uses_unlabeled_images(settings):
-        reason = "it is the twin: it learns from the labeled images alone"
-        yield Refusal(f"--answer={settings.answer}", f"--learner={settings.learner}", reason)
     refuses = LEARNERS[settings.learner].make.refuses
     if "frozen_encoder" in refuses:
         learner = f"--learner={settings.learner}"
@@ -223,6 +229,19 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
     if settings.mixed_precision != "none":
         reason = "the features and what learns from them are float32"
         yield Refusal("--freeze_encoder", f"--mixed_precision={settings.mixed_precision}", reason)
+
+
+def _refusals_of_twins(settings: Settings) -> Iterator[Refusal]:
+    """Yields what asks for the twin of a run that learns from the labeled images alone."""
+    if uses_unlabeled_images(settings):
+        return
+    reason = "it is the twin: it learns from the labeled images alone"
+    for asked, flag in (
+        (settings.answer in ("labels_only", "auto"), f"--answer={settings.answer}"),
+        (settings.compare_labels_only, "--compare_labels_only"),
+    ):
+        if asked:
+            yield Refusal(flag, f"--learner={settings.learner}", reason)
 
 
 def _check_microbatches(microbatches: int, batch_size: int) -> None:

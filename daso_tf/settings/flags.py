@@ -22,6 +22,7 @@ from daso_tf.settings.flag import Flag, choice, integer, location, number, steps
 from daso_tf.settings.methods import LEARNERS, Entry
 from daso_tf.settings.optimizers import COSINES, OPTIMIZERS
 from daso_tf.settings.settings import Settings
+from daso_tf.step import closed_forms
 from daso_tf.step.weight_decay import DECAYED
 
 MODEL_DIR = location(
@@ -248,13 +249,23 @@ RUN = (
         "step.",
         free=True,
     ),
+    switch(
+        "compare_labels_only",
+        False,
+        "Also train a twin that learns from the labeled images alone, with the same network and as "
+        "many steps, and say what the unlabeled images changed; with --freeze_encoder it always "
+        "is.",
+        free=True,
+    ),
     choice(
         "answer",
         "run",
-        ["run", "labels_only", "auto"],
-        "With --freeze_encoder, what is exported: the learner of the run, its twin that learns "
-        "from the labeled images alone, or the better one by the validation images (auto; without "
-        "any, the run, unless it is clearly worse on labeled images that are left out in turn).",
+        ["run", "labels_only", "auto", *closed_forms.LINEAR],
+        "What is exported: the learner of the run; its twin that learns from the labeled images "
+        "alone; the better one by the validation images (auto; without any, the run, unless it is "
+        "clearly worse on labeled images that are left out in turn); or, of the labeled images, a "
+        "linear discriminant or logistic regression. All but the first need --freeze_encoder; for "
+        "the twin, --compare_labels_only is enough.",
         free=True,
     ),
     integer(
@@ -410,7 +421,12 @@ def _sections() -> dict[str, tuple[Flag, ...]]:
     sections: dict[str, Iterable[Flag]] = {
         "Data": DATA,
         "Views": (methods.RESOLUTION, methods.WEAK_VIEW, *_of(methods.WEAK_VIEWS)),
-        "Encoder": ENCODER,
+        "Encoder": (
+            *ENCODER,
+            methods.CLASSIFIER,
+            *_of(methods.CLASSIFIERS),
+            methods.CLASSIFIER_WEIGHTS,
+        ),
         "Pseudo-labels": (
             methods.PSEUDO_LABELER,
             *_of(methods.PSEUDO_LABELERS),

@@ -16,6 +16,7 @@ from daso_tf.pseudo_labels.daso import AUTO
 from daso_tf.settings.flag import Flag, choice, integer, location, number, number_or_word, switch
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
+from daso_tf.step.cosine_classifier import CosineClassifier
 from daso_tf.step.stored_views import stored_strong, stored_weak
 
 
@@ -35,6 +36,11 @@ class Context(NamedTuple):
     labeled_counts: list[int]
     alignment_temperature: float
     generation_steps: int
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.data.num_classes
 
 
 class Computed(NamedTuple):
@@ -595,6 +601,38 @@ def open_set_of(context: Context) -> open_set.OpenSet:
     return OPEN_SETS[context.settings.open_set_score].build(context)
 
 
+# ---- How does a feature become logits?
+
+CLASSIFIERS: dict[str, Entry | None] = {
+    "linear": None,
+    "cosine": Entry(
+        CosineClassifier,
+        units=Computed(lambda c: c.num_classes),
+        temperature=number(
+            "cosine_temperature",
+            0.05,
+            "(0, inf)",
+            "Initial temperature of --classifier=cosine, which is learned.",
+        ),
+    ),
+}
+CLASSIFIER = choice(
+    "classifier",
+    "linear",
+    CLASSIFIERS,
+    "The last layer, from features to logits: a linear one, or the cosine similarity to a "
+    "direction of each class. One hidden layer below it is --adapter=mlp.",
+)
+CLASSIFIER_WEIGHTS = choice(
+    "classifier_weights",
+    "random",
+    ["random", "probe"],
+    "Initial weights of the classifier: random; or, with --freeze_encoder, those of logistic "
+    "regression of the labeled images, with --classifier=cosine their class means.",
+)
+_classifier = _one_of(CLASSIFIER, CLASSIFIERS)
+
+
 def _supervised_loss(context: Context) -> balance.SupervisedLoss:
     if context.settings.logit_adjustment:
         return balance.LogitAdjustedLoss(context.labeled_counts, context.settings.logit_adjustment)
@@ -755,7 +793,7 @@ def flags_in_use(settings: Settings) -> frozenset[str]:
     }
     arguments = LEARNERS[settings.learner].arguments
     entries += [table[settings[name]] for name, table in chosen.items() if name in arguments]
-    entries.append(SUPERVISED_LOSSES[settings.supervised_loss])
+    entries += [SUPERVISED_LOSSES[settings.supervised_loss], CLASSIFIERS[settings.classifier]]
     if settings.open_set:
         entries.append(OPEN_SETS[settings.open_set_score])
     names = {flag.name for entry in entries if entry is not None for flag in entry.flags}
@@ -903,19 +941,21 @@ LEARNERS = {
     ),
     "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
 }
+_TABLES: tuple[Mapping[str, Entry | None], ...] = (
+    PSEUDO_LABELERS,
+    THRESHOLDS,
+    SUPERVISED_LOSSES,
+    BALANCED_HEADS,
+    CLASSIFIERS,
+    OPEN_SETS,
+    LEARNERS,
+)
 # The names of the flags of all methods: each has an effect only where its method is chosen. The
 # size of a batch, which some methods know, has one everywhere.
 FLAGS = (
     frozenset(
         flag.name
-        for table in (
-            PSEUDO_LABELERS,
-            THRESHOLDS,
-            SUPERVISED_LOSSES,
-            BALANCED_HEADS,
-            OPEN_SETS,
-            LEARNERS,
-        )
+        for table in _TABLES
         for entry in table.values()
         if entry is not None
         for flag in entry.flags
@@ -981,5 +1021,6 @@ def build_learner(context: Context, **arguments: Any) -> learners.Learner:
         context,
         weak=weak_layer(context),
         supervised_loss=_supervised_loss(context),
+        classifier=_classifier.compute(context),
         **arguments,
     )

@@ -69,6 +69,9 @@ class Classifier(keras.Model):
             it is. `encoder` is then a small network from these features `(batch, F)` to others,
             such as `daso_tf.encoders.adapter` makes. Images may be rows of a feature bank
             (`daso_tf.feature_bank`), for which the frozen encoder has nothing left to compute.
+        classifier: A `keras.layers.Layer` from features `(batch, D)` to logits `(batch, K)`, such
+            as `daso_tf.step.cosine_classifier.CosineClassifier`, or its name on the command line,
+            such as `"cosine"`; by default a linear layer.
         name: Name of the model.
 
     Raises:
@@ -89,6 +92,7 @@ class Classifier(keras.Model):
         test_logit_adjustment: float = 0.0,
         labeled_counts: Sequence[int] | None = None,
         frozen_encoder: keras.Model | None = None,
+        classifier: keras.layers.Layer | None = None,
         name: str | None = None,
     ):
         check_configuration()
@@ -112,13 +116,15 @@ class Classifier(keras.Model):
 
         if not is_restoring():  # a saved learner continues as it was
             follow_quickly(encoder)
+        _check_classifier(classifier)
         if frozen_encoder is not None:
             check_encoder(frozen_encoder)
             frozen_encoder.trainable = False
             self.frozen_encoder = frozen_encoder  # Keras saves it, too
         self.network = AveragedNetwork(
-            encoder, self.num_classes, resolution, mean, std, frozen_encoder
+            encoder, self.num_classes, resolution, mean, std, frozen_encoder, classifier
         )
+        self._given_classifier = classifier is not None
         # Keras saves the layers that are attributes of the model.
         self.encoder = self.network.encoder
         self.classifier = self.network.classifier
@@ -502,6 +508,11 @@ class Classifier(keras.Model):
             "class_names": self.class_names,
             "test_logit_adjustment": self.test_logit_adjustment,
             "labeled_counts": self.labeled_counts,
+            **(
+                {"classifier": keras.saving.serialize_keras_object(self.classifier)}
+                if self._given_classifier
+                else {}
+            ),
         }
 
     @classmethod
@@ -565,6 +576,23 @@ def arguments_of(method: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[st
     given = dict(signature.bind(None, *args, **kwargs).arguments)
     del given["self"]
     return {**given.pop("kwargs", {}), **given}
+
+
+def _check_classifier(classifier: Any) -> None:
+    """Raises a ValueError where something is no layer, or returns no logits."""
+    if classifier is None:
+        return
+    if not isinstance(classifier, keras.layers.Layer):
+        raise ValueError(
+            f"The classifier is {classifier!r}; it must be a keras.layers.Layer from features to "
+            "logits, or the name of one."
+        )
+    activation = getattr(getattr(classifier, "activation", None), "__name__", "linear")
+    if activation != "linear":
+        raise ValueError(
+            f"The classifier {classifier.name} has the activation {activation}; it must return "
+            "logits, without an activation."
+        )
 
 
 def _checked_statistics(

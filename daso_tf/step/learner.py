@@ -207,7 +207,7 @@ class Learner(BalancedClassifier):
         def known() -> Known:
             with_images = kwargs.get("frozen_encoder") or encoder
             resolution = kwargs.get("resolution") or input_size(with_images)
-            return Known(type(self), data, total_steps, resolution)
+            return Known(type(self), data, total_steps, resolution, num_classes)
 
         labeler = part("pseudo_labeler", pseudo_labeler, known)
         if threshold is None and labeler is not None and "threshold" not in self.refuses:
@@ -217,6 +217,7 @@ class Learner(BalancedClassifier):
         unknown = part("open_set", open_set, known)
         loss = part("supervised_loss", supervised_loss, known)
         views = part("weak", weak, known)
+        classifier = part("classifier", kwargs.pop("classifier", None), known)
         if kwargs.get("frozen_encoder") is not None and "frozen_encoder" in self.refuses:
             reason = self.refuses["frozen_encoder"]
             raise ValueError(f"frozen_encoder does not go with {type(self).__name__}: {reason}.")
@@ -254,7 +255,7 @@ class Learner(BalancedClassifier):
         }
         microbatches = checked_whole_number("microbatches", microbatches, least=1)
 
-        super().__init__(encoder, num_classes, **kwargs)
+        super().__init__(encoder, num_classes, classifier=classifier, **kwargs)
         self.unlabeled_weight = weights["unlabeled_weight"]
         self.weight_decay = weights["weight_decay"]
         self.decayed = decayed

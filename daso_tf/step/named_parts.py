@@ -20,12 +20,14 @@ class Known(NamedTuple):
         data: The data that the learner will be trained on, or None.
         total_steps: Steps of the whole training, or None.
         resolution: Side in pixels of the encoder's input.
+        num_classes: K.
     """
 
     learner: type
     data: SemiSupervisedData | None
     total_steps: int | None
     resolution: int
+    num_classes: int
 
 
 class _Kind(NamedTuple):

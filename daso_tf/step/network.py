@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
@@ -10,9 +11,11 @@ import tensorflow as tf
 from daso_tf.augment import normalize, resize
 from daso_tf.platform.keras_versions import scaled_normal
 
+_Network = TypeVar("_Network", bound=keras.layers.Layer)
+
 
 class AveragedNetwork:
-    """An encoder and a linear classifier, as they are trained and as they are averaged.
+    """An encoder and a classifier, as they are trained and as they are averaged.
 
     A learner owns one. The layers are attributes of the learner too, so that Keras saves them.
 
@@ -25,9 +28,12 @@ class AveragedNetwork:
         std: Standard deviation of each color channel, above 0.
         frozen: A `keras.Model` from normalized images to features that is not trained; the encoder
             then maps these features `(batch, F)` to others. None where there is none.
+        classifier: A layer from features `(batch, D)` to logits `(batch, K)`; by default a linear
+            one.
 
     Raises:
-        ValueError: If the encoder does not return feature vectors, or its input size is unknown.
+        ValueError: If the encoder does not return feature vectors, its input size is unknown, or
+            the classifier does not return K logits.
 
     Reference:
         Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, section 2.
@@ -41,16 +47,23 @@ class AveragedNetwork:
         mean: Sequence[float],
         std: Sequence[float],
         frozen: keras.Model | None = None,
+        classifier: keras.layers.Layer | None = None,
     ):
         self.frozen = frozen
         self.resolution = int(resolution or input_size(frozen or encoder))
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.encoder = encoder
-        self.classifier = linear_classifier(num_classes, "classifier")
+        self.classifier = (
+            linear_classifier(num_classes, "classifier") if classifier is None else classifier
+        )
         self.ema_encoder = copy_of(encoder, f"ema_{encoder.name}")
-        self.ema_classifier = linear_classifier(num_classes, "ema_classifier")
-        self.num_features = self._build()
+        self.ema_classifier = (
+            linear_classifier(num_classes, "ema_classifier")
+            if classifier is None
+            else copy_of(classifier, "ema_classifier")
+        )
+        self.num_features = self._build(num_classes)
         self.heads: list[keras.layers.Layer] = []
         self.ema_heads: list[keras.layers.Layer] = []
         # Whether XLA compiles the parts of a step in which replicas exchange nothing, because it
@@ -153,7 +166,7 @@ class AveragedNetwork:
         encode = self.compiled_part(lambda images: encoder(images, training=training))
         return tf.cast(encode(images), tf.float32)
 
-    def _build(self) -> int:
+    def _build(self, num_classes: int) -> int:
         """Creates all weights, the average equal to the network; returns the number of features."""
         image = tf.zeros((1, self.resolution, self.resolution, 3))
         if self.frozen is not None:
@@ -168,7 +181,13 @@ class AveragedNetwork:
                     "The encoder must map images to feature vectors (batch, D); this one returns "
                     f"{tuple(features.shape)}. Add global average pooling at its end."
                 )
-            classifier(features)
+            logits = classifier(features)
+            if tuple(logits.shape) != (1, num_classes):
+                raise ValueError(
+                    f"The classifier must map features (batch, {features.shape[-1]}) to logits "
+                    f"(batch, {num_classes}), one for each class; this one returns "
+                    f"{tuple(logits.shape)} for one image."
+                )
         self.ema_encoder.set_weights(self.encoder.get_weights())
         self.ema_classifier.set_weights(self.classifier.get_weights())
         return features.shape[-1]
@@ -223,12 +242,12 @@ def linear_classifier(units: int, name: str) -> keras.layers.Dense:
     return keras.layers.Dense(units, kernel_initializer=glorot_normal, name=name, dtype="float32")
 
 
-def copy_of(encoder: keras.Model, name: str) -> keras.Model:
-    """Returns a new model of the same architecture, from its config."""
-    config = encoder.get_config()
+def copy_of(network: _Network, name: str) -> _Network:
+    """Returns a new model or layer of the same architecture, from its config."""
+    config = network.get_config()
     if "name" in config:
         config["name"] = name
-    return type(encoder).from_config(config)
+    return type(network).from_config(config)
 
 
 def input_size(encoder: keras.Model) -> int:
