@@ -200,6 +200,20 @@ def _as_json(part: Part, num_classes: int) -> dict[str, Any]:
     }
 
 
+def identity_of(path: Path) -> Identity:
+    """Reads what a run was trained on.
+
+    Args:
+        path: The data file.
+
+    Raises:
+        ValueError: If there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {NAME}; continuing the run writes it.")
+    return _read(path)[0]
+
+
 def _part_of(value: dict[str, Any]) -> Part:
     names, sizes, labels = (tuple(value[name]) for name in ("names", "sizes", "labels"))
     part = Part(names, sizes, labels, bool(value["has_files"]))

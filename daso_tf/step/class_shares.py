@@ -146,8 +146,8 @@ def estimate_class_shares(
     by_matrix = np.array([of_matrix for _, of_matrix in drawn if of_matrix is not None])
     wrong = self_check(predictions.held_out, predictions.labels, seed)
     return ClassShares(
-        None if wrong > MOST_WRONG else _with_interval(value, em),
-        None if matrix is None else _with_interval(matrix, by_matrix),
+        None if wrong > MOST_WRONG else interval_of(value, em),
+        None if matrix is None else interval_of(matrix, by_matrix),
         wrong,
     )
 
@@ -270,10 +270,16 @@ def bootstrap(
         statistic(np.concatenate([rng.choice(of, len(of)) for of in members]))
         for _ in range(resamples)
     ]
-    return _with_interval(np.asarray(statistic(np.arange(len(labels)))), np.array(drawn))
+    return interval_of(np.asarray(statistic(np.arange(len(labels)))), np.array(drawn))
 
 
-def _with_interval(value: np.ndarray, drawn: np.ndarray) -> Estimate:
+def interval_of(value: np.ndarray | float, drawn: np.ndarray) -> Estimate:
+    """Returns a statistic with its interval of 95 % by the bootstrap.
+
+    Args:
+        value: float `(...)`.
+        drawn: float `(resamples, ...)`, its value in each resample.
+    """
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    return Estimate(value, low, high)
+    return Estimate(np.asarray(value), low, high)

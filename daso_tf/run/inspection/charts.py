@@ -67,6 +67,38 @@ def over_steps(evaluations: Sequence[Mapping[str, Any]]) -> Chart | None:
     return _chart("Accuracy over the steps", alt, figure)
 
 
+def of_runs(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Chart | None:
+    """Draws the balanced accuracy of several runs over the steps; None where none was measured.
+
+    Args:
+        runs: The name and the evaluations of each.
+    """
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    texts = []
+    for number, (name, evaluations) in enumerate(runs):
+        for part in ("test", "validation"):
+            measured = [entry for entry in evaluations if entry.get(part)]
+            if measured:
+                break
+        else:
+            continue
+        steps = [entry["step"] for entry in measured]
+        shares = [100 * entry[part]["balanced_accuracy"] for entry in measured]
+        color, dashes = _COLORS[number % len(_COLORS)], ("-", "--", ":")[number // len(_COLORS) % 3]
+        axes.plot(steps, shares, dashes, color=color, label=f"{name}, {part}")
+        texts.append(f"{name} {shares[-1]:.1f} % after step {steps[-1]:,}")
+    if not texts:
+        return None
+    axes.set(xlabel="step", ylabel="balanced accuracy in %", ylim=(0, 102))
+    axes.grid(alpha=0.3)
+    legend = axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    alt = f"Line chart of the balanced accuracy over the steps: {'; '.join(texts)}."
+    return _chart("Accuracy over the steps, without logit adjustment", alt, figure)
+
+
 def calibration(points: Reliability) -> Chart:
     """Draws a reliability diagram.
 

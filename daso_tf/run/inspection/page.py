@@ -50,19 +50,11 @@ def write_page(
     Raises:
         OSError: If it cannot be written.
     """
-    import jinja2  # here, as only reports need it
-
     accuracy = found.accuracy
     names = [printable(name) for name in found.class_names]
     drawn = [charts.over_steps(results.evaluations), charts.calibration(accuracy.reliability)]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("page.html").render(
+    content = rendered(
+        "page.html",
         title=f"Report of {printable(path.parent.resolve().name, 80)}",
         subtitle=f"Written by daso_tf {daso_tf.__version__} after step {found.step:,}.",
         sentences=list(sentences(found)),
@@ -81,9 +73,55 @@ def write_page(
         versions=list(_versions(path.parent)),
         settings=list(_settings(settings)),
     )
-    # A file name may have bytes that are no text.
-    content = text.encode("utf-8", errors="backslashreplace")
     write_atomically(path, lambda file: file.write(content))
+
+
+def rendered(template: str, **values: Any) -> bytes:
+    """Fills in a template of this folder.
+
+    Args:
+        template: The name of its file.
+        **values: What it shows.
+
+    Returns:
+        The content of an HTML file.
+    """
+    import jinja2  # here, as only reports need it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template).render(**values)
+    return text.encode(
+        "utf-8", errors="backslashreplace"
+    )  # file names may have bytes that are no text
+
+
+def duration(folder: Path) -> str:
+    """Returns how long a run has trained, in words; empty where that is not known.
+
+    Args:
+        folder: The folder of the run.
+    """
+    seconds = training_seconds(folder)
+    if not seconds:
+        return ""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """Returns a share in percent with its interval; "-" where it is not known.
+
+    Args:
+        estimate: Scalars in [0, 1].
+    """
+    value, low, high = (100 * float(number) for number in estimate)
+    return "-" if np.isnan(value) else f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def training_seconds(folder: Path) -> float:
@@ -175,9 +213,8 @@ def _versions(folder: Path) -> Iterator[tuple[str, str]]:
     yield "Keras", keras.__version__
     yield "NumPy", np.__version__
     yield "Python", platform.python_version()
-    if seconds := training_seconds(folder):
-        hours, minutes = divmod(round(seconds / 60), 60)
-        yield "training", f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
+    if time := duration(folder):
+        yield "training", time
 
 
 def _settings(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -188,10 +225,7 @@ def _settings(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _intervals(estimate: Estimate) -> list[str]:
-    return [
-        "-" if np.isnan(value) else f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        for value, low, high in zip(*estimate, strict=True)
-    ]
+    return [with_interval(Estimate(*ends)) for ends in zip(*estimate, strict=True)]
 
 
 def _percent(share: float) -> str:
