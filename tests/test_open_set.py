@@ -49,10 +49,29 @@ def cosines(logits, features, labels, labeled, unlabeled):
     return 1 - (features @ means.T / lengths).max(axis=1)
 
 
+def one_vs_all(logits, features, labels, labeled, unlabeled):
+    """Heads by Newton's method on standardized features."""
+    mean, spread = labeled.mean(axis=0), labeled.std(axis=0)
+    inputs = np.column_stack([(labeled - mean) / spread, np.ones(len(labels))])
+    found, penalty = [], np.append(np.full(D, 100.0), 0)
+    for k in range(K):
+        share = np.mean(labels == k)
+        weights, head = np.where(labels == k, 0.5 / share, 0.5 / (1 - share)), np.zeros(D + 1)
+        for _ in range(20):
+            p = 1 / (1 + np.exp(-inputs @ head))
+            gradient = inputs.T @ (weights * (p - (labels == k))) + penalty * head
+            hessian = (inputs.T * (weights * p * (1 - p))) @ inputs + np.diag(penalty)
+            head -= np.linalg.solve(hessian, gradient)
+        found.append(np.column_stack([(features - mean) / spread, np.ones(len(features))]) @ head)
+    chosen = np.array(found)[logits.argmax(axis=1), np.arange(len(features))]
+    return 1 / (1 + np.exp(chosen))
+
+
 STATEMENTS = {
     "energy": lambda logits, *_: -logsumexp(logits, axis=1),
     "largest_probability": lambda logits, *_: 1 - softmax(logits, axis=1).max(axis=1),
     "prototypes": cosines,
+    "one_vs_all": one_vs_all,
     "relative_distance": distances,
 }
 
@@ -87,8 +106,9 @@ def test_the_limit_rejects_the_asked_share_of_held_out_images():
         assert score.is_unknown(held_out.astype(np.float32)).numpy().mean() == rejected
 
 
-def test_a_constant_feature_has_finite_distances():
-    score = built("relative_distance")
+@pytest.mark.parametrize("name", OPEN_SETS)
+def test_constant_features_have_finite_scores(name):
+    score = built(name)
     same = np.ones((6, D))
     score.learn(same, np.arange(6) % K, same)
     assert np.isfinite(score(np.zeros((2, K), np.float32), np.ones((2, D), np.float32))).all()
@@ -271,6 +291,22 @@ def test_only_images_of_no_class_are_no_test_images(folder, tmp_path):
         load("image_folder", data_dir=tmp_path / "data", resolution=8)
 
 
+def test_a_list_has_them_with_a_label_of_their_own(folder, tmp_path):
+    paths = sorted(folder.rglob("*.png"))
+    lines = [f"{path},{path.parent.name},{path.parent.parent.name}" for path in paths]
+    lines = [line.replace(",any,_unknown", ",_unknown,test") for line in lines]
+    lines = [line for line in lines if ",unlabeled," not in line]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    arguments = {"labels": tmp_path / "labels.csv", "unlabeled_head": 2, "labeled_head": 2}
+    data = load("image_list", **arguments, resolution=8)
+    assert data.class_names == tuple(CLASSES)
+    assert (len(data.test), len(data.unknown)) == (12, 12)
+    lines.append(f"{folder}/unlabeled/gray_0.png,_unknown,train")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="which only test images of no class have"):
+        load("image_list", **arguments, resolution=8)
+
+
 # A run --------------------------------------------------------------------------------------------
 
 
@@ -334,7 +370,7 @@ def test_results_have_the_auroc(run, folder, capsys):
     is_unknown = np.array(["_unknown" in path.parts for path in paths])
     found = json.loads((run / "results.json").read_text())["exported"]["unknown"]
     assert found["auroc"] == pytest.approx(roc_auc_score(is_unknown, answers["unknown_score"]))
-    assert found["images"] == 12 and found["score"] == "RelativeDistance"
+    assert found["images"] == 12 and found["score"] == "relative_distance"
     assert found["rejected_test"] == pytest.approx(answers["unknown"][~is_unknown].mean())
     assert found["rejected_unknown"] == pytest.approx(answers["unknown"][is_unknown].mean())
     assert terminal.call(export_command.COMMAND, [str(run)]) == 0
@@ -395,7 +431,7 @@ def test_a_resumed_run_is_the_same(run, folder, capsys):
 
 def test_auroc_is_known_without_an_open_set_too(run, plain, folder):
     found = json.loads((plain / "results.json").read_text())["exported"]["unknown"]
-    assert 0 <= found["auroc"] <= 1 and found["score"] == "RelativeDistance"
+    assert 0 <= found["auroc"] <= 1 and found["score"] == "relative_distance"
     _, answers = served(plain, folder / "test")
     assert answers.keys() == {"probabilities", "class_ids", "class_names"}
     more = last_checkpoint(run).keys() - last_checkpoint(plain).keys()

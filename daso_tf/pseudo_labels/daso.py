@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import keras
@@ -75,6 +76,7 @@ class DASOPseudoLabeler(PseudoLabeler):
     """
 
     asks_for = frozenset({"labeled_features"})
+    refuses = MappingProxyType({})
     loss_names = ("alignment_loss",)
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import keras
 import tensorflow as tf
 
@@ -26,6 +28,8 @@ class LinearPseudoLabeler(PseudoLabeler):
         Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and
         Confidence", NeurIPS 2020, section 2.
     """
+
+    refuses = MappingProxyType({})
 
     def call(
         self,

@@ -128,9 +128,10 @@ class PseudoLabeler(keras.layers.Layer):
             (compiling the step with XLA), "pseudo_labels_of_two_classifiers" (several calls per
             step, with the predictions of different classifiers), "threshold" (another than a fixed
             one), "balance" (every other method against the imbalance of the labeled images),
-            "open_set" (images that belong to no class). One that does not refuse an open set has
-            another argument `belongs` in `call`, as in `auxiliary_losses`. The final pseudo-labels
-            that `update` receives are then -1 for images of no class.
+            "open_set" (images that belong to no class; by default it is refused). One that does
+            not refuse an open set has another argument `belongs` in `call`, as in
+            `auxiliary_losses`. The final pseudo-labels that `update` receives are then -1 for
+            images of no class.
         loss_names: Names of the losses that `auxiliary_losses` returns, and of those that
             `step_losses` returns in addition to the learner's.
         strong_views: Strong views of each unlabeled image that it is made for, 1 or 2.
@@ -138,7 +139,7 @@ class PseudoLabeler(keras.layers.Layer):
     """
 
     asks_for: ClassVar[frozenset[str]] = frozenset()
-    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    refuses: ClassVar[Mapping[str, str]] = ALL_IMAGES
     loss_names: ClassVar[tuple[str, ...]] = ()
     strong_views: ClassVar[int] = 1
     confidence: ClassVar[float] = 0.95

@@ -17,6 +17,13 @@ from daso_tf.step.closed_forms import NAMES
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
+_OPEN_SET = (
+    "- Both also return `unknown_score` `(batch,)`, high for images that look like none of the "
+    "classes, and `unknown` `(batch,)`, whether it is above the limit that was set by the "
+    "validation images.",
+)
+
+
 def model_card(
     settings: Settings, results: Results, step: int, exported: Mapping[str, Any] | None = None
 ) -> str:
@@ -51,6 +58,7 @@ def model_card(
             "in their EXIF metadata is ignored.",
             "- Both return `probabilities` `(batch, K)`, `class_ids` `(batch,)` and `class_names` "
             "`(batch,)`.",
+            *(_OPEN_SET if settings.open_set else ()),
             "- "
             + (
                 f"Logit adjustment of strength {balanced:g} is part of the probabilities: they are "

@@ -82,7 +82,7 @@ class Detector:
         if self.score.learns_from:
             features, unlabeled, read = self._features(labeled), None, _read(labeled)
             if "unlabeled" in self.score.learns_from:
-                sample = _sample(self.data.unlabeled)
+                sample = _sample(self.data.unlabeled) if len(self.data.unlabeled) else labeled
                 unlabeled = self._features(sample)[_read(sample)]
             self.score.learn(features[read], labeled.labels[read], unlabeled)
         if self.data.validation is not None:
@@ -92,9 +92,10 @@ class Detector:
         """Returns how well test images are told from images of no class.
 
         Returns:
-            `score`, its name; `images`, the number of images of no class; `auroc`, the area under
-            the ROC curve in [0, 1]; and `rejected_test` and `rejected_unknown`, the shares above
-            the limit, None without a limit. None where no images of no class are known.
+            `score`, its name on the command line; `images`, the number of images of no class;
+            `auroc`, the area under the ROC curve in [0, 1]; and `rejected_test` and
+            `rejected_unknown`, the shares above the limit, None without a limit. None where no
+            images of no class are known.
         """
         known, unknown = self.data.test, self.data.unknown
         if known is None or unknown is None:
@@ -106,7 +107,7 @@ class Detector:
         ]
         is_unknown = np.repeat([False, True], [len(known), len(unknown)])
         return {
-            "score": keras.saving.get_registered_name(type(self.score)).removeprefix("daso_tf>"),
+            "score": next(n for n, e in methods.OPEN_SETS.items() if e.make is type(self.score)),
             "images": len(unknown),
             "auroc": float(roc_auc_score(is_unknown, np.concatenate(scores))),
             "rejected_test": rejected[0],

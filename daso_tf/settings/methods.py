@@ -584,6 +584,7 @@ OPEN_SETS = {
     "energy": Entry(open_set.Energy, rejected=_rejected),
     "largest_probability": Entry(open_set.LargestProbability, rejected=_rejected),
     "prototypes": Entry(open_set.PrototypeDistance, rejected=_rejected),
+    "one_vs_all": Entry(open_set.OneVsAll, rejected=_rejected),
     "relative_distance": Entry(open_set.RelativeDistance, rejected=_rejected),
 }
 OPEN_SET_SCORE = choice(
@@ -591,8 +592,8 @@ OPEN_SET_SCORE = choice(
     "relative_distance",
     OPEN_SETS,
     "By what --open_set tells images of no class: energy of the logits, largest probability, "
-    "distance of the features to the nearest prototype, or distance to the nearest class minus "
-    "that to all unlabeled images.",
+    "distance of the features to the nearest prototype, heads that tell each class from all others "
+    "(as in OpenMatch), or distance to the nearest class minus that to all unlabeled images.",
 )
 
 

@@ -12,7 +12,7 @@ from daso_tf.data.folders import is_folder, visible
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
 from daso_tf.data.sources.clutter import Clutter
-from daso_tf.data.sources.part_names import PARTS, nearest_part, part_of
+from daso_tf.data.sources.part_names import NO_CLASS, PARTS, nearest_part, part_of
 from daso_tf.data.sources.source import Source
 
 _LAYOUT = """Expected
@@ -21,8 +21,6 @@ _LAYOUT = """Expected
   unlabeled/**          optional: training images of unknown class, in folders of any depth
   validation/<class>/*  optional: images for choosing settings
   test/_unknown/*       optional: images of no class, to measure how well they are recognized"""
-
-UNKNOWN_FOLDER = "_unknown"  # in the folder of the test images
 
 
 def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
@@ -52,9 +50,9 @@ def image_folder(data_dir: str | os.PathLike[str] | None) -> Source:
     clutter = Clutter(root)
     parts = _part_folders(root, clutter)
     class_names = tuple(folder.name for folder in _class_folders(parts["train"], clutter))
-    if UNKNOWN_FOLDER in class_names:
+    if NO_CLASS in class_names:
         raise DataError(
-            f"{str(parts['train'] / UNKNOWN_FOLDER)!r} has the name for images of no class, which "
+            f"{str(parts['train'] / NO_CLASS)!r} has the name for images of no class, which "
             "has no place in train. Move them to the unlabeled images or to test, or rename it if "
             "it is a class."
         )
@@ -154,7 +152,7 @@ def _unlabeled_pool(part: Path, clutter: Clutter) -> FilePool:
 def _unknown_pool(parts: dict[str, Path], clutter: Clutter) -> FilePool | None:
     """Returns the images of no class; removes test from the parts if it has no others."""
     test = parts.get("test")
-    folder = None if test is None else test / UNKNOWN_FOLDER
+    folder = None if test is None else test / NO_CLASS
     if test is None or folder is None or not os.path.isdir(folder):
         return None
     if not _class_folders(test, clutter):
@@ -166,7 +164,7 @@ def _class_folders(part: Path, clutter: Clutter) -> list[os.DirEntry[str]]:
     """Returns the folders of the classes; in test, that of images of no class is none of them."""
     folders = _visible(part, clutter)
     if part_of(part.name) == "test":
-        folders = [folder for folder in folders if folder.name != UNKNOWN_FOLDER]
+        folders = [folder for folder in folders if folder.name != NO_CLASS]
     for entry in folders:
         if not is_folder(entry):
             raise DataError(f"{entry.path!r} is not in the folder of a class. {_LAYOUT}")

@@ -15,7 +15,7 @@ from absl import logging
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.pools import FilePool
-from daso_tf.data.sources.part_names import PARTS, part_of, plain
+from daso_tf.data.sources.part_names import NO_CLASS, PARTS, part_of, plain
 from daso_tf.data.sources.source import Option, Source
 from daso_tf.data.text import read_text, refuse_wrong_lines
 
@@ -59,7 +59,8 @@ def image_list(
         labels: A CSV or TSV file. Its columns are path, label and, optionally, part: "train",
             "unlabeled", "validation" or "test", in any spelling that the folders of
             `image_folder` have. An empty label means that the class is not known; an empty part
-            means "train", or "unlabeled" for such an image. The label of an unlabeled image only
+            means "train", or "unlabeled" for such an image. Test images with the label "_unknown"
+            are of no class. The label of an unlabeled image only
             serves to measure pseudo-labels. With a header the columns may have any order, and
             other columns are not used. Columns are separated by a tab, if the first line has one,
             or else by a semicolon, if it has one and no comma, or else by a comma.
@@ -77,11 +78,15 @@ def image_list(
     file = Path(labels)
     root = file.parent if data_dir is None else Path(data_dir)
     rows, wrong = _checked(_rows(file), root)
-    classes = _sorted({row.label for row in rows if row.part == "train"})
+    unknown = sorted(row.path for row in rows if (row.part, row.label) == ("test", NO_CLASS))
+    rows = [row for row in rows if (row.part, row.label) != ("test", NO_CLASS)]
+    classes = _sorted({row.label for row in rows if row.part == "train"} - {NO_CLASS})
     number_of = {name: k for k, name in enumerate(classes)}
     _note_similar(classes)
     for row in rows:
-        if row.label not in number_of and row.part in ("validation", "test"):
+        if row.label == NO_CLASS and row.part == "train":
+            wrong[row.line] = f"has the label {NO_CLASS!r}, which only test images of no class have"
+        elif row.label not in number_of and row.part in ("validation", "test"):
             wrong[row.line] = f"has the label {row.label!r}, which no training image has"
     refuse_wrong_lines(
         file,
@@ -97,12 +102,16 @@ def image_list(
         paths = [os.path.join(root, row.path) for row in members]
         if members:
             pools[part] = FilePool(paths, np.array(numbers, np.int32))
+    if unknown:
+        paths = [os.path.join(root, path) for path in unknown]
+        pools["unknown"] = FilePool(paths, np.full(len(paths), UNKNOWN, np.int32))
     return Source(
         class_names=classes,
         train=pools["train"],
         test=pools.get("test"),
         unlabeled=pools.get("unlabeled"),
         validation=pools.get("validation"),
+        unknown=pools.get("unknown"),
     )
 
 

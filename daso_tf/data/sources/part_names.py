@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 PARTS = ("train", "unlabeled", "validation", "test")
+NO_CLASS = "_unknown"  # the name of test images of no class, in the place of that of a class
 _SPELLINGS = {
     **{part: part for part in PARTS},
     "training": "train",

@@ -104,7 +104,9 @@ def _inspect(
 
     validation = None if data.validation is None else network.all_of(data.validation)
     score = score_of(settings, data, learner)
-    Detector(learner, score, data, settings.evaluation_batch_size).fit()
+    detector = Detector(learner, score, data, settings.evaluation_batch_size)
+    detector.fit()
+    told = detector.measured()
     unlabeled = Pictures(data.unlabeled, identity.parts["unlabeled"])
     seen = write_unlabeled(
         folder / "unlabeled", network, unlabeled, labeled, neighbors, names, score
@@ -137,6 +139,8 @@ def _inspect(
         measure(*evaluated, data.labeled_counts.tolist()),
         shares,
         int(score.is_unknown(seen.unknown).numpy().sum()) if score.has_limit else None,
+        score.rejected,
+        None if told is None else told["auroc"],
         float((seen.weights[known] > 0).mean()) if known.any() else None,
         int((seems >= 0).sum()),
         None if copies is None else len(copies),

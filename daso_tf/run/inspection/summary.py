@@ -13,7 +13,7 @@ from daso_tf.step.calibration import class_groups
 from daso_tf.step.class_shares import ClassShares, Estimate
 
 _POOR_CALIBRATION = 0.1  # expected calibration error
-_MANY_UNKNOWN = 0.1  # share of the unlabeled pictures; 5 % are wrongly called unknown
+_MANY_UNKNOWN = 0.1  # share of the unlabeled pictures; at most 5 % should be, by default
 _FEW = 10  # labeled pictures of a class
 
 
@@ -35,6 +35,8 @@ class Found(NamedTuple):
         shares: The estimated shares.
         unknown: Number of unlabeled pictures that look like no class; None without validation
             pictures, which tell how pictures of the classes look.
+        rejected: Share of the validation pictures at the same limit.
+        auroc: How well pictures of no class are told from test pictures; None where none are known.
         taught: Share of the unlabeled pictures that are taught; None where that is not known.
         suspected: Number of suspected wrong labels.
         copies: Number of copies across parts; None where they were not searched.
@@ -52,6 +54,8 @@ class Found(NamedTuple):
     accuracy: Accuracy
     shares: ClassShares
     unknown: int | None
+    rejected: float
+    auroc: float | None
     taught: float | None
     suspected: int
     copies: int | None
@@ -109,7 +113,13 @@ def sentences(found: Found) -> Iterator[str]:
     if found.unknown is not None:
         yield (
             f"{found.unknown:,} unlabeled pictures ({_percent(found.unknown / found.unlabeled)}) "
-            "look like none of the classes, at a limit that 5 % of the validation pictures exceed."
+            f"look like none of the classes, at a limit that {100 * found.rejected:g} % of the "
+            "validation pictures exceed."
+        )
+    if found.auroc is not None:
+        yield (
+            "A picture of no class has a higher unknown score than a test picture in "
+            f"{_percent(found.auroc)} of all pairs."
         )
     if found.unreadable:
         yield f"{found.unreadable:,} unlabeled pictures could not be read and are left out."
@@ -135,7 +145,7 @@ def advice(found: Found) -> Iterator[str]:
     if found.unknown is not None and found.unknown > _MANY_UNKNOWN * found.unlabeled:
         yield (
             "Look at the pictures that look like no class, and take those of other things out of "
-            "the unlabeled pictures."
+            "the unlabeled pictures, or train with --open_set."
         )
     recall = found.accuracy.recall.value
     few = [
