@@ -158,8 +158,8 @@ def tables(runs: Sequence[Scored]) -> Iterator[Table]:
             "pictures",
             "accuracy %",
             "balanced %",
-            *(f"{g} %" for g in thirds),
             "change",
+            *(f"{g} %" for g in thirds),
         ],
         [
             [
@@ -168,8 +168,8 @@ def tables(runs: Sequence[Scored]) -> Iterator[Table]:
                 run.part,
                 with_interval(run.accuracy),
                 with_interval(run.balanced),
-                *(with_interval(run.groups[group]) for group in thirds),
                 "" if run is first else _change(run, first),
+                *(with_interval(run.groups[group]) for group in thirds),
             ]
             for name, run in zip(names, runs, strict=True)
         ],
