@@ -134,7 +134,7 @@ def test_without_its_twin_only_the_run_can_be_exported(copy, tmp_path, capsys):
     shutil.rmtree(copy / "labels_only")
     code, _ = exported(copy, "--answer=labels_only", f"--export_dir={tmp_path}/twin")
     assert code == 2 and "has no finished twin" in capsys.readouterr().err
-    assert exported(copy, "--answer=run", f"--export_dir={tmp_path}/run")[0] == 0
+    assert exported(copy, "--answer=run", f"--export_dir={tmp_path}/export")[0] == 0
 
 
 @pytest.mark.parametrize(

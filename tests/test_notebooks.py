@@ -47,7 +47,11 @@ describe.figure(data)
 
 
 def test_the_notebooks_are_there():
-    assert [path.stem for path in NOTEBOOKS] == ["compare_methods", "own_pictures"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "compare_methods",
+        "own_pictures",
+        "photographs_in_minutes",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -16,6 +16,7 @@ from daso_tf.platform import signals, strategies
 from daso_tf.platform.last_step import LastStep
 from daso_tf.run.callbacks import Stopped
 from daso_tf.run.checkpoints import NonFiniteError
+from daso_tf.run.finetuning import finetune
 from daso_tf.run.finishing import finish
 from daso_tf.run.lock import one_run
 from daso_tf.run.preparation import prepare
@@ -55,6 +56,7 @@ def _run(settings: Settings, last_step: LastStep) -> int:
     try:
         run = train(run)
         train_twin(run)
+        finetune(run)
         last_step.unsaved = True  # the export
         finish(run)
         strategies.wait_for_chief(run.strategy)

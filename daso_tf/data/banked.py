@@ -49,3 +49,12 @@ class BankedData(SemiSupervisedData):
     unknown: Rows | None = None  # type: ignore[assignment]
     encoder: Callable[..., Any] = dataclasses.field(kw_only=True)
     resolution: int = dataclasses.field(kw_only=True)
+
+    @property
+    def pictures(self) -> SemiSupervisedData:
+        """The pictures whose features these are."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(SemiSupervisedData):
+            value = getattr(self, field.name)
+            values[field.name] = value.pictures if isinstance(value, Rows) else value
+        return SemiSupervisedData(**values)

@@ -18,6 +18,7 @@ from daso_tf.encoders.efficientnet_lite import (
     imagenet_file,
     load_efficientnet_weights,
 )
+from daso_tf.encoders.finetunable import finetunable
 from daso_tf.encoders.folding import folded
 from daso_tf.encoders.keras_hub import check_hub, hub_encoder, hub_resolution
 from daso_tf.encoders.normalized_input import Normalization, NormalizedInput, normalization_of
@@ -40,6 +41,7 @@ __all__ = [
     "check",
     "default_resolution",
     "efficientnet_lite0",
+    "finetunable",
     "folded",
     "hub_encoder",
     "load_torchvision_weights",

@@ -14,6 +14,7 @@ from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.data import BankedData, ImageFiles, Images, Rows, SemiSupervisedData
 from daso_tf.learners import Learner
 from daso_tf.pseudo_labels.discriminant import folds
+from daso_tf.run.finetuning import finetuned_of
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.results import scores
 from daso_tf.run.twin import trained, twin_of, twin_settings
@@ -31,11 +32,14 @@ class Comparison(NamedTuple):
     Attributes:
         content: For `results.json`: the scores of the twin and of the closed forms by part, the
             changes by third of the classes, and the choice of the answer.
-        learner: What `--answer` chooses: that of the run, its twin, or a closed form.
+        learner: What `--answer` chooses: that of the run, fine-tuned if it is, its twin, or a
+            closed form.
+        data: The data of the run as this learner takes it.
     """
 
     content: dict[str, Any]
     learner: Learner
+    data: SemiSupervisedData
 
 
 def check_answer(settings: Settings, data: SemiSupervisedData) -> None:
@@ -85,6 +89,9 @@ def compare(
     if twin is not None and learner.answered_distribution is not None:
         # Both answer for the same class distribution; the twin has never estimated one.
         twin.set_class_distribution(learner.answered_distribution.numpy())
+    pictures, tuned = data, None
+    if isinstance(data, BankedData) and settings.finetune_steps:
+        pictures, tuned = data.pictures, finetuned_of(settings, data, learner)
     content: dict[str, Any] = {"step": int(learner.step.numpy()), "parts": {}}
     differences = {}
     for name in ("test", "validation"):
@@ -92,9 +99,11 @@ def compare(
         if images is None:
             continue
         answers = {}
+        if tuned is not None:
+            answers["finetuned"] = _predictions(tuned, settings, getattr(pictures, name))
         if twin is not None:
             ours, theirs = (_predictions(model, settings, images) for model in (learner, twin))
-            answers = {"run": ours, "labels_only": theirs}
+            answers = {"run": ours, **answers, "labels_only": theirs}
             right, right_alone = ours == images.labels, theirs == images.labels
             counts = data.labeled_counts.tolist()
             differences[name] = changes(right, right_alone, images.labels, counts)
@@ -104,13 +113,20 @@ def compare(
             of: scores(images.labels, answer, data.num_classes) for of, answer in answers.items()
         }
     content["changes"] = differences
-    if twin is None and settings.answer == "run":
-        return Comparison(content, learner)
-    content["answer"] = _choice(settings, data, content, differences, before)
-    exported = content["answer"]["exported"]
-    if isinstance(data, BankedData) and exported in closed_forms.LINEAR:
-        return Comparison(content, _closed_form(settings, data, exported, content["step"]))
-    return Comparison(content, learner if twin is None or exported == "run" else twin)
+    if twin is None and tuned is None and settings.answer == "run":
+        return Comparison(content, learner, data)
+    answer = _choice(settings, data, content, differences, before)
+    if answer["exported"] == "run" and tuned is not None:
+        answer["exported"] = "finetuned"
+    content["answer"] = answer
+    if answer["exported"] == "finetuned" and tuned is not None:
+        return Comparison(content, tuned, pictures)
+    if isinstance(data, BankedData) and answer["exported"] in closed_forms.LINEAR:
+        closed_form = _closed_form(settings, data, answer["exported"], content["step"])
+        return Comparison(content, closed_form, data)
+    return Comparison(
+        content, learner if twin is None or answer["exported"] == "run" else twin, data
+    )
 
 
 def changes(
@@ -234,11 +250,13 @@ def _predictions(
 
 EXPORTED = {
     "run": "this run",
+    "finetuned": "this run, fine-tuned",
     "labels_only": "the twin that learned from labels only",
     **{name: f"{closed_forms.NAMES[name]} of the labeled images" for name in closed_forms.LINEAR},
 }
 _NAMES = {
     "run": "this run",
+    "finetuned": "this run, fine-tuned",
     "labels_only": "labels only",
     **closed_forms.NAMES,
 }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from daso_tf.data import SemiSupervisedData, reading
+from daso_tf.data import BankedData, SemiSupervisedData, reading
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
 from daso_tf.run import banks, comparison, exported, held_out
@@ -71,7 +71,8 @@ def finish(run: Run) -> None:
             alone = strategies.make("none")
             twin = twin_of(settings, run.data, alone) if "labels_only" in answers else None
             learner = twin or restored(settings, run.data, run.checkpoints, alone, step)
-        page = inspect(settings, run.data, run.identity, learner, run.results)
+        data = _data_of(run.data, answers)
+        page = inspect(settings, data, run.identity, learner, run.results)
         print(f"Report:          {page}")
 
 
@@ -95,12 +96,14 @@ def report(settings: Settings, step: int | None = None) -> Path:
     check_reportable(settings.model_dir, run_data.data)
     step = _chosen(settings, checkpoints, results, step)
     learner = restored(settings, run_data.data, checkpoints, strategies.make("none"), step)
-    if settings.answer != "run":  # the twin may be what is exported
-        with reading(run_data.data):
-            learner, *_ = _answer(
-                settings, run_data.data, learner, results, strategies.make("none")
+    data = run_data.data
+    if settings.answer != "run" or settings.finetune_steps:  # another one may be what is exported
+        with reading(data):
+            learner, answers, *_ = _answer(
+                settings, data, learner, results, strategies.make("none")
             )
-    return inspect(settings, run_data.data, run_data.identity, learner, results)
+        data = _data_of(data, answers)
+    return inspect(settings, data, run_data.identity, learner, results)
 
 
 def label_next(settings: Settings, count: int, path: Path) -> None:
@@ -266,11 +269,21 @@ def _answer(
     results.set_comparison(compared.content)
     if compared.learner is learner:
         return learner, *_answers(settings, data, learner, evaluation)
-    answers, fitted, known = _answers(settings, data, compared.learner, None)
+    answers, fitted, known = _answers(settings, compared.data, compared.learner, None)
     name = compared.content["answer"]["exported"]
     if name in closed_forms.LINEAR and known.calibrator is None:
         known = known.for_equal_shares()
-    return compared.learner, answers | {"labels_only": True, "answer": name}, fitted, known
+    answers |= {"step": compared.content["step"], "answer": name}
+    if name != "finetuned":
+        answers["labels_only"] = True
+    return compared.learner, answers, fitted, known
+
+
+def _data_of(data: SemiSupervisedData, answers: Mapping[str, Any]) -> SemiSupervisedData:
+    """Returns the data of a run as the exported learner takes it."""
+    if isinstance(data, BankedData) and answers.get("answer") == "finetuned":
+        return data.pictures
+    return data
 
 
 def _answers(

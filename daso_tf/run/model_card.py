@@ -33,8 +33,8 @@ def model_card(
         settings: Those of the run, completed.
         results: Those of the run.
         step: The step whose network is exported.
-        exported: The scores of what is exported, by part. With `labels_only` it is not the network
-            of the run, but what `answer` names: its twin, or a closed form.
+        exported: The scores of what is exported, by part. With an `answer` it is not the network of
+            the run as it was evaluated, but its twin, a closed form, or the fine-tuned network.
     """
     evaluation = {entry["step"]: entry for entry in results.evaluations}.get(step, {})
     size, names = settings.resolution, results.class_names
@@ -47,7 +47,7 @@ def model_card(
             f"Trained by daso_tf {daso_tf.__version__}: {settings.learner} with the pseudo-labeler "
             f"{settings.pseudo_labeler}, {step:,} of {settings.steps:,} steps. The data set is "
             f"{_plain(settings.dataset)}.",
-            *_of_another(exported or {}),
+            *_of_another(exported or {}, settings),
             "",
             "## Input and output",
             "",
@@ -95,9 +95,10 @@ def _answered_for(settings: Settings) -> str:
     return "equally many of each class"
 
 
-def _of_another(exported: Mapping[str, Any]) -> list[str]:
+def _of_another(exported: Mapping[str, Any], settings: Settings) -> list[str]:
     """Returns lines that say that another network than that of the run is exported, if it is."""
-    if "labels_only" not in exported:
+    name = exported.get("answer")
+    if name is None:
         return []
     scores = "; ".join(
         f"{part}: accuracy {_percent(found['accuracy'])}, balanced accuracy "
@@ -105,16 +106,16 @@ def _of_another(exported: Mapping[str, Any]) -> list[str]:
         for part in ("test", "validation")
         if (found := exported.get(part))
     )
-    name = exported.get("answer")
-    what = (
-        f"is {NAMES[name]} on features of the frozen encoder"
-        if name in NAMES
-        else "is the twin of that run: as many steps"
-    )
+    if name == "finetuned":
+        what = f"was then trained as a whole on pictures for {settings.finetune_steps:,} steps"
+    elif name in NAMES:
+        what = f"is {NAMES[name]} on features of the frozen encoder, of the labeled images alone"
+    else:
+        what = "is the twin of that run: it learned from the labeled images alone, in as many steps"
     return [
         "",
-        f"The exported network {what}, from the labeled images alone ({scores or 'not evaluated'})."
-        " Results below are those of the run.",
+        f"The exported network {what} ({scores or 'not evaluated'}). Results below are those of "
+        "the run.",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ def begin(
     checkpoints: Checkpoints,
     strategy: tf.distribute.Strategy,
     last_step: LastStep,
+    make: Callable[..., Learner] = new_learner,
 ) -> Run:
     """Makes the learner of the newest checkpoint, or of the generation that follows it.
 
@@ -81,10 +83,11 @@ def begin(
         checkpoints: Those of the run so far.
         strategy: The devices that it trains on.
         last_step: When to stop early.
+        make: Makes a learner with its initial weights, as `new_learner`.
     """
     model_dir = Path(settings.model_dir)
     whole_run = Generation.at(0, settings.steps, settings.steps)
-    learner = new_learner(settings, strategy, data, data, whole_run)
+    learner = make(settings, strategy, data, data, whole_run)
     # It may be that of a later generation, for its step and its predictions; see below.
     checkpoints.restore(learner, resized_after=generation_length(settings))
     step = int(learner.step.numpy())
@@ -106,7 +109,7 @@ def begin(
             # All workers read what one of them has written: they wait for it here.
             strategies.check_same(strategy, "generation", generation.number)
         trained_on = images.added_to(data, generation)
-        learner = new_learner(settings, strategy, data, trained_on, generation)
+        learner = make(settings, strategy, data, trained_on, generation)
         if step > generation.first_step:
             checkpoints.restore(learner)
     stages = list(epochs.stages(settings, learner, trained_on, generation.last_step))

@@ -25,6 +25,7 @@ def build_learner(
     first_step: int = 0,
     alignment_temperature: float = 1.0,
     generation_steps: int | None = None,
+    bank: BankedData | None = None,
 ) -> Learner:
     """Makes the learner that the settings describe, compiled and ready for `fit`.
 
@@ -37,6 +38,7 @@ def build_learner(
         first_step: Number of steps that earlier generations have done.
         alignment_temperature: Temperature of CReST+ in this generation, in [0, 1].
         generation_steps: Steps of this generation; by default those of the run.
+        bank: The feature bank from which a teacher labels the images of `data`; by default `data`.
 
     Returns:
         A compiled learner.
@@ -63,7 +65,7 @@ def build_learner(
     )
     learner = methods.build_learner(
         methods.Context(
-            settings, data, counts, alignment_temperature, generation_steps or settings.steps
+            settings, data, counts, alignment_temperature, generation_steps or settings.steps, bank
         ),
         encoder=encoder,
         num_classes=data.num_classes,

@@ -214,6 +214,10 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
         elif settings.answer != "run" and not settings.compare_labels_only:
             reason = "the run has no twin; give --compare_labels_only or --freeze_encoder"
             yield Refusal(f"--answer={settings.answer}", "an encoder that is trained", reason)
+        if settings.finetune_steps:
+            reason = "it is trained as a whole already; give --freeze_encoder"
+            steps = f"--finetune_steps={settings.finetune_steps}"
+            yield Refusal(steps, "an encoder that is trained", reason)
         if settings.classifier_weights != "random":
             reason = "a probe needs features that are good before training; give --freeze_encoder"
             weights = f"--classifier_weights={settings.classifier_weights}"

@@ -378,6 +378,21 @@ ENCODER = (
         "Strong views that a feature bank stores of each unlabeled image, for learners with strong "
         "views.",
     ),
+    integer(
+        "finetune_steps",
+        0,
+        "[0, inf)",
+        "With --freeze_encoder, further steps on pictures, in which the whole network is trained "
+        "except BatchNorm; 0: none.",
+        free=True,
+    ),
+    number(
+        "finetune_learning_rate",
+        0.001,
+        "(0, inf)",
+        "Learning rate of --finetune_steps; it falls to 0 along half a cosine.",
+        free=True,
+    ),
     location(
         "cache_dir",
         None,

@@ -13,6 +13,7 @@ from daso_tf import augment, balance, learners, open_set, pseudo_labels, thresho
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.data.unlabeled_distribution import ESTIMATE, unlabeled_distribution
 from daso_tf.pseudo_labels.daso import AUTO
+from daso_tf.pseudo_labels.discriminant import Teacher
 from daso_tf.settings.flag import Flag, choice, integer, location, number, number_or_word, switch
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
@@ -29,6 +30,7 @@ class Context(NamedTuple):
         labeled_counts: Labeled images per class, pseudo-labeled ones of self-training included.
         alignment_temperature: Of the present generation of CReST+, in [0, 1].
         generation_steps: Steps of the present generation; of the run without self-training.
+        bank: The feature bank of the run whose network is fine-tuned on images; otherwise None.
     """
 
     settings: Settings
@@ -36,6 +38,7 @@ class Context(NamedTuple):
     labeled_counts: list[int]
     alignment_temperature: float
     generation_steps: int
+    bank: BankedData | None = None
 
     @property
     def num_classes(self) -> int:
@@ -140,6 +143,10 @@ _class_distribution = Computed(
 _estimated = Computed(lambda c: c.settings.unlabeled_distribution == ESTIMATE)
 _labeled_counts = Computed(lambda c: c.labeled_counts)
 _num_unlabeled = Computed(lambda c: len(c.data.unlabeled))
+
+
+def _teacher(context: Context) -> Teacher:
+    return closed_forms.teacher(context.data if context.bank is None else context.bank)
 
 
 def _unlabeled_alone(context: Context) -> int | None:
@@ -373,8 +380,8 @@ PSEUDO_LABELERS = {
     "lda_teacher": Entry(
         pseudo_labels.TeacherPseudoLabeler,
         num_images=_num_unlabeled,
-        class_distribution=Computed(lambda c: closed_forms.teacher(c.data).class_distribution),
-        targets=Computed(lambda c: closed_forms.teacher(c.data).targets),
+        class_distribution=Computed(lambda c: _teacher(c).class_distribution),
+        targets=Computed(lambda c: _teacher(c).targets),
     ),
 }
 # They need the features of a frozen encoder before training starts.
