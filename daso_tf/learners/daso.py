@@ -9,6 +9,7 @@ import keras
 
 from daso_tf.learners.fixmatch import FixMatch
 from daso_tf.pseudo_labels import DASOPseudoLabeler
+from daso_tf.pseudo_labels.daso import AUTO
 
 
 @keras.saving.register_keras_serializable(package="daso_tf")
@@ -45,12 +46,18 @@ class DASO(FixMatch):
         pseudo_labeler: DASOPseudoLabeler | str | None = None,
         **kwargs: Any,
     ):
-        names = inspect.signature(DASOPseudoLabeler).parameters.keys() - {"kwargs", "name"}
+        # Both a learner and its pseudo-labeler have a name and may need the labeled counts.
+        shared = {"kwargs", "name", "labeled_counts"}
+        names = inspect.signature(DASOPseudoLabeler).parameters.keys() - shared
         of_labeler = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         if pseudo_labeler is not None and of_labeler:
             raise ValueError(
                 f"Give either pseudo_labeler or its arguments ({', '.join(of_labeler)})."
             )
         if pseudo_labeler is None:
+            if of_labeler.get("distribution_temperature") == AUTO:
+                data = kwargs.get("data")
+                known = None if data is None else data.labeled_counts.tolist()
+                of_labeler["labeled_counts"] = kwargs.get("labeled_counts", known)
             pseudo_labeler = DASOPseudoLabeler(**of_labeler)
         super().__init__(encoder, num_classes, pseudo_labeler, **kwargs)
