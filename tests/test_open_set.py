@@ -111,7 +111,8 @@ def test_constant_features_have_finite_scores(name):
     score = built(name)
     same = np.ones((6, D))
     score.learn(same, np.arange(6) % K, same)
-    assert np.isfinite(score(np.zeros((2, K), np.float32), np.ones((2, D), np.float32))).all()
+    features = np.array([np.ones(D), 1e3 * np.arange(D)], np.float32)
+    assert np.isfinite(score(np.zeros((2, K), np.float32), features)).all()
 
 
 # A step -------------------------------------------------------------------------------------------

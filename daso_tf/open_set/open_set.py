@@ -92,7 +92,8 @@ class OpenSet(keras.layers.Layer):
         Args:
             scores: float `(N,)`, those of images of the classes that the network has not learned.
         """
-        self.limit.assign(np.quantile(scores, 1 - self.rejected).astype(np.float32))
+        limit = np.quantile(np.nan_to_num(scores, nan=_NO_LIMIT), 1 - self.rejected)
+        self.limit.assign(np.float32(np.clip(limit, -_NO_LIMIT, _NO_LIMIT)))
 
     @property
     def has_limit(self) -> bool:

@@ -82,10 +82,10 @@ class RelativeDistance(OpenSet):
         features, unlabeled = (np.asarray(f, np.float64) for f in (features, unlabeled))
         means = np.stack([features[labels == k].mean(axis=0) for k in range(self.means.shape[0])])
         self.means.assign(means.astype(np.float32))
-        self.root.assign(_root_of_precision(features - means[labels]))
+        self.root.assign(_root_of_precision(features, means[labels]))
         mean = unlabeled.mean(axis=0, keepdims=True)
         self.unlabeled_mean.assign(mean.astype(np.float32))
-        self.unlabeled_root.assign(_root_of_precision(unlabeled - mean))
+        self.unlabeled_root.assign(_root_of_precision(unlabeled, mean))
 
 
 def _squared_distances(features: tf.Tensor, means: tf.Variable, root: tf.Variable) -> tf.Tensor:
@@ -95,9 +95,10 @@ def _squared_distances(features: tf.Tensor, means: tf.Variable, root: tf.Variabl
     return tf.reduce_sum(tf.square(features[:, None] - means), axis=-1)
 
 
-def _root_of_precision(centered: np.ndarray) -> np.ndarray:
+def _root_of_precision(features: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Returns a matrix R with R R^T the inverse of the shrunk covariance, float32 `(D, D)`."""
-    fitted = LedoitWolf(assume_centered=True, store_precision=False).fit(centered)
+    fitted = LedoitWolf(assume_centered=True, store_precision=False).fit(features - means)
     values, vectors = np.linalg.eigh(fitted.covariance_)
-    least = max(values.max(), np.finfo(np.float32).tiny) * 1e-6  # all features may be the same
+    # A network that has hardly learned may have almost the same features for all images.
+    least = 1e-6 * max(np.square(features).mean(), 1e-12)
     return (vectors / np.sqrt(np.maximum(values, least))).astype(np.float32)

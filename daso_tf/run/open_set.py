@@ -100,7 +100,7 @@ class Detector:
         known, unknown = self.data.test, self.data.unknown
         if known is None or unknown is None:
             return None
-        scores = self.scores(known), self.scores(unknown)
+        scores = [np.nan_to_num(self.scores(images)) for images in (known, unknown)]
         rejected = [
             float(np.mean(self.score.is_unknown(of_part))) if self.score.has_limit else None
             for of_part in scores
