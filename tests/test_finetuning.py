@@ -90,11 +90,17 @@ def test_a_fine_tuning_that_was_killed_ends_as_a_whole_one(whole, tmp_path):
     folder, _ = whole
     shutil.copytree(folder / "run", tmp_path / "run")
     (tmp_path / "run" / "finetuned" / "checkpoints" / f"step_{TUNED:08d}.npz").unlink()
-    ran(*command(folder, tmp_path / "run"))
+    ran(*command(folder, tmp_path / "run", "--answer=auto"))
     expected, found = arrays(folder / "run"), arrays(tmp_path / "run")
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(array, found[name], err_msg=name)
+    compared = json.loads((tmp_path / "run" / "results.json").read_text())["comparison"]
+    balanced = {n: of["balanced_accuracy"] for n, of in compared["parts"]["validation"].items()}
+    exported = compared["answer"]["exported"]
+    assert exported == "labels_only" or balanced[exported] == max(
+        balanced["run"], balanced["finetuned"]
+    )
 
 
 def test_an_encoder_that_is_trained_cannot_be_fine_tuned(tmp_path, capsys):

@@ -117,7 +117,7 @@ def compare(
         return Comparison(content, learner, data)
     answer = _choice(settings, data, content, differences, before)
     if answer["exported"] == "run" and tuned is not None:
-        answer["exported"] = "finetuned"
+        answer["exported"] = _tuned_or_not(settings, content["parts"].get("validation"))
     content["answer"] = answer
     if answer["exported"] == "finetuned" and tuned is not None:
         return Comparison(content, tuned, pictures)
@@ -164,6 +164,14 @@ def changes(
             "standard_error": math.sqrt(variance) / len(of_classes),
         }
     return found
+
+
+def _tuned_or_not(settings: Settings, of_validation: dict[str, Any] | None) -> str:
+    """Returns whether a run is exported as it was or fine-tuned, where it is chosen."""
+    if settings.answer != "auto" or of_validation is None:
+        return "finetuned"
+    candidates = ("finetuned", "run")  # the first of equal ones
+    return max(candidates, key=lambda name: of_validation[name]["balanced_accuracy"])
 
 
 def _closed_form(settings: Settings, data: BankedData, name: str, step: int) -> Learner:

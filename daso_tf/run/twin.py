@@ -79,7 +79,9 @@ def train_twin(run: Run) -> None:
     twin = begin(own, run.data, run.identity, checkpoints, run.strategy, run.last_step)
     if twin.stages and strategies.is_chief(run.strategy):
         print(f"\nTraining the twin from labeled images alone in {own.model_dir}.", flush=True)
-    train(twin)
+    twin = train(twin)
+    # All workers read what one of them has written: they wait for it here.
+    strategies.check_same(run.strategy, "step of the twin", int(twin.learner.step.numpy()))
 
 
 def twin_of(
