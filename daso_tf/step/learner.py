@@ -491,6 +491,9 @@ class Learner(BalancedClassifier):
 
         Returns:
             float32 `(batch,)`.
+
+        Raises:
+            ValueError: If the learner has no open set.
         """
         if self.open_set is None:
             raise ValueError(f"This {type(self).__name__} has no open set: give it open_set=.")
