@@ -79,6 +79,7 @@ EXAMPLES = {
     "beta_initializer": "ones",
     "beta_regularizer": "L2",
     "class_distribution": [3.0, 2.0, 1.0],
+    "labeled_distribution": [3.0, 2.0, 1.0],
     "class_names": ("ant", "bee", "cicada"),
     "classifier": lambda: CosineClassifier(K, temperature=0.25),
     "Cosine.rate": 0.5,

@@ -196,6 +196,7 @@ OUT_OF_RANGE = {
     "class_names": [["ant", "bee"]],
     "decayed": ["biases"],
     "labeled_counts": [[3, 2, 0], [3, 2, 1.5], [3], [3, math.nan, 1]],
+    "labeled_distribution": [[-1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0], [1.0, math.nan, 1.0]],
     "mean": [(0.5, 0.5), (0.5, 0.5, 1.5), (-0.5, 0.5, 0.5), (0.5, math.nan, 0.5)],
     "ratio": [(2.0, 0.5), (0.0, 1.0), (0.5, math.inf), (1.0,)],
     "RandomResizedCrop.scale": [(0.5, 0.25), (0.0, 1.0), (0.5, 1.5), (0.5,)],

@@ -68,7 +68,10 @@ def test_a_compiled_step_takes_the_estimate(kind):
 )
 def test_daso_chooses_its_temperature_by_the_estimate(shares, temperature):
     daso = DASOPseudoLabeler(
-        queue_size=2, distribution_temperature="auto", pretrain_steps=0, labeled_counts=LABELED
+        queue_size=2,
+        distribution_temperature="auto",
+        pretrain_steps=0,
+        labeled_distribution=LABELED,
     )
     fixed = DASOPseudoLabeler(queue_size=2, distribution_temperature=temperature, pretrain_steps=0)
     targets = []
@@ -84,7 +87,7 @@ def test_daso_chooses_its_temperature_by_the_estimate(shares, temperature):
 
 
 def test_auto_needs_the_labeled_images():
-    with pytest.raises(ValueError, match="needs labeled_counts"):
+    with pytest.raises(ValueError, match="needs labeled_distribution"):
         DASOPseudoLabeler(distribution_temperature="auto")
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from daso_tf.data.unlabeled_distribution import total_variation
 from daso_tf.platform import replicas
-from daso_tf.platform.checks import checked_counts, checked_number, checked_whole_number
+from daso_tf.platform.checks import checked_distribution, checked_number, checked_whole_number
 from daso_tf.pseudo_labels.prototypes import PrototypeClassifier
 from daso_tf.pseudo_labels.pseudo_labeler import PseudoLabeler, PseudoLabels
 
@@ -54,8 +54,8 @@ class DASOPseudoLabeler(PseudoLabeler):
             least 0.
         distribution_period: Steps between two updates of the pseudo-label distribution, at
             least 1.
-        labeled_counts: Labeled images of each class, K numbers, which "auto" compares with the
-            estimate.
+        labeled_distribution: K numbers of at least 0, in any scale, such as the labeled images of
+            each class: what "auto" compares estimates with. By default there is none.
         **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
 
     Raises:
@@ -89,7 +89,7 @@ class DASOPseudoLabeler(PseudoLabeler):
         alignment_weight: float = 1.0,
         pretrain_steps: int = 5000,
         distribution_period: int = 100,
-        labeled_counts: Sequence[int] | None = None,
+        labeled_distribution: Sequence[float] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -100,12 +100,16 @@ class DASOPseudoLabeler(PseudoLabeler):
                 "distribution_temperature", cast(float, distribution_temperature), above=0
             )
         )
-        if self.distribution_temperature == AUTO and labeled_counts is None:
+        if self.distribution_temperature == AUTO and labeled_distribution is None:
             raise ValueError(
-                f"distribution_temperature={AUTO!r} needs labeled_counts, the labeled images of "
-                "each class."
+                f"distribution_temperature={AUTO!r} needs labeled_distribution, such as the "
+                "labeled images of each class."
             )
-        self.labeled_counts = None if labeled_counts is None else checked_counts(labeled_counts)
+        self.labeled_distribution: Sequence[float] | None = None
+        if labeled_distribution is not None:
+            self.labeled_distribution = checked_distribution(
+                "labeled_distribution", labeled_distribution
+            )
         self.distribution_aware = distribution_aware
         self.blend_weight = checked_number("blend_weight", blend_weight, least=0, most=1)
         self.alignment_weight = checked_number("alignment_weight", alignment_weight, least=0)
@@ -137,8 +141,8 @@ class DASOPseudoLabeler(PseudoLabeler):
     def set_class_distribution(self, shares: np.ndarray) -> None:
         """Chooses T_dist, if it is "auto"; see `PseudoLabeler`."""
         if self.distribution_temperature == AUTO:
-            assert self.labeled_counts is not None  # see the constructor
-            labeled = np.array(self.labeled_counts) / sum(self.labeled_counts)
+            assert self.labeled_distribution is not None  # see the constructor
+            labeled = np.array(self.labeled_distribution) / sum(self.labeled_distribution)
             same = total_variation(labeled, np.asarray(shares)) <= SAME
             self.chosen_temperature.assign(EQUAL_IMBALANCE if same else OTHER_IMBALANCE)
 
@@ -207,7 +211,7 @@ class DASOPseudoLabeler(PseudoLabeler):
             "alignment_weight": self.alignment_weight,
             "pretrain_steps": self.pretrain_steps,
             "distribution_period": self.distribution.period,
-            "labeled_counts": self.labeled_counts,
+            "labeled_distribution": self.labeled_distribution and list(self.labeled_distribution),
         }
 
     def _pretraining(self, step: tf.Tensor) -> tf.Tensor:

@@ -239,7 +239,7 @@ PSEUDO_LABELERS = {
             "Temperature of semantic pseudo-labels (T_proto).",
         ),
         distribution_temperature=DISTRIBUTION_TEMPERATURE,
-        labeled_counts=Computed(
+        labeled_distribution=Computed(
             lambda c: c.labeled_counts if c.settings.distribution_temperature == AUTO else None,
             (ESTIMATE_START,),
         ),
