@@ -46,9 +46,7 @@ class DASO(FixMatch):
         pseudo_labeler: DASOPseudoLabeler | str | None = None,
         **kwargs: Any,
     ):
-        # Both a learner and its pseudo-labeler have a name and may need the labeled counts.
-        shared = {"kwargs", "name", "labeled_counts"}
-        names = inspect.signature(DASOPseudoLabeler).parameters.keys() - shared
+        names = inspect.signature(DASOPseudoLabeler).parameters.keys() - {"kwargs", "name"}
         of_labeler = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         if pseudo_labeler is not None and of_labeler:
             raise ValueError(
@@ -57,7 +55,7 @@ class DASO(FixMatch):
         if pseudo_labeler is None:
             if of_labeler.get("distribution_temperature") == AUTO:
                 data = kwargs.get("data")
-                known = None if data is None else data.labeled_counts.tolist()
-                of_labeler["labeled_counts"] = kwargs.get("labeled_counts", known)
+                counts = kwargs.get("labeled_counts") if data is None else data.labeled_counts
+                of_labeler.setdefault("labeled_distribution", counts)
             pseudo_labeler = DASOPseudoLabeler(**of_labeler)
         super().__init__(encoder, num_classes, pseudo_labeler, **kwargs)
