@@ -92,7 +92,7 @@ class OpenSet(keras.layers.Layer):
         Args:
             scores: float `(N,)`, those of images of the classes that the network has not learned.
         """
-        limit = np.quantile(np.nan_to_num(scores, nan=_NO_LIMIT), 1 - self.rejected)
+        limit = np.quantile(np.nan_to_num(scores, nan=float(_NO_LIMIT)), 1 - self.rejected)
         self.limit.assign(np.float32(np.clip(limit, -_NO_LIMIT, _NO_LIMIT)))
 
     @property
