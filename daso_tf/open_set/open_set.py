@@ -27,8 +27,10 @@ class OpenSet(keras.layers.Layer):
     Args:
         rejected: Share of the held-out images of the classes that lies above the limit, above 0
             and below 1.
-        dtype: Keras dtype policy of this layer. By default float32, whatever the global policy is.
-        **kwargs: `name` and `trainable`, as for `keras.layers.Layer`.
+        **kwargs: `name`, `dtype` and `trainable`, as for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If `rejected` is outside its range.
 
     Attributes:
         refuses: What it cannot be combined with, by the name of a learner's argument, and why.
@@ -44,9 +46,9 @@ class OpenSet(keras.layers.Layer):
     )
     learns_from: ClassVar[tuple[str, ...]] = ()
 
-    # Scores are compared in float32 under every dtype policy.
-    def __init__(self, rejected: float = 0.05, dtype: Any = "float32", **kwargs: Any):
-        super().__init__(dtype=dtype, **kwargs)
+    def __init__(self, rejected: float = 0.05, **kwargs: Any):
+        # Scores are compared in float32 under every dtype policy.
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.rejected = checked_number("rejected", rejected, above=0, below=1)
 
     def build(self, input_shape: Sequence[Any]) -> None:
