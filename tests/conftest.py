@@ -67,6 +67,7 @@ ANY_VERSION = (
     "test_replay.py",
     "test_report.py",
     "test_results.py",
+    "test_scoreboard.py",
     "test_side_by_side.py",
     "test_signals.py",
     "test_signals_of_processes.py",
