@@ -27,6 +27,7 @@ from contract import STEPS, as_json, constructor_arguments, examples, learner_of
 from processes import FAST_XLA
 
 import daso_tf
+from daso_tf.platform.keras_versions import model_variables
 from daso_tf.settings import flags, methods
 from daso_tf.settings.flag import Flag
 
@@ -153,6 +154,17 @@ def test_saved_learner_continues_identically(case, tmp_path):
     for ours, theirs in zip(state(learner), state(uninterrupted), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(learner(images), predictions)
+
+
+@every_case
+def test_every_variable_of_a_part_is_one_of_the_learner(case):
+    """Otherwise it is in no checkpoint: Keras 2 does not track every attribute."""
+    learner = trained(case)[0]
+    known = {id(variable) for variable in model_variables(learner)}
+    for name in ("pseudo_labeler", "threshold", "balanced_head", "open_set", "supervised_loss"):
+        part = getattr(learner, name, None)
+        if isinstance(part, keras.layers.Layer):
+            assert {id(variable) for variable in part.variables} <= known, name
 
 
 # How a step is computed --------------------------------------------------------------------------

@@ -25,7 +25,8 @@ class BalancedClassifier(Classifier):
         **kwargs: As for `Classifier`.
     """
 
-    balanced_head: BalancedHead | None = None
+    # Not "= None" here: Keras 2 does not track what is assigned to an attribute of the class.
+    balanced_head: BalancedHead | None
     pseudo_labeler: PseudoLabeler  # of the learner
 
     def draw_seed(self, step: tf.Tensor) -> tf.Tensor:

@@ -147,7 +147,8 @@ class Learner(BalancedClassifier):
     # None where a learner has no use for them; what uses them has one.
     pseudo_labeler: PseudoLabeler
     threshold: Threshold
-    open_set: OpenSet | None = None
+    # Not "= None" here: Keras 2 does not track what is assigned to an attribute of the class.
+    open_set: OpenSet | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -294,10 +295,9 @@ class Learner(BalancedClassifier):
                 trainable=False,
             )
         self.add_balanced_head(head)
-        if unknown is not None:
-            self.open_set = unknown
-            if not unknown.built:
-                unknown.build([(None, self.num_classes), (None, self.num_features)])
+        self.open_set = unknown
+        if unknown is not None and not unknown.built:
+            unknown.build([(None, self.num_classes), (None, self.num_features)])
         parts = [p for p in (labeler, selects, head) if p is not None]
         names = (*loss_names, *(name for p in parts for name in p.loss_names))
         self._step_metrics = StepMetrics(names, self.num_classes, labeler is not None)
