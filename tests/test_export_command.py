@@ -108,6 +108,7 @@ def test_an_export_without_the_record_of_what_it_is_is_replaced(tmp_path, monkey
         step=tf.Variable(5),
         class_names=("a", "b"),
         network=types.SimpleNamespace(resolution=8),
+        open_set=None,
     )
     written = []
     known = HeldOut(("a", "b"), [1, 1], None, None, None)
