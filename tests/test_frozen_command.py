@@ -154,7 +154,7 @@ def test_without_validation_images_labeled_ones_are_left_out_in_turn(folder, mon
         (["--cache_dir=/dev/null/cache"], "--cache_dir=/dev/null/cache cannot be written"),
         (["--learner=supervised", "--answer=auto"], "--answer=auto does not go with"),
         (["--nofreeze_encoder", "--pseudo_labeler=lda_teacher"], "give --freeze_encoder"),
-        (["--nofreeze_encoder", "--answer=auto"], "give --freeze_encoder"),
+        (["--nofreeze_encoder", "--answer=auto"], "give --compare_labels_only or --freeze_encoder"),
     ],
 )
 def test_refused_before_work_starts(flags, message, folder, tmp_path, capsys):
