@@ -23,8 +23,7 @@ def finetunable(frozen: keras.Model, adapter: keras.Model) -> keras.Model:
     Example:
 
     >>> frozen = daso_tf.encoders.wide_resnet(10, 1, (8, 8, 3))
-    >>> statistics = daso_tf.encoders.adapter.FeatureStatistics.of([np.random.rand(9, 64)])
-    >>> adapter = daso_tf.encoders.adapter("mlp", statistics, units=4)
+    >>> adapter = keras.Sequential([keras.Input(frozen.output_shape[1:]), keras.layers.Dense(4)])
     >>> finetunable(frozen, adapter).output_shape
     (None, 4)
     """
