@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command import arguments, run_train
 
+from daso_tf.commands import train as train_command
 from daso_tf.commands.workers import cluster
 from daso_tf.platform import strategies
 from daso_tf.platform.keras_versions import KERAS_3
@@ -150,3 +153,22 @@ def test_chief_comes_before_the_workers(monkeypatch):
     }
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     assert strategies.worker_from_environment() == Worker(["a:1", "b:1", "c:1"], 2)
+
+
+@pytest.mark.parametrize("moment", ["prepare", "train"])
+def test_a_lost_worker_is_one_line_at_any_moment(moment, monkeypatch, tmp_path, capsys):
+    """A worker may stop while the others still make their weights the same."""
+
+    def lost(*_):
+        raise tf.errors.UnavailableError(None, None, "the other one is gone")
+
+    cluster_of_two = {"cluster": {"worker": ["localhost:1", "localhost:2"]}}
+    task = {"task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster_of_two | task))
+    monkeypatch.setattr(train_command, "prepare", lambda *_: types.SimpleNamespace())
+    monkeypatch.setattr(train_command, moment, lost)
+    argv = arguments(model_dir=tmp_path / "run", strategy="multi_worker")
+    assert run_train(*argv) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("daso-tf: stopped, another worker is gone (UnavailableError).")
+    assert error.count("\n") == 1

@@ -52,7 +52,10 @@ def main(settings: Settings, arguments: list[str]) -> int:
 
 
 def _run(settings: Settings, last_step: LastStep) -> int:
-    run = prepare(settings, last_step)
+    try:
+        run = prepare(settings, last_step)
+    except strategies.WORKER_GONE as error:  # while the weights are made the same on all workers
+        return _without_a_worker(settings, error)
     try:
         run = train(run)
         train_twin(run)
@@ -89,16 +92,21 @@ def _run(settings: Settings, last_step: LastStep) -> int:
             terminal.FAILED,
         )
     except strategies.WORKER_GONE as error:
-        if settings.strategy != "multi_worker":
-            raise
-        return terminal.fail(
-            f"stopped, another worker is gone ({type(error).__name__}). The same command on every"
-            " worker continues from the newest checkpoint.",
-            terminal.FAILED,
-        )
+        return _without_a_worker(settings, error)
     except KeyboardInterrupt:
         return terminal.fail(signals.line_of(signal.SIGINT, _CONTINUES), terminal.INTERRUPTED)
     return 0
+
+
+def _without_a_worker(settings: Settings, error: Exception) -> int:
+    """Says that another worker is gone, or raises the error where there are no others."""
+    if settings.strategy != "multi_worker":
+        raise error
+    return terminal.fail(
+        f"stopped, another worker is gone ({type(error).__name__}). The same command on every"
+        " worker continues from the newest checkpoint.",
+        terminal.FAILED,
+    )
 
 
 COMMAND = terminal.Command(
