@@ -1,4 +1,4 @@
-"""A learnt outlier head: for each class, whether an image belongs to it or to any other."""
+"""A learned outlier head: for each class, whether an image belongs to it or to any other."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def check_effects(settings: Settings) -> None:
     if settings.open_set and settings.evaluate_every >= settings.steps:
         raise ValueError(
             f"--open_set has no effect with --evaluate_every={settings.evaluate_every}, which is "
-            f"not below --steps={settings.steps}: each evaluation sets anew what is rejected. "
+            f"not below --steps={settings.steps}: each evaluation decides again what is rejected. "
             f"Evaluate more often, such as --evaluate_every={max(settings.steps // 10, 1)}."
         )
     distribution = methods.UNLABELED_DISTRIBUTION
