@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from daso_tf.data import ImageFiles, Images, Rows, SemiSupervisedData
+from daso_tf.data import ImageFiles, Rows, SemiSupervisedData
 from daso_tf.learners import Learner
 from daso_tf.open_set import OpenSet
 from daso_tf.run.prediction import Prediction
@@ -153,16 +153,9 @@ def line(measured: dict[str, Any]) -> str:
 
 def _sample(images: Any) -> Any:
     """Returns as many images as are needed, evenly spread."""
-    members = np.linspace(0, len(images) - 1, min(len(images), _SAMPLE)).astype(int)
-    if len(members) == len(images):
+    if len(images) <= _SAMPLE:
         return images
-    labels = images.labels[members]
-    if isinstance(images, Rows):
-        return images.subset(members)
-    if isinstance(images, ImageFiles):
-        files = [images.files[member] for member in members]
-        return ImageFiles(files, labels, images.size, images.unreadable, images.max_megapixels)
-    return Images(images.take(members), labels)
+    return images.subset(np.linspace(0, len(images) - 1, _SAMPLE).astype(int))
 
 
 def _read(images: Any) -> np.ndarray:
