@@ -37,7 +37,6 @@ LABELED = (40, 22, 12, 7, 4)
 UNLABELED = (376, 207, 113, 66, 38)
 TEST = 300
 AUTOMATIC = "automatic: "
-SCRATCH = "--nofreeze_encoder --encoder=wrn_10_2 --resolution=16"
 # What someone would try by hand: other methods, networks, rates and lengths, and no frozen encoder.
 # What a setting does not name is chosen automatically.
 GRID = (
@@ -57,8 +56,8 @@ GRID = (
     "400 steps: --steps=400",
     "2,000 steps: --steps=2000",
     "128 pixels: --resolution=128",
-    f"from scratch: --pseudo_labeler=daso {SCRATCH}",
-    f"from scratch, labels only: --learner=supervised {SCRATCH}",
+    "from scratch: --pseudo_labeler=daso --nofreeze_encoder --encoder=wrn_10_2 --resolution=16"
+    " --steps=800",
 )
 
 

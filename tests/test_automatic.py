@@ -53,6 +53,8 @@ def values(situation, *argv):
         (TINY._replace(unlabeled=3), ["--learner=supervised"], {"batch_size": 4}),
         (GPU, [], {"encoder": "wrn_28_2"}),
         (PHOTOS, [], {"encoder": "efficientnet_lite0", "freeze_encoder": True}),
+        (PHOTOS, [], {"batch_size": 64}),
+        (PHOTOS._replace(labeled=(12, 8)), [], {"batch_size": 16}),
         (PHOTOS._replace(validation=20), [], {"answer": "auto"}),
     ],
 )
@@ -113,6 +115,19 @@ def test_choices_of_all_methods_are_allowed(situation):
         assert limits.shortened(settings) == settings
         assert settings.steps % each == settings.evaluate_every % each == 0
         assert all(choice.reason for choice in chosen.values())
+
+
+def test_learning_rate_on_frozen_features_follows_the_batch():
+    def rate(situation, *argv):
+        settings = complete(parsed("--dataset=image_folder", *argv))
+        chosen = {name: choice.value for name, choice in choose(situation, settings).items()}
+        return automatic.with_values(settings, chosen).learning_rate
+
+    few = PHOTOS._replace(labeled=(12, 8))
+    assert rate(PHOTOS) == 0.03  # 64 images
+    assert rate(few) == 0.03 / 4  # 16; with 0.03 the training diverged
+    assert rate(few, "--batch_size=8") == 0.03 / 8
+    assert rate(few, "--learning_rate=0.02") == 0.02
 
 
 def test_steps_follow_the_cost_of_a_step():

@@ -123,9 +123,10 @@ def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
         settings: Those of a training run, completed.
         values: Values of flags that were not given.
     """
-    freezes = {name: values[name] for name in ("encoder", "freeze_encoder") if name in values}
-    if freezes and (settings.freeze_encoder or values.get("freeze_encoder")):
-        settings = complete(settings.replace(**freezes))
+    decisive = ("encoder", "freeze_encoder", "batch_size")  # its defaults depend on them
+    known = {name: values[name] for name in decisive if name in values}
+    if known and (settings.freeze_encoder or values.get("freeze_encoder")):
+        settings = complete(settings.replace(**known))
     return settings.replace(**values)
 
 
@@ -300,6 +301,9 @@ def _batch_size(situation: Situation, settings: Settings) -> Choice:
     labeled = available = sum(situation.labeled)
     if methods.uses_unlabeled_images(settings):
         available = max(min(labeled, situation.unlabeled), 1)
+    if settings.freeze_encoder:  # a step costs next to nothing, and small batches need small rates
+        size = min(2 ** (available.bit_length() - 1), 64)
+        return Choice(size, f"on cached features; at most 64, and the {labeled} labeled pictures")
     size = min(_power_of_2(labeled / 5, 8, 64), 2 ** (available.bit_length() - 1))
     return Choice(
         size, f"about a fifth of the {labeled} labeled pictures; from 8 to 64, if so many"

@@ -977,7 +977,7 @@ FLAGS = (
 FROZEN_DEFAULTS: dict[str, Any] = {
     "logit_adjustment": 1.0,
     "weight_decay": 0.03,
-    "learning_rate": 0.03,
+    "learning_rate": 0.03,  # for batches of 64; a shorter batch has its share of it
     "cosine": "half",
     "warmup_steps": 0,
     "learning_rate_drops": (),
@@ -999,6 +999,7 @@ def defaults(settings: Settings) -> dict[str, Any]:
     of_methods = {**entry.defaults, **PSEUDO_LABELERS[settings.pseudo_labeler].defaults}
     if settings.freeze_encoder:
         frozen = {**of_methods, **FROZEN_DEFAULTS, **entry.frozen_defaults, **chosen}
+        frozen["learning_rate"] *= min(settings.batch_size / BATCH_SIZE.default, 1.0)
         if _counters_imbalance(settings):
             del frozen["logit_adjustment"]  # both would counter it twice
         return frozen
