@@ -4,14 +4,18 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 from command import arguments, completed, run_train
 
+from daso_tf import data
 from daso_tf.commands import export, predict, terminal
 from daso_tf.platform.npz import ArrayFile
-from daso_tf.run import comparison
+from daso_tf.run import comparison, finishing
+from daso_tf.run.inspection import answers
+from daso_tf.run.of_folder import settings_of
 from daso_tf.settings import combinations
 
 FROZEN = dict(freeze_encoder=True, adapter_units=8, bank_weak_views=2, bank_strong_views=1)
@@ -175,3 +179,16 @@ def test_a_bank_of_another_encoder_is_refused(student, folder, capsys):
     finally:
         record.write_text(content)
     assert "was trained on features of another encoder" in capsys.readouterr().err
+
+
+def test_a_report_asks_for_the_features_of_the_bank(student, tmp_path, monkeypatch):
+    asked = []
+
+    def batches(images, size):
+        asked.append(type(images))
+        return data.evaluation_batches(images, size)
+
+    monkeypatch.setattr(answers, "evaluation_batches", batches)
+    shutil.copytree(student[0], tmp_path / "run")
+    assert finishing.report(settings_of(tmp_path / "run")).exists()
+    assert set(asked) == {data.Rows} and len(asked) >= 3  # labeled, unlabeled and test images

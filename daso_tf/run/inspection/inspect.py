@@ -109,7 +109,14 @@ def _inspect(
     told = detector.measured()
     unlabeled = Pictures(data.unlabeled, identity.parts["unlabeled"])
     seen = write_unlabeled(
-        folder / "unlabeled", network, unlabeled, labeled, neighbors, names, score
+        folder / "unlabeled",
+        network,
+        data.unlabeled,
+        unlabeled,
+        labeled,
+        neighbors,
+        names,
+        score,
     )
     read = unlabeled.only(seen.places)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from daso_tf.data import ImageFiles, Images, Rows
 from daso_tf.open_set import OpenSet
 from daso_tf.run.inspection.answers import Answers, Network
 from daso_tf.run.inspection.folds import OutOfFold
@@ -63,6 +64,7 @@ class Seen(NamedTuple):
 def write_unlabeled(
     path: Path,
     network: Network,
+    images: Images | ImageFiles | Rows,
     pictures: Pictures,
     labeled: Pictures,
     neighbors: Neighbors,
@@ -74,7 +76,8 @@ def write_unlabeled(
     Args:
         path: The files to write, without their endings.
         network: What is asked.
-        pictures: The unlabeled pictures.
+        images: The unlabeled pictures as it takes them: with a frozen encoder, their features.
+        pictures: The unlabeled pictures as people see them.
         labeled: The labeled pictures.
         neighbors: Their features.
         class_names: K names.
@@ -92,7 +95,7 @@ def write_unlabeled(
     step = -(-len(pictures) // SAMPLE)
 
     def rows() -> Iterator[Row]:
-        for answers in network.batches(pictures.images):
+        for answers in network.batches(images):
             unknown = unknown_scores(score, answers)
             taught = network.taught(answers)
             weights = np.full(len(unknown), np.nan)
