@@ -109,8 +109,8 @@ def answers(arguments: argparse.Namespace, seed: int, finished: set[str]):
         ]
         return complete(parse(texts, TRAIN.values())[0])
 
-    # FixMatch's views contain those of all others.
-    settings = settings_of("--learner=fixmatch --pseudo_labeler=linear")
+    # The views of FixMatch with SimPro contain those of all others.
+    settings = settings_of("--learner=fixmatch --pseudo_labeler=simpro")
     images = selected(settings).read(settings.source_size, settings.resolution, None, 10)
     data = banks.banked(settings, images)
     assert isinstance(data, BankedData) and data.test is not None

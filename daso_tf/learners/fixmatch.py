@@ -16,7 +16,7 @@ from daso_tf.pseudo_labels.pseudo_labeler import Logits
 from daso_tf.step import losses
 from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import Outputs, StepOutcome
-from daso_tf.step.stored_views import default_strong
+from daso_tf.step.stored_views import check_strong_labeled, default_strong
 from daso_tf.thresholds import Threshold
 
 
@@ -111,6 +111,8 @@ class FixMatch(Learner):
         self.strong = default_strong(kwargs.get("data")) if strong is None else strong
         self.strong.build((None, None, None, 3))
         self.strong_views = strong_views
+        if self.needs_strong_labeled:
+            check_strong_labeled(kwargs.get("data"))
 
     def make_views(
         self, labeled: tf.Tensor, unlabeled: tf.Tensor, seed: tf.Tensor

@@ -53,6 +53,8 @@ def banked(settings: Settings, data: SemiSupervisedData) -> SemiSupervisedData:
     context = Context(settings, data, data.labeled_counts.tolist(), 1.0, settings.steps)
     asks = methods.LEARNERS[settings.learner].arguments
     head = methods.BALANCED_HEADS[settings.balanced_head]
+    labeler = methods.PSEUDO_LABELERS[settings.pseudo_labeler].make
+    needs_strong_labeled = "strong_labeled" in labeler.asks_for or (head and head.make is CoSSL)
     return feature_bank(
         data,
         encoder,
@@ -60,7 +62,7 @@ def banked(settings: Settings, data: SemiSupervisedData) -> SemiSupervisedData:
         strong=methods.strong_layer(context),
         weak_views=settings.bank_weak_views,
         strong_views=settings.bank_strong_views if "strong" in asks else 0,
-        strong_labeled_views=settings.bank_strong_views if head and head.make is CoSSL else 0,
+        strong_labeled_views=settings.bank_strong_views if needs_strong_labeled else 0,
         resolution=settings.resolution,
         cache_dir=_cache_dir(settings),
         max_gigabytes=settings.max_bank_gigabytes,

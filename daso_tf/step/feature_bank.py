@@ -69,7 +69,8 @@ def feature_bank(
         strong: Layer that makes strong views of weak ones; by default `RandAugment()`.
         weak_views: Weak views per image, at least 1.
         strong_views: Strong views per unlabeled image, at least 0.
-        strong_labeled_views: Strong views per labeled image, at least 0; `CoSSL` needs some.
+        strong_labeled_views: Strong views per labeled image, at least 0; `CoSSL` and
+            `SimProPseudoLabeler` need some.
         resolution: Side in pixels to which views are resized; by default the encoder's own.
         cache_dir: Folder of the files; by default that of `default_cache_dir`.
         max_gigabytes: The largest size that all files together may have, in GiB.

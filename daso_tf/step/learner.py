@@ -395,8 +395,14 @@ class Learner(BalancedClassifier):
 
     @property
     def blank_image(self) -> tf.Tensor:
-        """An image without content, as the encoder takes it: 1 in every channel."""
-        return tf.ones((1, self.resolution, self.resolution, 3))
+        """An image without content, as the encoder takes it: 1 in every channel, or its features.
+
+        A frozen encoder maps it once, not in every step.
+        """
+        with tf.init_scope():
+            blank = tf.ones((1, self.resolution, self.resolution, 3))
+            frozen = self.network.frozen
+            return blank if frozen is None else tf.cast(frozen(blank, training=False), tf.float32)
 
     def blank_logits(self) -> tf.Tensor:
         """Maps the blank image through the trained network in training mode, on its own.

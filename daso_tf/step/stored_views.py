@@ -33,6 +33,22 @@ def stored_strong(data: BankedData) -> StoredView:
     return StoredView(first=plain + weak, count=strong)
 
 
+def check_strong_labeled(data: SemiSupervisedData | None) -> None:
+    """Refuses a bank whose labeled images have no strong views, for learners that need them.
+
+    Args:
+        data: The data of a learner.
+
+    Raises:
+        ValueError: If it is such a bank.
+    """
+    if isinstance(data, BankedData) and len(data.labeled.views) < 3:
+        raise ValueError(
+            "The labeled images of the feature bank have no strong views, which a part of the "
+            "learner needs: give it strong_labeled_views=4."
+        )
+
+
 def default_strong(data: SemiSupervisedData | None) -> keras.layers.Layer:
     """Returns the layer that makes strong views where none is given."""
     return stored_strong(data) if isinstance(data, BankedData) else RandAugment()
