@@ -117,6 +117,16 @@ def test_choices_of_all_methods_are_allowed(situation):
         assert all(choice.reason for choice in chosen.values())
 
 
+@pytest.mark.parametrize("name", ["open_set", "best", "compare_labels_only", "drop_copies"])
+@pytest.mark.parametrize("learner", [[], ["--learner=fixmatch", "--pseudo_labeler=daso"]])
+def test_choices_for_photographs_go_with_a_switch(name, learner):
+    given = ["--dataset=image_folder", f"--{name}", "--steps=400", *learner]
+    settings = complete(parsed(*given))
+    chosen = choose(PHOTOS._replace(validation=20), settings)
+    as_flags = [f"--{name}={as_text(choice.value)}" for name, choice in chosen.items()]
+    combinations.check(complete(parsed(*given, *as_flags)))
+
+
 def test_learning_rate_on_frozen_features_follows_the_batch():
     def rate(situation, *argv):
         settings = complete(parsed("--dataset=image_folder", *argv))

@@ -345,7 +345,9 @@ def _cutout_size(situation: Situation, settings: Settings) -> Choice:
 
 def _answer(situation: Situation, settings: Settings) -> Choice | None:
     has_twin = settings.freeze_encoder and methods.uses_unlabeled_images(settings)
-    if not has_twin or not situation.validation:
+    if not has_twin or settings.open_set:
+        return None  # a twin does not tell pictures of no class
+    if not situation.validation:
         return None  # without validation pictures it would take several trainings to choose
     return Choice(
         "auto",
