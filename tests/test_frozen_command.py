@@ -190,5 +190,6 @@ def test_a_report_asks_for_the_features_of_the_bank(student, tmp_path, monkeypat
 
     monkeypatch.setattr(answers, "evaluation_batches", batches)
     shutil.copytree(student[0], tmp_path / "run")
-    assert finishing.report(settings_of(tmp_path / "run")).exists()
+    page = finishing.report(settings_of(tmp_path / "run"))
+    assert "on the features of the frozen encoder" in page.read_text()
     assert set(asked) == {data.Rows} and len(asked) >= 3  # labeled, unlabeled and test images

@@ -19,12 +19,15 @@ class Answers(NamedTuple):
     Attributes:
         positions: int64 `(N,)`, the places of the pictures among all of their part.
         features: float32 `(N, D)`.
+        given: float32 `(N, F)`, features that no label has changed: those of a frozen encoder. Of a
+            network that was trained as a whole, the same as `features`.
         plain: float32 `(N, K)`, the logits without logit adjustment.
         logits: float32 `(N, K)`, those of the exported model.
     """
 
     positions: np.ndarray
     features: np.ndarray
+    given: np.ndarray
     plain: np.ndarray
     logits: np.ndarray
 
@@ -71,13 +74,18 @@ class Network:
         start = 0
         for pictures, _ in evaluation_batches(images, self.batch_size):
             features, plain = (tensor.numpy() for tensor in self._answer(pictures))
+            given = features
+            if isinstance(images, Rows):
+                given = pictures[:, 0].numpy().astype(np.float32)
             positions = np.arange(start, start + len(features))
             start += len(features)
             if isinstance(pixels, ImageFiles) and pixels.left_out:
                 read = ~np.isin(positions, list(pixels.left_out))
-                positions, features, plain = positions[read], features[read], plain[read]
+                positions, features, given, plain = (
+                    array[read] for array in (positions, features, given, plain)
+                )
             if len(positions):
-                yield Answers(positions, features, plain, self._as_exported(plain))
+                yield Answers(positions, features, given, plain, self._as_exported(plain))
 
     def all_of(self, images: Images | ImageFiles | Rows) -> Answers:
         """Returns the answers about all pictures together.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from daso_tf.data import DataError, SemiSupervisedData, reading
+from daso_tf.data import BankedData, DataError, SemiSupervisedData, reading
 from daso_tf.data.copies import Copy
 from daso_tf.data.identity import Identity
 from daso_tf.learners import Learner
@@ -98,7 +98,7 @@ def _inspect(
     answers = network.all_of(data.labeled)
     labeled = Pictures(data.labeled, identity.parts["labeled"], answers.positions)
     neighbors = Neighbors(answers.features, labeled.labels)
-    of_labeled = out_of_fold(answers.features, labeled.labels, num_classes, settings.seed)
+    of_labeled = out_of_fold(answers.given, labeled.labels, num_classes, settings.seed)
     seems = suspected(labeled.labels, of_labeled.probabilities)
     write_labeled(folder / "labeled", answers, of_labeled, seems, labeled, neighbors, names)
 
@@ -125,7 +125,7 @@ def _inspect(
     copies, note = _copies(settings)
     sheets = Sheets(folder, names, Thumbnails(settings.max_megapixels))
     made = [
-        sheets.suspected_labels(labeled, seems, of_labeled),
+        sheets.suspected_labels(labeled, seems, of_labeled, isinstance(data, BankedData)),
         sheets.most_unknown(read, seen),
         sheets.least_confident(read, seen),
         sheets.most_confident(read, seen),
@@ -151,6 +151,7 @@ def _inspect(
         float((seen.weights[known] > 0).mean()) if known.any() else None,
         int((seems >= 0).sum()),
         None if copies is None else len(copies),
+        isinstance(data, BankedData),
     )
     return found, made, note
 
@@ -167,10 +168,10 @@ def _shares(
     if validation is not None and data.validation is not None:
         of_validation = data.validation.labels[validation.positions]
         return estimate_class_shares(Predictions(validation.logits, of_validation, sample.logits))
-    head = Head(answers.features, labels, data.num_classes)
+    head = Head(answers.given, labels, data.num_classes)
     return estimate_class_shares(
-        Predictions(np.log(of_labeled.probabilities), labels, np.log(head(sample.features))),
-        refitted(answers.features, labels, sample.features, data.num_classes),
+        Predictions(np.log(of_labeled.probabilities), labels, np.log(head(sample.given))),
+        refitted(answers.given, labels, sample.given, data.num_classes),
     )
 
 

@@ -37,6 +37,9 @@ class Shown(NamedTuple):
     caption: str
 
 
+_HAS_LEARNED = "The network itself has learned these labels, so some wrong ones are not found. "
+
+
 class Sheet(NamedTuple):
     """A contact sheet.
 
@@ -71,7 +74,7 @@ class Sheets:
         (folder / FOLDER).mkdir(exist_ok=True)
 
     def suspected_labels(
-        self, labeled: Pictures, suspected: np.ndarray, out_of_fold: OutOfFold
+        self, labeled: Pictures, suspected: np.ndarray, out_of_fold: OutOfFold, is_frozen: bool
     ) -> Sheet:
         """Returns the labeled pictures whose label seems wrong, the clearest first.
 
@@ -79,6 +82,7 @@ class Sheets:
             labeled: The labeled pictures.
             suspected: int `(L,)`, the class that each seems to be of; -1 for that of its label.
             out_of_fold: The predictions.
+            is_frozen: Whether they are from features of a frozen encoder.
         """
         rows = np.arange(len(labeled))
         given = out_of_fold.probabilities[rows, labeled.labels]
@@ -99,8 +103,8 @@ class Sheets:
             "suspected_labels",
             "Suspected wrong labels",
             "Labeled pictures that look like another class to a linear head on the features of the "
-            "network, which was fitted to the other pictures. The network itself has learned these "
-            "labels, so some wrong ones are not found. A person must decide.",
+            f"{'frozen encoder' if is_frozen else 'network'}, which was fitted to the other "
+            f"pictures. {'' if is_frozen else _HAS_LEARNED}A person must decide.",
             labeled,
             row,
             lambda row: f"{row['label']} → {row['seems']} ({_percent(row['seems_probability'])})",

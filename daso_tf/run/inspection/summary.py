@@ -40,6 +40,7 @@ class Found(NamedTuple):
         taught: Share of the unlabeled pictures that are taught; None where that is not known.
         suspected: Number of suspected wrong labels.
         copies: Number of copies across parts; None where they were not searched.
+        is_frozen: Whether the features are those of a frozen encoder, which has learned no labels.
     """
 
     class_names: Sequence[str]
@@ -59,6 +60,10 @@ class Found(NamedTuple):
     taught: float | None
     suspected: int
     copies: int | None
+    is_frozen: bool
+
+
+_HAS_LEARNED = " The network has learned all of these labels, so it is worse on new pictures."
 
 
 def sentences(found: Found) -> Iterator[str]:
@@ -73,10 +78,10 @@ def sentences(found: Found) -> Iterator[str]:
     if accuracy.part == "labeled":
         yield (
             "There are no test or validation pictures. A linear head on the features of the "
-            f"network, fitted to four fifths of the labeled pictures, is right for "
-            f"{_with_interval(accuracy.accuracy)} of the last fifth (balanced: "
-            f"{_with_interval(accuracy.balanced)}). The network has learned all of these labels, "
-            "so it is worse on new pictures."
+            f"{'frozen encoder' if found.is_frozen else 'network'}, fitted to four fifths of the "
+            f"labeled pictures, is right for {_with_interval(accuracy.accuracy)} of the last fifth "
+            f"(balanced: {_with_interval(accuracy.balanced)})."
+            + ("" if found.is_frozen else _HAS_LEARNED)
         )
     else:
         yield (
