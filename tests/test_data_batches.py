@@ -1,11 +1,14 @@
 """Data from arrays, and batches of images in memory."""
 
+import sys
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from daso_tf import data
-from daso_tf.data import memory
+from daso_tf.data import batches, memory
 
 
 def numbered(count, size=(4, 6)):
@@ -314,3 +317,24 @@ IMAGES, LABELS = numbered(4), np.array([0, 1, 2, 1])
 def test_wrong_arrays_are_explained(arguments, options, message):
     with pytest.raises(data.DataError, match=message):
         data.from_arrays(*arguments, **options)
+
+
+def test_an_uncaught_exception_does_not_hold_iterators_when_python_ends(monkeypatch):
+    class Held:
+        pass
+
+    def fails():
+        held = Held()
+        held.itself = held  # in a cycle, as iterators and their functions are
+        alive.append(weakref.ref(held))
+        raise RuntimeError("uncaught")
+
+    alive = []
+    try:
+        fails()
+    except RuntimeError as error:  # what Python does with an exception that nobody catches
+        monkeypatch.setattr(sys, "last_value", error, raising=False)
+        monkeypatch.setattr(sys, "last_traceback", error.__traceback__, raising=False)
+    assert alive[0]() is not None
+    batches.free_iterators()
+    assert alive[0]() is None

@@ -6,7 +6,10 @@ TensorFlow's own operations: a Python generator would compete with the training 
 lock, and would keep the interpreter from exiting while it makes a batch.
 """
 
+import atexit
+import gc
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -315,3 +318,16 @@ def _check_batch(kind: str, requested: int, available: int, setting: str) -> Non
             f"{setting} requests {requested} {kind} images per step, but there are {available}; it "
             f"must be from 1 to {available}. Lower it or load more {kind} images."
         )
+
+
+@atexit.register
+def free_iterators() -> None:
+    """Frees the iterators that an uncaught exception holds, while Python still runs threads.
+
+    Python deletes the exception later, when it runs none. Then an iterator waits forever for a
+    thread that makes its batches and waits for Python, and the process does not end.
+    """
+    for name in ("last_exc", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    gc.collect()
