@@ -319,7 +319,7 @@ def test_wrong_arrays_are_explained(arguments, options, message):
         data.from_arrays(*arguments, **options)
 
 
-def test_an_uncaught_exception_does_not_hold_iterators_when_python_ends(monkeypatch):
+def test_an_uncaught_exception_does_not_hold_iterators_when_python_ends():
     class Held:
         pass
 
@@ -333,8 +333,7 @@ def test_an_uncaught_exception_does_not_hold_iterators_when_python_ends(monkeypa
     try:
         fails()
     except RuntimeError as error:  # what Python does with an exception that nobody catches
-        monkeypatch.setattr(sys, "last_value", error, raising=False)
-        monkeypatch.setattr(sys, "last_traceback", error.__traceback__, raising=False)
+        sys.last_value, sys.last_traceback = error, error.__traceback__
     assert alive[0]() is not None
     batches.free_iterators()
     assert alive[0]() is None
