@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.step import known_images, losses
-from daso_tf.step.learner import NO_BALANCED_HEAD, NO_THRESHOLD, Learner
+from daso_tf.step.learner import NO_BALANCED_HEAD, NO_STEP_LOSSES, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -54,7 +54,11 @@ class Student(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "balanced_head": NO_BALANCED_HEAD}
+        {
+            "threshold": NO_THRESHOLD,
+            "balanced_head": NO_BALANCED_HEAD,
+            "step_losses": NO_STEP_LOSSES,
+        }
     )
 
     def __init__(

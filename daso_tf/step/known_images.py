@@ -1,4 +1,4 @@
-"""Images of no class in a step: how parts get to know them, and that they are not taught."""
+"""Images of no class in a step: how parts get to know them, and that none of them is taught."""
 
 from __future__ import annotations
 
@@ -18,6 +18,27 @@ def argument(belongs: tf.Tensor | None) -> dict[str, tf.Tensor]:
     {}
     """
     return {} if belongs is None else {"belongs": belongs}
+
+
+def mean(values: tf.Tensor, belongs: tf.Tensor | None) -> tf.Tensor:
+    """Returns the mean over all images of what a loss is for each; 0 for those of no class.
+
+    Args:
+        values: float `(n * mu * batch,)`, of n views of the unlabeled images, one after another.
+        belongs: As for `argument`.
+
+    Returns:
+        A scalar.
+
+    Example:
+
+    >>> float(mean(tf.constant([1.0, 5.0, 1.0, 5.0]), tf.constant([1.0, 0.0])))
+    0.5
+    """
+    if belongs is None:
+        return tf.reduce_mean(values)
+    of_view = tf.reshape(values, (-1, tf.size(belongs)))
+    return tf.reduce_mean(tf.cast(belongs, values.dtype) * of_view)
 
 
 def taught(weights: tf.Tensor | None, belongs: tf.Tensor | None) -> tf.Tensor | None:

@@ -383,10 +383,14 @@ class OpenUSADTM(learners.USADTM):
         return outputs
 
     def compute_losses(
-        self, views: USADTMViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: USADTMViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses, and notes the largest similarity of each weak view."""
-        outcome = super().compute_losses(views, labels, positions)
+        outcome = super().compute_losses(views, labels, positions, belongs)
         similarity = tf.reduce_max(self.pseudo_labeler.templates(self.recorded.weak), axis=-1)
         self.recorded.computed = {"final_confidence": similarity}
         return outcome
