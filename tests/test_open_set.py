@@ -20,10 +20,21 @@ from daso_tf import open_set
 from daso_tf.commands import export as export_command
 from daso_tf.commands import predict, terminal
 from daso_tf.data import DataError, load
-from daso_tf.learners import FixMatchViews
+from daso_tf.learners import FixMatchViews, mixing
+from daso_tf.learners.mean_teacher import MeanTeacherViews
+from daso_tf.learners.mixmatch import MixMatchViews
 from daso_tf.learners.pseudo_label import PseudoLabelViews
+from daso_tf.learners.remixmatch import ReMixMatchViews
 from daso_tf.learners.student import StudentViews
-from daso_tf.pseudo_labels import AlignedPseudoLabeler, DASOPseudoLabeler, LinearPseudoLabeler
+from daso_tf.learners.usadtm import USADTMViews
+from daso_tf.pseudo_labels import (
+    AlignedPseudoLabeler,
+    CDMADPseudoLabeler,
+    DASOPseudoLabeler,
+    DistributionAlignment,
+    LinearPseudoLabeler,
+)
+from daso_tf.run.open_set import Detector
 from daso_tf.settings import combinations, limits
 from daso_tf.settings.methods import OPEN_SETS
 
@@ -123,6 +134,46 @@ LABELERS = {
     "daso": lambda: DASOPseudoLabeler(4, pretrain_steps=1, distribution_period=2),
     "aligned": lambda: AlignedPseudoLabeler([3, 2, 1], window=3),
 }
+CASES = {
+    f"{learner.__name__}+{name}": (learner, lambda make=make: {"pseudo_labeler": make()})
+    for learner in (daso_tf.FixMatch, daso_tf.PseudoLabel, daso_tf.Student)
+    for name, make in LABELERS.items()
+} | {
+    "MeanTeacher": (daso_tf.MeanTeacher, lambda: {"pseudo_labeler": LABELERS["daso"]()}),
+    "MixMatch": (daso_tf.MixMatch, lambda: {"pseudo_labeler": LABELERS["aligned"]()}),
+    "ReMixMatch": (daso_tf.ReMixMatch, lambda: {"pseudo_labeler": LABELERS["daso"]()}),
+    "ReMixMatch+alignment": (
+        daso_tf.ReMixMatch,
+        lambda: {"distribution_alignment": DistributionAlignment([3, 2, 1])},
+    ),
+    "ReMixMatch+cdmad": (
+        daso_tf.ReMixMatch,
+        lambda: {
+            "pseudo_labeler": CDMADPseudoLabeler(0, epoch_steps=2, aligned_counts=[3, 2, 1]),
+            "sharpening_temperature": 1.0,
+        },
+    ),
+    "USADTM": (daso_tf.USADTM, lambda: {"pretrain_steps": 0, "confidence_threshold": 0.0}),
+}
+
+
+def views_of(learner, views, step):
+    """Turns views for FixMatch into those of a learner."""
+    both = views.weak + views.strong
+    if learner is daso_tf.FixMatch:
+        return views
+    if learner in (daso_tf.PseudoLabel, daso_tf.Student):
+        kind = PseudoLabelViews if learner is daso_tf.PseudoLabel else StudentViews
+        return kind(views.labeled, views.weak)
+    if learner is daso_tf.MeanTeacher:
+        return MeanTeacherViews(*views)
+    if learner is daso_tf.USADTM:
+        return USADTMViews(*views, both)
+    of_unlabeled = 2 if learner is daso_tf.MixMatch else 3
+    mixup = mixing.draw_mixup(tf.constant([step, 1]), 6 + of_unlabeled * 12, beta=0.5)
+    if learner is daso_tf.MixMatch:
+        return MixMatchViews(*views, mixup)
+    return ReMixMatchViews(*views, both, tf.range(12) % 4, mixup)
 
 
 def views_with(learner, step, others):
@@ -133,20 +184,17 @@ def views_with(learner, step, others):
         keep = BELONGS[:, None, None, None]
         weak, strong = (keep * view + (1 - keep) * noise for view in views[1:])
         views = FixMatchViews(views.labeled, weak, strong)
-    kind = {daso_tf.PseudoLabel: PseudoLabelViews, daso_tf.Student: StudentViews}.get(learner)
-    return (kind(views.labeled, views.weak) if kind else views), labels
+    return views_of(learner, views, step), labels
 
 
-@pytest.mark.parametrize("labeler", LABELERS)
-@pytest.mark.parametrize("learner", [daso_tf.FixMatch, daso_tf.PseudoLabel, daso_tf.Student])
-def test_images_of_no_class_change_nothing(learner, labeler):
+@pytest.mark.parametrize("case", CASES)
+def test_images_of_no_class_change_nothing(case):
     """Neither the network nor what the pseudo-labeler remembers depends on what they show."""
-    more = {} if learner is daso_tf.Student else {"threshold": 0.4}
+    learner, parts = CASES[case]
+    more = {} if "threshold" in learner.refuses else {"threshold": 0.4}
     states = []
     for others in (False, True):
-        model = dense_learner(
-            learner, pseudo_labeler=LABELERS[labeler](), open_set=open_set.Energy(), **more
-        )
+        model = dense_learner(learner, open_set=open_set.Energy(), **parts(), **more)
         for step in range(4):
             views, labels = views_with(learner, step, others)
             outcome = model.train_on_views(views, labels, belongs=tf.constant(BELONGS))
@@ -211,7 +259,6 @@ def test_without_an_open_set_there_is_nothing_new():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--learner=mixmatch",), "it teaches all unlabeled images alike"),
         (("--learner=supervised",), "it learns from the labeled images alone"),
         (("--pseudo_labeler=darp",), "those of no class included"),
         (("--pseudo_labeler=crest",), "images of no class for labeled ones"),
@@ -365,7 +412,7 @@ def test_the_export_tells_images_of_no_class(run, folder):
     assert held_out["unknown"].sum() in (1, 2)  # 5 % of 21, or one at the limit itself
 
 
-def test_results_have_the_auroc(run, folder, capsys):
+def test_results_have_the_auroc(run, folder, capsys, monkeypatch):
     _, answers = served(run, folder / "test")
     paths, _ = served(run, folder / "test")
     is_unknown = np.array(["_unknown" in path.parts for path in paths])
@@ -374,6 +421,7 @@ def test_results_have_the_auroc(run, folder, capsys):
     assert found["images"] == 12 and found["score"] == "relative_distance"
     assert found["rejected_test"] == pytest.approx(answers["unknown"][~is_unknown].mean())
     assert found["rejected_unknown"] == pytest.approx(answers["unknown"][is_unknown].mean())
+    monkeypatch.setattr(Detector, "fit", lambda _: pytest.fail("the last evaluation has done so"))
     assert terminal.call(export_command.COMMAND, [str(run)]) == 0
     assert f"12 images of no class: AUROC {found['auroc']:.3f}" in capsys.readouterr().out
 
@@ -417,11 +465,15 @@ def test_a_model_that_does_not_tell_is_refused(plain, folder, capsys):
     assert "does not tell images of no class" in captured.err and "--open_set" in captured.err
 
 
-def test_a_resumed_run_is_the_same(run, folder, capsys):
+def test_a_resumed_run_is_the_same(run, folder, capsys, monkeypatch):
     """It stops between two evaluations, so the limit must come from the checkpoint."""
+    fit, fitted = Detector.fit, []
+    monkeypatch.setattr(Detector, "fit", lambda self: (fitted.append(self), fit(self)))
     resumed = folder.parent / "resumed"
     assert run_train(*command_line(folder, resumed, steps=5)) == 0
+    assert len(fitted) == 2  # after step 3, and for the export of step 5
     assert run_train(*command_line(folder, resumed)) == 0
+    assert len(fitted) == 4  # after steps 6 and 9, which is exported as it is
     ours, theirs = last_checkpoint(resumed), last_checkpoint(run)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import arguments, run_train
+from command import arguments, parsed, run_train
 from PIL import Image
 
 from daso_tf.commands import label_next as label_next_command
 from daso_tf.commands import terminal
 from daso_tf.commands.report import COMMAND
-from daso_tf.data import load
+from daso_tf.data import load, loading
+from daso_tf.run.inspection.inspect import inspect
 from daso_tf.run.inspection.label_next import Candidates, choose
 from daso_tf.run.inspection.tables import LABELED, UNLABELED
+from daso_tf.run.preparation import prepare
 
 pytest.importorskip("jinja2", reason="Jinja2 is part of the base installation")
 
@@ -47,21 +49,22 @@ def reported(tmp_path_factory):
     wrong = root / "data" / "train" / "ant" / "wrong.png"
     picture(wrong, CLASSES["cat"], 5000)
     shutil.copy(root / "data" / "test" / "cat" / "0.png", root / "data" / "unlabeled" / "=copy.png")
-    argv = arguments(
+    assert run_train(*command_line(root, "run", steps=12, evaluate_every=6, report=True)) == 0
+    return root / "run"
+
+
+def command_line(root, name, **more):
+    return arguments(
         dataset="image_folder",
         data_dir=root / "data",
-        model_dir=root / "run",
+        model_dir=root / name,
         labeled_head=0,
         labeled_imbalance=1,
         unlabeled_head=0,
         unlabeled_imbalance=1,
         validation_size=0,
-        steps=12,
-        evaluate_every=6,
-        report=True,
+        **more,
     )
-    assert run_train(*argv) == 0
-    return root / "run"
 
 
 def rows_of(path):
@@ -193,6 +196,16 @@ def test_copies_across_parts_are_listed(reported):
     copies = rows_of(reported / "report" / "near_copies.csv")
     exact = [copy for copy in copies if copy["kind"] == "identical"]
     assert [(copy["part"], copy["copy_of"]) for copy in exact] == [("unlabeled", "test/cat/0.png")]
+
+
+def test_copies_that_are_dropped_are_searched_once(reported, monkeypatch):
+    pytest.importorskip("imagehash")
+    argv = command_line(reported.parent, "dropped", drop_copies=True)
+    run = prepare(parsed(*argv))
+    monkeypatch.setattr(loading, "find_copies", lambda *_: pytest.fail("searched again"))
+    inspect(run.settings, run.data, run.identity, run.learner, run.results, run.copies)
+    copies = rows_of(run.model_dir / "report" / "near_copies.csv")
+    assert not [copy for copy in copies if copy["part"] == "unlabeled"]
 
 
 def test_a_browser_shows_all_pictures(reported):

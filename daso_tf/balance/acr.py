@@ -162,7 +162,9 @@ class ACR(BalancedHead, keras.layers.Layer):
 
         balanced = tf.stop_gradient(tf.nn.softmax(weak))
         targets, mask = self.targets(tf.stop_gradient(of.weak_logits), balanced)
-        self._estimate(balanced, of.step, of.positions)
+        if of.belongs is not None:
+            mask *= of.belongs
+        self._estimate(balanced, of)
 
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
         supervised = cross_entropy(of.labels, labeled + self.adjustment(self.loss_tau))
@@ -204,15 +206,22 @@ class ACR(BalancedHead, keras.layers.Layer):
         logarithms = tf.math.log(prior) - tf.math.log(anchors)
         return tf.reduce_sum((prior - anchors) * logarithms, axis=-1) / 2.0
 
-    def presence(self, probabilities: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
+    def presence(
+        self,
+        probabilities: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns which classes are present among the unlabeled images of a step.
 
         A class is present if the last image that is predicted as this class is confident and is
-        not a labeled image.
+        not a labeled image. Images that belong to no class do not count as predicted.
 
         Args:
             probabilities: float `(mu * batch, K)`, the balanced predictions for the weak views.
             positions: int `(mu * batch,)`, the positions of these images among all unlabeled ones.
+            belongs: float `(mu * batch,)`, 0 for images that belong to no class, else 1; None
+                without an open set.
 
         Returns:
             float32 `(K,)`: the same share for each class that is present, 0 for the others.
@@ -229,6 +238,8 @@ class ACR(BalancedHead, keras.layers.Layer):
                 )
             counts *= tf.cast(positions < self.num_unlabeled, tf.float32)
         classes = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
+        if belongs is not None:
+            classes = tf.where(belongs > 0, classes, -1)  # segments ignore negative numbers
         classes, counts = replicas.gather(classes), replicas.gather(counts)
         num_classes = len(self.labeled_counts)
         last = tf.math.unsorted_segment_max(tf.range(tf.size(classes)), classes, num_classes)
@@ -269,12 +280,10 @@ class ACR(BalancedHead, keras.layers.Layer):
         self.strength.assign(tf.where(changes, self.tau * share, self.strength))
         self.distances.assign(tf.where(begins, tf.zeros_like(distances), distances))
 
-    def _estimate(
-        self, probabilities: tf.Tensor, step: tf.Tensor, positions: tf.Tensor | None
-    ) -> None:
+    def _estimate(self, probabilities: tf.Tensor, of: HeadStep) -> None:
         """Updates the estimated distribution, and adds its distances to the three others."""
-        present = self.presence(probabilities, positions)
-        epoch = tf.cast(step, tf.int64) // self.epoch_steps
+        present = self.presence(probabilities, of.positions, of.belongs)
+        epoch = tf.cast(of.step, tf.int64) // self.epoch_steps
         updates = (epoch > self.estimate_after) & (tf.reduce_sum(present) > 0)
         before = tf.convert_to_tensor(self.prior_unlabeled)
         moved = self.momentum * before + (1.0 - self.momentum) * present

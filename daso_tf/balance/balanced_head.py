@@ -65,6 +65,8 @@ class HeadStep(NamedTuple):
             the head asks for "positions".
         second_strong: float `(mu * batch, D)`, features of other strong views of the unlabeled
             images; None where there is one strong view.
+        belongs: float `(mu * batch,)`, 0 for unlabeled images that belong to no class, else 1; None
+            without an open set.
     """
 
     classifier: Callable[[tf.Tensor], tf.Tensor]
@@ -77,6 +79,13 @@ class HeadStep(NamedTuple):
     weak_logits: tf.Tensor | None = None
     positions: tf.Tensor | None = None
     second_strong: tf.Tensor | None = None
+    belongs: tf.Tensor | None = None
+
+
+# What a head refuses that learns from all unlabeled images.
+ALL_IMAGES: Mapping[str, str] = MappingProxyType(
+    {"open_set": "it learns from all unlabeled images, those of no class included"}
+)
 
 
 class BalancedHead:
@@ -98,7 +107,9 @@ class BalancedHead:
             "joint_pass" (one pass of all views together).
         refuses: What the head cannot be combined with, by such a name, and the reason:
             "pseudo_labeler" (another than the linear one), "threshold" (another than a fixed one),
-            "balance" (every other method against the imbalance of the labeled images).
+            "balance" (every other method against the imbalance of the labeled images), "open_set"
+            (images that belong to no class; by default it is refused). One that does not refuse an
+            open set leaves out the images that the field `belongs` of `HeadStep` says.
         loss_names: The names of its losses.
         strong_views: Strong views of each unlabeled image that it is made for, 1 or 2.
 
@@ -107,7 +118,7 @@ class BalancedHead:
     """
 
     asks_for: ClassVar[frozenset[str]] = frozenset()
-    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    refuses: ClassVar[Mapping[str, str]] = ALL_IMAGES
     loss_names: ClassVar[tuple[str, ...]] = ("balanced_head_loss",)
     strong_views: ClassVar[int] = 1
 

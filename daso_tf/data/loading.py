@@ -159,10 +159,13 @@ class Selection:
         source: The data set.
         parts: By the part's name in `SemiSupervisedData`, a pool and the positions chosen in it.
             Images of no class are not among them, so that they change nothing of a run.
+        known_copies: The copies that `without` was given, those that are left out included; None
+            before that.
     """
 
     source: Source
     parts: dict[str, tuple[Pool, np.ndarray]]
+    known_copies: Sequence[Copy] | None = None
 
     @property
     def sizes(self) -> dict[str, set[Size]]:
@@ -188,7 +191,8 @@ class Selection:
             "%d of %d unlabeled images are copies and are left out.", len(dropped), len(members)
         )
         kept = np.delete(members, dropped)
-        return dataclasses.replace(self, parts={**self.parts, "unlabeled": (pool, kept)})
+        parts = {**self.parts, "unlabeled": (pool, kept)}
+        return dataclasses.replace(self, parts=parts, known_copies=copies)
 
     def read(
         self, source_size: int, resolution: int, stream: bool | None, max_bad_files: int

@@ -13,7 +13,7 @@ from daso_tf.balance.balanced_head import Features
 from daso_tf.platform.checks import checked_whole_number
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
 from daso_tf.pseudo_labels.pseudo_labeler import Logits
-from daso_tf.step import losses
+from daso_tf.step import known_images, losses
 from daso_tf.step.learner import Learner
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.stored_views import check_strong_labeled, default_strong
@@ -160,23 +160,21 @@ class FixMatch(Learner):
         if bias is not None:
             teaching_logits = labeler.teaching_logits(teaching_logits, bias, step)
         probabilities = tf.nn.softmax(teaching_logits)
-        known = {} if belongs is None else {"belongs": belongs}
+        known = known_images.argument(belongs)
         pseudo_labels = labeler(
             probabilities, weak.features, step=step, positions=positions, **known
         )
-        selection = self.threshold(
-            pseudo_labels.target, labels, positions, step=step - self.first_step
+        pseudo_labels, selection = self.selected(
+            pseudo_labels, weak.logits, labels, step, positions, belongs
         )
-        weights = selection.weights if belongs is None else belongs * selection.weights
-        if self.balanced_head is not None:
-            weights = self.balanced_head.selected(weights, tf.stop_gradient(weak.logits))
-        if selection.labels is not None:
-            pseudo_labels = pseudo_labels._replace(final=selection.labels)
+        weights = selection.weights
         if "step_losses" in labeler.asks_for:
             logits = Logits(
                 labeled.logits, weak.logits, [view.logits for view in strong], of_strong_labeled
             )
-            terms = labeler.step_losses(logits, labels, pseudo_labels, weights, step, positions)
+            terms = labeler.step_losses(
+                logits, labels, pseudo_labels, weights, step, positions, **known
+            )
         else:
             of_views = [
                 losses.consistency(pseudo_labels.final, weights, labeler.with_margins(view.logits))
@@ -195,7 +193,7 @@ class FixMatch(Learner):
             **labeler.auxiliary_losses(weak.features, strong[0].features, step, **known),
             **self.threshold.auxiliary_losses(strong[0].logits, weights),
             **self.balanced_losses(
-                features, labels, step, averaged, weak.logits, positions, second
+                features, labels, step, averaged, weak.logits, positions, second, **known
             ),
         }
         return StepOutcome(terms, labeled.logits, pseudo_labels, weights)

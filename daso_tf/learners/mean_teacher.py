@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
-from daso_tf.step import losses
-from daso_tf.step.learner import Learner
+from daso_tf.step import known_images, losses
+from daso_tf.step.learner import (
+    NO_BALANCED_HEAD,
+    NO_MARGINS,
+    NO_STEP_LOSSES,
+    NO_THRESHOLD,
+    Learner,
+)
 from daso_tf.step.outcome import Outputs, StepOutcome
 
 
@@ -63,6 +71,15 @@ class MeanTeacher(Learner):
         targets improve semi-supervised deep learning results", NeurIPS 2017, section 2.
     """
 
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "threshold": NO_THRESHOLD,
+            "balanced_head": NO_BALANCED_HEAD,
+            "margins": NO_MARGINS,
+            "step_losses": NO_STEP_LOSSES,
+        }
+    )
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -93,7 +110,11 @@ class MeanTeacher(Learner):
         )
 
     def compute_losses(
-        self, views: MeanTeacherViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: MeanTeacherViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
@@ -102,14 +123,15 @@ class MeanTeacher(Learner):
 
         labeled, student = self.forward(views.labeled, views.student)
         target = tf.stop_gradient(tf.nn.softmax(teacher.logits))
-        pseudo_labels = labeler(target, teacher.features, step=step, positions=positions)
-        consistency_loss = losses.squared_error(pseudo_labels.target, student.logits)
+        known = known_images.argument(belongs)
+        pseudo_labels = labeler(target, teacher.features, step=step, positions=positions, **known)
+        consistency_loss = losses.squared_error(pseudo_labels.target, student.logits, **known)
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
-            **labeler.auxiliary_losses(teacher.features, student.features, step),
+            **labeler.auxiliary_losses(teacher.features, student.features, step, **known),
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, belongs)
 
     def _teach(self, views: MeanTeacherViews, labels: tf.Tensor) -> Outputs:
         """Maps the teacher's views through the average.

@@ -12,6 +12,7 @@ from scipy.special import betaincinv
 from daso_tf.platform.checks import checked_number
 from daso_tf.platform.draws import whole_numbers
 from daso_tf.pseudo_labels import PseudoLabeler, PseudoLabels
+from daso_tf.step import known_images
 
 _QUANTILE_BITS = 12
 
@@ -86,6 +87,26 @@ def cut(mixup: MixUp, sizes: Sequence[int], count: int) -> MixUp:
     return MixUp(tf.fill([count], mixup.weight), order)
 
 
+def of_known_images(mixup: MixUp, belongs: tf.Tensor) -> MixUp:
+    """Lets no image be mixed with one that belongs to no class; it is mixed with itself instead.
+
+    Args:
+        mixup: Weight and permutation.
+        belongs: float `(count,)`, 0 for images that belong to no class, else 1.
+
+    Returns:
+        A `MixUp` whose order is no permutation where such an image was a partner.
+
+    Example:
+
+    >>> mixup = MixUp(tf.constant(0.75), tf.constant([2, 0, 1]))
+    >>> of_known_images(mixup, tf.constant([1.0, 1.0, 0.0])).order.numpy().tolist()
+    [0, 0, 1]
+    """
+    known = tf.gather(belongs, mixup.order) > 0
+    return mixup._replace(order=tf.where(known, mixup.order, tf.range(tf.size(mixup.order))))
+
+
 def mix(values: tf.Tensor, mixup: MixUp) -> tf.Tensor:
     """Mixes each row, an image or a target, with another one.
 
@@ -132,6 +153,7 @@ def sharpened_pseudo_labels(
     features: tf.Tensor,
     step: tf.Tensor,
     positions: tf.Tensor | None,
+    belongs: tf.Tensor | None = None,
 ) -> PseudoLabels:
     """Makes pseudo-labels of sharpened predictions.
 
@@ -145,6 +167,8 @@ def sharpened_pseudo_labels(
         features: float `(batch, D)`, those of the predictions.
         step: int scalar, the number of steps done before this one.
         positions: As for `PseudoLabeler.call`.
+        belongs: float `(batch,)`, 0 for images that belong to no class, else 1; None without an
+            open set.
 
     Returns:
         The `PseudoLabels`.
@@ -153,10 +177,11 @@ def sharpened_pseudo_labels(
         Wei et al., "CReST", CVPR 2021, section 3.3; in ReMixMatch, alignment comes first, too
         (Berthelot et al., "ReMixMatch", ICLR 2020, algorithm 1).
     """
+    known = known_images.argument(belongs)
     if "unsharpened_predictions" not in labeler.asks_for:
         sharp = sharpen(probabilities, temperature)
-        return labeler(sharp, features, step=step, positions=positions)
-    pseudo_labels = labeler(probabilities, features, step=step, positions=positions)
+        return labeler(sharp, features, step=step, positions=positions, **known)
+    pseudo_labels = labeler(probabilities, features, step=step, positions=positions, **known)
     target = sharpen(pseudo_labels.target, temperature)
     return pseudo_labels._replace(target=target, confidence=tf.reduce_max(target, axis=-1))
 
@@ -204,6 +229,7 @@ def mixed(
     views: Sequence[tf.Tensor],
     targets: Sequence[tf.Tensor],
     mixup: MixUp,
+    belongs: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes all views and their targets, and applies a network to the mixed images.
 
@@ -216,6 +242,8 @@ def mixed(
             each is a multiple of theirs.
         targets: float `(any, K)` each, of the same images.
         mixup: Weight and permutation for all of them.
+        belongs: float, 0 for the images of each view after the first one that belong to no class,
+            else 1: nothing is mixed with them. None without an open set.
 
     Returns:
         Logits and mixed targets, float `(all, K)` both, in the order of the views.
@@ -228,6 +256,9 @@ def mixed(
         authors' implementation.
     """
     batch_size = views[0].shape[0]
+    if belongs is not None:
+        unlabeled = [belongs] * (len(views) - 1)
+        mixup = of_known_images(mixup, tf.concat([tf.ones(batch_size), *unlabeled], axis=0))
     images = interleave(mix(tf.concat(views, axis=0), mixup), batch_size)
     batches = tf.split(images, images.shape[0] // batch_size)
     logits = tf.concat([network(batch) for batch in batches], axis=0)

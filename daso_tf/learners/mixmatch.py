@@ -11,8 +11,14 @@ import tensorflow as tf
 
 from daso_tf.learners import mixing
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
-from daso_tf.step import losses
-from daso_tf.step.learner import Learner
+from daso_tf.step import known_images, losses
+from daso_tf.step.learner import (
+    NO_BALANCED_HEAD,
+    NO_MARGINS,
+    NO_STEP_LOSSES,
+    NO_THRESHOLD,
+    Learner,
+)
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -71,7 +77,13 @@ class MixMatch(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {**Learner.refuses, "frozen_encoder": "it mixes images, and stored views cannot be mixed"}
+        {
+            "threshold": NO_THRESHOLD,
+            "balanced_head": NO_BALANCED_HEAD,
+            "margins": NO_MARGINS,
+            "step_losses": NO_STEP_LOSSES,
+            "frozen_encoder": "it mixes images, and stored views cannot be mixed",
+        }
     )
 
     def __init__(
@@ -118,11 +130,16 @@ class MixMatch(Learner):
         return MixMatchViews(labeled, first, second, mixup)
 
     def compute_losses(
-        self, views: MixMatchViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: MixMatchViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         step = tf.convert_to_tensor(self.step)
+        known = known_images.argument(belongs)
         self.observe_labeled(views.labeled, labels)
 
         # The mean of the predictions for both views, sharpened. BatchNorm sees each view as a
@@ -136,6 +153,7 @@ class MixMatch(Learner):
             first.features,
             step,
             positions,
+            belongs,
         )
 
         logits, targets = mixing.mixed(
@@ -143,17 +161,18 @@ class MixMatch(Learner):
             [views.labeled, views.first, views.second],
             [tf.one_hot(labels, self.num_classes), pseudo_labels.target, pseudo_labels.target],
             views.mixup,
+            belongs,
         )
         sizes = [views.labeled.shape[0], -1]
         labeled_logits, unlabeled_logits = tf.split(logits, sizes)
         labeled_targets, unlabeled_targets = tf.split(targets, sizes)
-        consistency_loss = losses.squared_error(unlabeled_targets, unlabeled_logits)
+        consistency_loss = losses.squared_error(unlabeled_targets, unlabeled_logits, belongs)
         terms = {
             "supervised_loss": self.supervised_loss(labeled_targets, labeled_logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,
-            **labeler.auxiliary_losses(first.features, second.features, step),
+            **labeler.auxiliary_losses(first.features, second.features, step, **known),
         }
-        return StepOutcome(terms, labeled_logits, pseudo_labels)
+        return StepOutcome(terms, labeled_logits, pseudo_labels, belongs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this model."""

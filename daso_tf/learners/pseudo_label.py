@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
-from daso_tf.step import losses
+from daso_tf.step import known_images, losses
 from daso_tf.step.learner import NO_BALANCED_HEAD, NO_STEP_LOSSES, Learner
 from daso_tf.step.outcome import StepOutcome
 from daso_tf.thresholds import Threshold
@@ -105,14 +105,12 @@ class PseudoLabel(Learner):
 
         labeled, unlabeled = self.forward(*views)
         target = tf.stop_gradient(tf.nn.softmax(unlabeled.logits))
-        known = {} if belongs is None else {"belongs": belongs}
+        known = known_images.argument(belongs)
         pseudo_labels = labeler(target, unlabeled.features, step=step, positions=positions, **known)
-        selection = self.threshold(
-            pseudo_labels.target, labels, positions, step=step - self.first_step
+        pseudo_labels, selection = self.selected(
+            pseudo_labels, unlabeled.logits, labels, step, positions, belongs
         )
-        weights = selection.weights if belongs is None else belongs * selection.weights
-        if selection.labels is not None:
-            pseudo_labels = pseudo_labels._replace(final=selection.labels)
+        weights = selection.weights
         consistency_loss = losses.consistency(
             pseudo_labels.final, weights, labeler.with_margins(unlabeled.logits)
         )

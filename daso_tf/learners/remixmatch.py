@@ -17,8 +17,8 @@ from daso_tf.platform import draws, replicas
 from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import CDMADPseudoLabeler, LinearPseudoLabeler, PseudoLabeler
 from daso_tf.pseudo_labels.cdmad import bounded_cross_entropy
-from daso_tf.step import compatibility, losses
-from daso_tf.step.learner import NO_JOINT_PASS, NO_MARGINS, NO_OPEN_SET, NO_THRESHOLD, Learner
+from daso_tf.step import compatibility, known_images, losses
+from daso_tf.step.learner import NO_JOINT_PASS, NO_MARGINS, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -86,7 +86,6 @@ class ReMixMatch(Learner):
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "threshold": NO_THRESHOLD,
-            "open_set": NO_OPEN_SET,
             "margins": NO_MARGINS,
             "joint_pass": NO_JOINT_PASS,
             "frozen_encoder": "it mixes and rotates images, and stored views can be neither",
@@ -189,12 +188,14 @@ class ReMixMatch(Learner):
         labels: tf.Tensor,
         positions: tf.Tensor | None = None,
         strong_labeled: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step, in the order of the paper's algorithm."""
         labeler = self.pseudo_labeler
         if isinstance(labeler, CDMADPseudoLabeler):
-            return self._losses_of_cdmad(labeler, views, labels, strong_labeled)
+            return self._losses_of_cdmad(labeler, views, labels, strong_labeled, belongs)
         step = tf.convert_to_tensor(self.step)
+        known = known_images.argument(belongs)
         self.observe_labeled(views.labeled, labels)
 
         # The published order of passes: weak views, mixed batches, strong views, rotated strong
@@ -213,9 +214,9 @@ class ReMixMatch(Learner):
         )
         guess = tf.stop_gradient(tf.nn.softmax(self.teaching_logits(weak, step, averaged)))
         if self.distribution_alignment is not None:
-            guess = self.distribution_alignment(guess)
+            guess = self.distribution_alignment(guess, **known)
         pseudo_labels = mixing.sharpened_pseudo_labels(
-            labeler, guess, self.sharpening_temperature, weak.features, step, positions
+            labeler, guess, self.sharpening_temperature, weak.features, step, positions, belongs
         )
         target = pseudo_labels.target
 
@@ -224,6 +225,7 @@ class ReMixMatch(Learner):
             [views.labeled, views.weak, views.strong, views.second_strong],
             [tf.one_hot(labels, self.num_classes), target, target, target],
             views.mixup,
+            belongs,
         )
         if not joint:
             (strong,) = self.forward(views.strong)
@@ -236,10 +238,10 @@ class ReMixMatch(Learner):
         rotation_loss = losses.cross_entropy(views.turns, self._rotation_logits(views))
         terms = {
             "supervised_loss": self.supervised_loss(labeled_targets, labeled_logits, step),
-            "consistency_loss": self.weight_at(step) * tf.reduce_mean(consistency_loss),
-            "premixup_loss": premixup_weight * tf.reduce_mean(premixup_loss),
-            "rotation_loss": self.rotation_weight * tf.reduce_mean(rotation_loss),
-            **labeler.auxiliary_losses(weak.features, strong.features, step),
+            "consistency_loss": self.weight_at(step) * known_images.mean(consistency_loss, belongs),
+            "premixup_loss": premixup_weight * known_images.mean(premixup_loss, belongs),
+            "rotation_loss": self.rotation_weight * known_images.mean(rotation_loss, belongs),
+            **labeler.auxiliary_losses(weak.features, strong.features, step, **known),
         }
         if self.balanced_head is not None:
             if averaged is None:
@@ -249,7 +251,7 @@ class ReMixMatch(Learner):
                 labeled = averaged.labeled
             features = Features(labeled, weak.features, strong.features)
             terms.update(self.balanced_losses(features, labels, step, averaged))
-        return StepOutcome(terms, labeled_logits, pseudo_labels)
+        return StepOutcome(terms, labeled_logits, pseudo_labels, belongs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this model."""
@@ -270,6 +272,7 @@ class ReMixMatch(Learner):
         views: ReMixMatchViews,
         labels: tf.Tensor,
         strong_labeled: tf.Tensor | None,
+        belongs: tf.Tensor | None,
     ) -> StepOutcome:
         """Computes the losses of one step as CDMAD's authors do.
 
@@ -280,8 +283,9 @@ class ReMixMatch(Learner):
         bias = self.blank_logits()
         (weak,) = self.forward(views.weak)
         guess = tf.nn.softmax(labeler.teaching_logits(weak.logits, bias, step))
+        guess = tf.stop_gradient(guess)
         pseudo_labels = mixing.sharpened_pseudo_labels(
-            labeler, tf.stop_gradient(guess), self.sharpening_temperature, weak.features, step, None
+            labeler, guess, self.sharpening_temperature, weak.features, step, None, belongs
         )
         target = pseudo_labels.target
         one_hot = tf.one_hot(labels, self.num_classes)
@@ -292,6 +296,7 @@ class ReMixMatch(Learner):
             [first, views.weak, views.strong, views.second_strong],
             [one_hot, target, target, target],
             views.mixup,
+            belongs,
         )
         (labeled,) = self.forward(views.labeled)
         rotation_loss = losses.cross_entropy(views.turns, self._rotation_logits(views))
@@ -306,11 +311,11 @@ class ReMixMatch(Learner):
         premixup_weight = self.premixup_weight * self.ramp_at(step)
         terms = {
             "supervised_loss": tf.reduce_mean(of_mixed) + tf.reduce_mean(of_weak),
-            "consistency_loss": self.weight_at(step) * tf.reduce_mean(consistency_loss),
-            "premixup_loss": premixup_weight * tf.reduce_mean(premixup_loss),
-            "rotation_loss": self.rotation_weight * tf.reduce_mean(rotation_loss),
+            "consistency_loss": self.weight_at(step) * known_images.mean(consistency_loss, belongs),
+            "premixup_loss": premixup_weight * known_images.mean(premixup_loss, belongs),
+            "rotation_loss": self.rotation_weight * known_images.mean(rotation_loss, belongs),
         }
-        return StepOutcome(terms, labeled.logits, pseudo_labels)
+        return StepOutcome(terms, labeled.logits, pseudo_labels, belongs)
 
     def _rotation_logits(self, views: ReMixMatchViews) -> tf.Tensor:
         """Maps the rotated strong views, as a separate batch, to logits of the four rotations."""

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from daso_tf.pseudo_labels import LinearPseudoLabeler, PseudoLabeler
-from daso_tf.step import losses
-from daso_tf.step.learner import NO_BALANCED_HEAD, NO_THRESHOLD, Learner
+from daso_tf.step import known_images, losses
+from daso_tf.step.learner import NO_BALANCED_HEAD, NO_STEP_LOSSES, NO_THRESHOLD, Learner
 from daso_tf.step.outcome import StepOutcome
 
 
@@ -54,7 +54,11 @@ class Student(Learner):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"threshold": NO_THRESHOLD, "balanced_head": NO_BALANCED_HEAD}
+        {
+            "threshold": NO_THRESHOLD,
+            "balanced_head": NO_BALANCED_HEAD,
+            "step_losses": NO_STEP_LOSSES,
+        }
     )
 
     def __init__(
@@ -93,16 +97,14 @@ class Student(Learner):
         self.observe_labeled(views.labeled, labels)
 
         labeled, weak = self.forward(*views)
-        known = {} if belongs is None else {"belongs": belongs}
+        known = known_images.argument(belongs)
         pseudo_labels = labeler(
             tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions, **known
         )
         teaching = losses.soft_cross_entropy(
             pseudo_labels.target, labeler.with_margins(weak.logits)
         )
-        weights = labeler.image_weights(positions)
-        if belongs is not None:
-            weights = belongs if weights is None else belongs * weights
+        weights = known_images.taught(labeler.image_weights(positions), belongs)
         if weights is not None:
             teaching *= weights
         terms = {

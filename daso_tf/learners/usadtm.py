@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from daso_tf.platform.checks import checked_number
 from daso_tf.pseudo_labels import TemplateMatchingPseudoLabeler
-from daso_tf.step import losses
+from daso_tf.step import known_images, losses
 from daso_tf.step.compatibility import Conflict
-from daso_tf.step.learner import NO_MARGINS, NO_OPEN_SET, Learner
+from daso_tf.step.learner import NO_MARGINS, Learner
 from daso_tf.step.outcome import StepOutcome
 from daso_tf.step.stored_views import default_strong
 
@@ -77,7 +77,6 @@ class USADTM(Learner):
             "pseudo_labeler": "its pseudo-labels are the classes of the nearest templates",
             "threshold": "its confidence is the similarity to a template, which is no probability",
             "balanced_head": "its pseudo-labels are those of the templates, not of a classifier",
-            "open_set": NO_OPEN_SET,
             "margins": NO_MARGINS,
         }
     )
@@ -130,7 +129,11 @@ class USADTM(Learner):
         )
 
     def compute_losses(
-        self, views: USADTMViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: USADTMViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses of one step."""
         labeler = self.pseudo_labeler
@@ -139,16 +142,17 @@ class USADTM(Learner):
         # The templates are means of features of the trained network, from the same joint batch.
         labeler.observe(tf.stop_gradient(labeled.features), labels)
 
+        known = known_images.argument(belongs)
         pseudo_labels = labeler(
-            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions
+            tf.nn.softmax(weak.logits), weak.features, step=step, positions=positions, **known
         )
         # A confidence of 0 marks an image without a pseudo-label, also for a threshold of 0.
         confidence = pseudo_labels.confidence
         taught = (confidence > 0) & (confidence >= self.confidence_threshold)
-        weights = tf.cast(taught, tf.float32)
+        weights = known_images.taught(tf.cast(taught, tf.float32), belongs)
         consistency_loss = losses.consistency(pseudo_labels.final, weights, strong.logits)
         pairs = [(identity, weak), (identity, strong), (weak, strong)]
-        information = [losses.mutual_information(a.logits, b.logits) for a, b in pairs]
+        information = [losses.mutual_information(a.logits, b.logits, belongs) for a, b in pairs]
         terms = {
             "supervised_loss": self.supervised_loss(labels, labeled.logits, step),
             "consistency_loss": self.weight_at(step) * consistency_loss,

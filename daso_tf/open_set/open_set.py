@@ -39,10 +39,7 @@ class OpenSet(keras.layers.Layer):
     """
 
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "threshold": "its estimates are of all unlabeled images; only a fixed one has none",
-            "balanced_head": "it learns from all unlabeled images",
-        }
+        {"threshold": "its estimates are of all unlabeled images; only a fixed one has none"}
     )
     learns_from: ClassVar[tuple[str, ...]] = ()
 

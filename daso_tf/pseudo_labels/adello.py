@@ -140,6 +140,7 @@ class ADELLOPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels, which are not adjusted; see `PseudoLabeler.call`."""
         target = tf.stop_gradient(linear_target)
@@ -153,10 +154,11 @@ class ADELLOPseudoLabeler(PseudoLabeler):
         weights: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the three losses and updates the prior; see `PseudoLabeler.step_losses`."""
         for_labeled, for_unlabeled = self.adjustments(step)  # by the prior before this step
-        self._update(pseudo_labels.target, step, positions)
+        self._update(pseudo_labels.target, step, positions, belongs)
 
         supervised = tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels, logits.labeled + for_labeled
@@ -164,6 +166,9 @@ class ADELLOPseudoLabeler(PseudoLabeler):
         strong = [view + for_unlabeled for view in logits.strong]
         hard = tf.one_hot(pseudo_labels.final, len(self.labeled_counts))
         distills = tf.cast(tf.cast(step, tf.int64) >= self.distill_after, tf.float32)
+        unsure = distills * (1.0 - weights)
+        if belongs is not None:
+            unsure *= belongs
         temperature = tf.maximum(tf.convert_to_tensor(self.temperature), 1.0)
         soft = pseudo_labels.target ** (1.0 / temperature)
         soft /= tf.reduce_sum(soft, axis=-1, keepdims=True)
@@ -171,7 +176,7 @@ class ADELLOPseudoLabeler(PseudoLabeler):
         return {
             "supervised_loss": tf.reduce_mean(supervised),
             "consistency_loss": soft_consistency(hard, weights, strong),
-            "distillation_loss": soft_consistency(soft, distills * (1.0 - weights), softened),
+            "distillation_loss": soft_consistency(soft, unsure, softened),
         }
 
     def get_config(self) -> dict[str, Any]:
@@ -188,16 +193,22 @@ class ADELLOPseudoLabeler(PseudoLabeler):
             "num_unlabeled": self.num_unlabeled,
         }
 
-    def _update(self, target: tf.Tensor, step: tf.Tensor, positions: tf.Tensor | None) -> None:
+    def _update(
+        self,
+        target: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None,
+        belongs: tf.Tensor | None,
+    ) -> None:
         """Moves the prior to the mean prediction; sets the temperature when it is first needed."""
-        counted = tf.ones(tf.shape(target)[:1], target.dtype)
+        counted = tf.ones(tf.shape(target)[:1], target.dtype) if belongs is None else belongs
         if self.num_unlabeled is not None:
             if positions is None:
                 raise ValueError(
                     "ADELLO with num_unlabeled needs the positions of the unlabeled images of each "
                     "batch. Create the batches by training_batches(..., with_positions=True)."
                 )
-            counted = tf.cast(positions < self.num_unlabeled, target.dtype)
+            counted *= tf.cast(positions < self.num_unlabeled, target.dtype)
         total, count = replicas.total(
             [tf.reduce_sum(counted[:, None] * target, axis=0), tf.reduce_sum(counted)]
         )

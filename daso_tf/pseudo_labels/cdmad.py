@@ -103,9 +103,10 @@ class CDMADPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
-        target = self._aligned(tf.stop_gradient(linear_target), step)
+        target = self._aligned(tf.stop_gradient(linear_target), step, belongs)
         return PseudoLabels.from_target(target, linear=tf.argmax(target, axis=-1))
 
     def step_losses(
@@ -116,6 +117,7 @@ class CDMADPseudoLabeler(PseudoLabeler):
         weights: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes both losses; see `PseudoLabeler.step_losses`."""
         one_hot = tf.one_hot(labels, logits.labeled.shape[-1])
@@ -137,14 +139,16 @@ class CDMADPseudoLabeler(PseudoLabeler):
             "aligned_counts": self.aligned_counts and list(self.aligned_counts),
         }
 
-    def _aligned(self, probabilities: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def _aligned(
+        self, probabilities: tf.Tensor, step: tf.Tensor, belongs: tf.Tensor | None
+    ) -> tf.Tensor:
         """Aligns a batch of predictions by those of the epoch so far."""
         if self.aligned_counts is None:
             return probabilities
         begins = epoch_begins(self.epoch, step, self.epoch_steps)
         for memory in self.alignment.weights:
             memory.assign(tf.where(begins, tf.zeros_like(memory), memory))
-        return self.alignment(probabilities)
+        return self.alignment(probabilities, belongs)
 
 
 def bounded_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -29,7 +29,6 @@ OWN_LOSSES: Mapping[str, str] = MappingProxyType(
     {
         "balance": "each counters the imbalance by losses of its own, and a step has one of them",
         "threshold": "its losses are those of one confidence for all classes",
-        **ALL_IMAGES,
     }
 )
 
@@ -129,9 +128,9 @@ class PseudoLabeler(keras.layers.Layer):
             step, with the predictions of different classifiers), "threshold" (another than a fixed
             one), "balance" (every other method against the imbalance of the labeled images),
             "open_set" (images that belong to no class; by default it is refused). One that does
-            not refuse an open set has another argument `belongs` in `call`, as in
-            `auxiliary_losses`. The final pseudo-labels that `update` receives are then -1 for
-            images of no class.
+            not refuse an open set has another argument `belongs` in `call` and `step_losses`, as
+            in `auxiliary_losses`. For images of no class, the weights that `step_losses` receives
+            are then 0, and the final pseudo-labels that `update` receives are -1.
         loss_names: Names of the losses that `auxiliary_losses` returns, and of those that
             `step_losses` returns in addition to the learner's.
         strong_views: Strong views of each unlabeled image that it is made for, 1 or 2.
@@ -211,6 +210,7 @@ class PseudoLabeler(keras.layers.Layer):
         weights: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses of a step, instead of the learner, if it asks for "step_losses".
 
@@ -218,9 +218,11 @@ class PseudoLabeler(keras.layers.Layer):
             logits: The `Logits` of all views.
             labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
             pseudo_labels: The `PseudoLabels` that `call` returned.
-            weights: float `(mu * batch,)`, 1 where the confidence reaches the threshold, else 0.
+            weights: float `(mu * batch,)`, 1 where the confidence reaches the threshold, else 0;
+                0 for images that belong to no class.
             step: int scalar, the number of steps done before this one.
             positions: As for `call`.
+            belongs: As for `auxiliary_losses`. It is given only with an open set.
 
         Returns:
             Scalars by their names in the logs: "supervised_loss", "consistency_loss" without its

@@ -142,6 +142,7 @@ class SimProPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         self.start(step)
@@ -159,6 +160,7 @@ class SimProPseudoLabeler(PseudoLabeler):
         weights: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Counts the labels, and computes both losses; see `PseudoLabeler.step_losses`."""
         one_hot = tf.one_hot(labels, len(self.labeled_counts))

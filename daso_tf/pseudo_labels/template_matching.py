@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -46,6 +47,8 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
 
     asks_for = frozenset({"labeled_features"})
 
+    refuses = MappingProxyType({})
+
     def __init__(
         self, queue_size: int | Sequence[int] = 256, pretrain_steps: int = 500, **kwargs: Any
     ):
@@ -68,6 +71,7 @@ class TemplateMatchingPseudoLabeler(PseudoLabeler):
         features: tf.Tensor,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> PseudoLabels:
         """Makes the pseudo-labels; see `PseudoLabeler.call`."""
         features = tf.stop_gradient(tf.cast(features, tf.float32))

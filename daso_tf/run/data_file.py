@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from daso_tf.data import SemiSupervisedData
+from daso_tf.data.copies import Copy
 from daso_tf.data.identity import PARTS, Differences, Identity, Part, compare, identify
 from daso_tf.platform.files import write_atomically
 
@@ -77,12 +78,15 @@ class RunData(NamedTuple):
         identity: What it consists of.
         unlabeled: Its unlabeled images, and those of earlier parts of the run.
         news: What to tell the user; nothing where nothing has changed.
+        copies: The copies among all images that the run selected; None where they were not
+            searched.
     """
 
     data: SemiSupervisedData
     identity: Identity
     unlabeled: UnlabeledImages
     news: str = ""
+    copies: Sequence[Copy] | None = None
 
     def write(self, path: Path) -> None:
         """Writes the data file.

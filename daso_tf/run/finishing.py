@@ -23,7 +23,7 @@ from daso_tf.run.inspection.inspect import OWN_PICTURES, PAGE, check_reportable,
 from daso_tf.run.inspection.label_next import write_next
 from daso_tf.run.learner import restored
 from daso_tf.run.model_card import model_card
-from daso_tf.run.open_set import Detector, line, score_of
+from daso_tf.run.open_set import detector_of, line
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.preparation import load_data
 from daso_tf.run.report import draw, table
@@ -72,7 +72,7 @@ def finish(run: Run) -> None:
             twin = twin_of(settings, run.data, alone) if "labels_only" in answers else None
             learner = twin or restored(settings, run.data, run.checkpoints, alone, step)
         data = _data_of(run.data, answers)
-        page = inspect(settings, data, run.identity, learner, run.results)
+        page = inspect(settings, data, run.identity, learner, run.results, run.copies)
         print(f"Report:          {page}")
 
 
@@ -103,7 +103,7 @@ def report(settings: Settings, step: int | None = None) -> Path:
                 settings, data, learner, results, strategies.make("none")
             )
         data = _data_of(data, answers)
-    return inspect(settings, data, run_data.identity, learner, results)
+    return inspect(settings, data, run_data.identity, learner, results, run_data.copies)
 
 
 def label_next(settings: Settings, count: int, path: Path) -> None:
@@ -307,12 +307,9 @@ def _answers(
         "test_logit_adjustment": strength,
     }
     predict = Prediction(learner, settings.evaluation_batch_size)
-    if learner.open_set is not None or data.unknown is not None:
-        score = score_of(settings, data, learner)
-        detector = Detector(learner, score, data, settings.evaluation_batch_size)
-        detector.fit()
-        if measured := detector.measured():
-            answers["unknown"] = measured
+    tells_unknown = learner.open_set is not None or data.unknown is not None
+    if tells_unknown and (measured := detector_of(settings, data, learner).measured()):
+        answers["unknown"] = measured
     fitted = None
     if settings.calibrate != "none":
         fitted = calibrated(settings, data, predict)

@@ -115,6 +115,24 @@ class Detector:
         }
 
 
+def detector_of(settings: Settings, data: SemiSupervisedData, learner: Learner) -> Detector:
+    """Returns what finds images of no class by a learner as it is, with the score of `score_of`.
+
+    The open set of a run is fitted at every evaluation (`FitOpenSet`), and the checkpoints have it.
+    It is fitted here only between two of them; a new score always is.
+
+    Args:
+        settings: Those of the run.
+        data: Its data.
+        learner: What answers.
+    """
+    score = score_of(settings, data, learner)
+    detector = Detector(learner, score, data, settings.evaluation_batch_size)
+    if not (score.has_limit and _is_fitted_at(int(learner.step.numpy()), settings.evaluate_every)):
+        detector.fit()
+    return detector
+
+
 class FitOpenSet(keras.callbacks.Callback):
     """Fits the open set of a learner after every evaluation; comes before `SaveCheckpoint`.
 
@@ -133,7 +151,7 @@ class FitOpenSet(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Fits."""
-        if int(self.model.step.numpy()) % self.every == 0:
+        if _is_fitted_at(int(self.model.step.numpy()), self.every):
             self.detector.fit()
 
 
@@ -149,6 +167,10 @@ def line(measured: dict[str, Any]) -> str:
         f"{text}; taken for unknown: {100 * measured['rejected_unknown']:.1f} % of them and "
         f"{100 * measured['rejected_test']:.1f} % of the test images"
     )
+
+
+def _is_fitted_at(step: int, every: int) -> bool:
+    return step % every == 0
 
 
 def _sample(images: Any) -> Any:

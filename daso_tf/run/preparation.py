@@ -98,6 +98,7 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         check_writable(settings.export_dir)
     data = banks.banked(settings, data)
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
+    run = run._replace(copies=run_data.copies)
     if strategies.is_chief(strategy):
         for line in (*chosen, *filter(None, [run_data.news])):
             print(line)
@@ -144,7 +145,7 @@ def load_data(
         settings.adopt_data,
     )
     checkpoints.unlabeled = run_data.unlabeled
-    return run_data
+    return run_data._replace(copies=selection.known_copies)
 
 
 def _identity(settings: Settings) -> str:

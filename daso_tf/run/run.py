@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from daso_tf.data import SemiSupervisedData, reading
+from daso_tf.data.copies import Copy
 from daso_tf.data.identity import Identity
 from daso_tf.learners import Learner
 from daso_tf.platform import strategies
@@ -50,6 +51,8 @@ class Run(NamedTuple):
         results: Its evaluations so far.
         stages: What is left to train in this generation.
         last_step: When to stop early.
+        copies: The copies among all images that the run selected; None where they were not
+            searched.
     """
 
     settings: Settings
@@ -63,6 +66,7 @@ class Run(NamedTuple):
     results: Results
     stages: list[epochs.Stage]
     last_step: LastStep
+    copies: Sequence[Copy] | None = None
 
 
 def begin(
@@ -163,9 +167,10 @@ def train(run: Run) -> Run:
     time_left = TimeLeft(run.settings.steps, _ERASE_LINE if is_terminal else "")
     _train_generation(run, time_left)
     while run.generation.last_step < run.settings.steps:
-        run = begin(
+        begun = begin(
             run.settings, run.data, run.identity, run.checkpoints, run.strategy, run.last_step
         )
+        run = begun._replace(copies=run.copies)
         _train_generation(run, time_left)
     return run
 

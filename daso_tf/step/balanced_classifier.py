@@ -142,6 +142,7 @@ class BalancedClassifier(Classifier):
         weak_logits: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
         second_strong: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses of the balanced head.
 
@@ -153,6 +154,7 @@ class BalancedClassifier(Classifier):
             weak_logits: float `(mu * batch, K)` of the weak views, by the first classifier.
             positions: As for `Learner.compute_losses`.
             second_strong: As for `HeadStep`.
+            belongs: As for `HeadStep`.
 
         Returns:
             Scalars by their names; nothing where there is no balanced head.
@@ -174,6 +176,7 @@ class BalancedClassifier(Classifier):
                 weak_logits,
                 positions,
                 second_strong,
+                belongs,
             )
         )
 

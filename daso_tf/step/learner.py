@@ -27,9 +27,9 @@ from daso_tf.platform.keras_versions import (
     step_logs,
     train_on_batch,
 )
-from daso_tf.pseudo_labels import PseudoLabeler
+from daso_tf.pseudo_labels import PseudoLabeler, PseudoLabels
 from daso_tf.pseudo_labels.pseudo_labeler import debiased
-from daso_tf.step import compatibility, fitting, gradients, inputs
+from daso_tf.step import compatibility, fitting, gradients, inputs, known_images
 from daso_tf.step import weight_decay as weight_decay_rules
 from daso_tf.step.balanced_classifier import BalancedClassifier
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, arguments_of
@@ -39,7 +39,7 @@ from daso_tf.step.network import decay_at, input_size
 from daso_tf.step.outcome import Outputs, StepOutcome
 from daso_tf.step.signatures import show_all_arguments
 from daso_tf.step.stored_views import stored_weak
-from daso_tf.thresholds import FixedThreshold, Threshold
+from daso_tf.thresholds import FixedThreshold, Selection, Threshold
 
 # Why most learners have no place for these; see `Learner.refuses`.
 NO_THRESHOLD = "it does not choose by confidence which pseudo-labels it teaches"
@@ -464,6 +464,39 @@ class Learner(BalancedClassifier):
         """
         if "labeled_features" in self.pseudo_labeler.asks_for:
             self.pseudo_labeler.observe(self.network.ema_features(views), labels)
+
+    def selected(
+        self,
+        pseudo_labels: PseudoLabels,
+        logits: tf.Tensor,
+        labels: tf.Tensor,
+        step: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
+    ) -> tuple[PseudoLabels, Selection]:
+        """Selects which pseudo-labels are taught, and how strongly: never those of no class.
+
+        Args:
+            pseudo_labels: What the pseudo-labeler returned.
+            logits: float `(mu * batch, K)` of the views that it labeled, by the first classifier.
+            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            step: int scalar, the number of steps done before this one.
+            positions: As for `compute_losses`.
+            belongs: As for `compute_losses`.
+
+        Returns:
+            The pseudo-labels to teach, and the `Selection` of the threshold with the weights that
+            they are taught with.
+        """
+        selection = self.threshold(
+            pseudo_labels.target, labels, positions, step=step - self.first_step
+        )
+        weights = selection.weights
+        if self.balanced_head is not None:
+            weights = self.balanced_head.selected(weights, tf.stop_gradient(logits))
+        if selection.labels is not None:
+            pseudo_labels = pseudo_labels._replace(final=selection.labels)
+        return pseudo_labels, selection._replace(weights=known_images.taught(weights, belongs))
 
     def weight_at(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the weight of the unlabeled loss in a step.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from daso_tf.platform import replicas
+from daso_tf.step import known_images
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -73,7 +74,9 @@ def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 
-def squared_error(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def squared_error(
+    targets: tf.Tensor, logits: tf.Tensor, belongs: tf.Tensor | None = None
+) -> tf.Tensor:
     """Computes the mean squared error of predicted probabilities.
 
     It is the mean over the images *and over the classes*, so it decreases with 1 / K.
@@ -81,6 +84,7 @@ def squared_error(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Args:
         targets: float `(batch, K)`, rows sum to 1.
         logits: float `(batch, K)`.
+        belongs: As for `daso_tf.step.known_images.mean`: the error of images of no class is 0.
 
     Returns:
         A scalar.
@@ -93,10 +97,15 @@ def squared_error(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Reference:
         Berthelot et al., "MixMatch", NeurIPS 2019, equation 4.
     """
-    return tf.reduce_mean(tf.square(tf.nn.softmax(logits) - targets))
+    squared = tf.square(tf.nn.softmax(logits) - targets)
+    if belongs is None:
+        return tf.reduce_mean(squared)
+    return known_images.mean(tf.reduce_mean(squared, axis=-1), belongs)
 
 
-def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.Tensor:
+def mutual_information(
+    first_logits: tf.Tensor, second_logits: tf.Tensor, belongs: tf.Tensor | None = None
+) -> tf.Tensor:
     """Computes the negative mutual information of the classes of two views of the same images.
 
     Let P be the mean over the batch of the outer products of the two views' probabilities, made
@@ -106,6 +115,8 @@ def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.
     Args:
         first_logits: float `(batch, K)`.
         second_logits: float `(batch, K)`.
+        belongs: float `(batch,)`, 0 for images of no class, which are left out, else 1; None leaves
+            none out.
 
     Returns:
         A scalar in [-log K, 0].
@@ -120,9 +131,13 @@ def mutual_information(first_logits: tf.Tensor, second_logits: tf.Tensor) -> tf.
         Ji, Henriques and Vedaldi, "Invariant Information Clustering", ICCV 2019, equation 3; in
         semi-supervised learning: Han et al., "USADTM", NeurIPS 2020, section 3.2.
     """
-    joint = tf.matmul(tf.nn.softmax(first_logits), tf.nn.softmax(second_logits), transpose_a=True)
+    first, second = tf.nn.softmax(first_logits), tf.nn.softmax(second_logits)
+    if belongs is not None:
+        first *= belongs[:, None]
+    joint = tf.matmul(first, second, transpose_a=True)
     joint = replicas.mean(joint + tf.transpose(joint))
-    joint /= tf.reduce_sum(joint)
+    total = tf.reduce_sum(joint)
+    joint = joint / total if belongs is None else tf.math.divide_no_nan(joint, total)
     # log 0 is not finite, but p log p is 0 for p = 0.
     tiny = tf.constant(1e-16, joint.dtype)
     marginal = tf.maximum(tf.reduce_sum(joint, axis=0), tiny)

@@ -353,6 +353,7 @@ class ABCFixMatch(learners.FixMatch):
         weak_logits: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
         second_strong: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Computes the losses, and notes what the recording has in addition to them."""
         head = self.balanced_head
@@ -364,8 +365,8 @@ class ABCFixMatch(learners.FixMatch):
             "keep_labeled": tf.gather(tf.constant(head.balanced_rates), labels),
             "keep_unlabeled": tf.gather(head.keep_rates(step), pseudo_labels.final),
         }
-        arguments = (features, labels, step, averaged, weak_logits, positions, second_strong)
-        return super().balanced_losses(*arguments)
+        of_step = (features, labels, step, averaged, weak_logits, positions, second_strong)
+        return super().balanced_losses(*of_step, belongs)
 
 
 class OpenUSADTM(learners.USADTM):
@@ -382,10 +383,14 @@ class OpenUSADTM(learners.USADTM):
         return outputs
 
     def compute_losses(
-        self, views: USADTMViews, labels: tf.Tensor, positions: tf.Tensor | None = None
+        self,
+        views: USADTMViews,
+        labels: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> StepOutcome:
         """Computes the losses, and notes the largest similarity of each weak view."""
-        outcome = super().compute_losses(views, labels, positions)
+        outcome = super().compute_losses(views, labels, positions, belongs)
         similarity = tf.reduce_max(self.pseudo_labeler.templates(self.recorded.weak), axis=-1)
         self.recorded.computed = {"final_confidence": similarity}
         return outcome

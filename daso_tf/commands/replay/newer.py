@@ -102,13 +102,14 @@ class _Noting(learners.Learner):
         weak_logits: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
         second_strong: tf.Tensor | None = None,
+        belongs: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Notes the predictions of both classifiers for the weak views."""
         if self.balanced_head is not None:
             balanced = tf.nn.softmax(self.balanced_classifier(features.weak))
             self.noted.values = {"weak_logits": weak_logits, "balanced": balanced}
-        arguments = (features, labels, step, averaged, weak_logits, positions, second_strong)
-        return super().balanced_losses(*arguments)
+        of_step = (features, labels, step, averaged, weak_logits, positions, second_strong)
+        return super().balanced_losses(*of_step, belongs)
 
 
 class _FixMatch(_Noting, learners.FixMatch):

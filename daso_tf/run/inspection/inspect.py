@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from daso_tf.run.inspection.pictures import Pictures, Thumbnails
 from daso_tf.run.inspection.sheets import Sheets
 from daso_tf.run.inspection.summary import Found
 from daso_tf.run.inspection.tables import write_labeled, write_unlabeled
-from daso_tf.run.open_set import Detector, score_of
+from daso_tf.run.open_set import detector_of
 from daso_tf.run.results import Results
 from daso_tf.run.selected import selected
 from daso_tf.settings.settings import Settings
@@ -57,6 +57,7 @@ def inspect(
     identity: Identity,
     learner: Learner,
     results: Results,
+    copies: Sequence[Copy] | None = None,
 ) -> Path:
     """Writes the report of a run into its folder.
 
@@ -69,6 +70,7 @@ def inspect(
         identity: What the data consists of.
         learner: On one device, in the state that is reported.
         results: The evaluations of the run.
+        copies: The copies among all images that the run selected; None to search them.
 
     Returns:
         The page.
@@ -79,7 +81,7 @@ def inspect(
     """
     folder = Path(settings.model_dir)
     with reading(data):
-        found, sheets, note = _inspect(settings, data, identity, learner, folder)
+        found, sheets, note = _inspect(settings, data, identity, learner, folder, copies)
     results.set_class_shares(_as_json(found.shares, found.step, found.held_out))
     write_page(folder / PAGE, settings, results, found, sheets, note)
     return folder / PAGE
@@ -91,6 +93,7 @@ def _inspect(
     identity: Identity,
     learner: Learner,
     folder: Path,
+    known_copies: Sequence[Copy] | None,
 ) -> tuple[Found, list, str]:
     names, num_classes = data.class_names, data.num_classes
     network = Network(learner, settings.evaluation_batch_size)
@@ -103,10 +106,8 @@ def _inspect(
     write_labeled(folder / "labeled", answers, of_labeled, seems, labeled, neighbors, names)
 
     validation = None if data.validation is None else network.all_of(data.validation)
-    score = score_of(settings, data, learner)
-    detector = Detector(learner, score, data, settings.evaluation_batch_size)
-    detector.fit()
-    told = detector.measured()
+    detector = detector_of(settings, data, learner)
+    score, told = detector.score, detector.measured()
     unlabeled = Pictures(data.unlabeled, identity.parts["unlabeled"])
     seen = write_unlabeled(
         folder / "unlabeled",
@@ -122,7 +123,7 @@ def _inspect(
 
     shares = _shares(data, answers, of_labeled, labeled.labels, validation, seen.sample)
     evaluated = _evaluated(data, network, validation, labeled.labels, of_labeled)
-    copies, note = _copies(settings)
+    copies, note = _copies(settings, known_copies)
     sheets = Sheets(folder, names, Thumbnails(settings.max_megapixels))
     made = [
         sheets.suspected_labels(labeled, seems, of_labeled, isinstance(data, BankedData)),
@@ -192,12 +193,12 @@ def _evaluated(
     return part, images.labels[answers.positions], softmax(answers.logits, axis=1)
 
 
-def _copies(settings: Settings) -> tuple[list[Copy] | None, str]:
+def _copies(settings: Settings, found: Sequence[Copy] | None) -> tuple[list[Copy] | None, str]:
     """Returns the copies across parts of own pictures; None with the reason without the extra."""
     if settings.dataset not in OWN_PICTURES:
         return None, ""
     try:
-        found = selected(settings).copies()
+        found = selected(settings).copies() if found is None else found
     except DataError as error:
         return None, f"Copies were not searched: {error}"
     used = [copy for copy in found if not (settings.drop_copies and copy.part == "unlabeled")]
