@@ -51,6 +51,7 @@ ANY_VERSION = (
     "test_full_disk.py",
     "test_generations.py",
     "test_generations_select.py",
+    "test_gpu_program.py",
     "test_image_limits.py",
     "test_image_list.py",
     "test_learners_command.py",

@@ -12,7 +12,8 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.datasets import load_sample_image
 
-from daso_tf.augment import RandAugment, Weak
+from daso_tf.augment import RandAugment, Weak, policies
+from daso_tf.platform import cores
 
 SEED = (3, 5)
 SMALLEST_P = 1e-3  # the seeds are fixed, so a test either always passes or never
@@ -169,6 +170,19 @@ def test_eager_graph_and_xla_agree(layers, name):
     for jit_compile in (False, True):
         other = compiled(layers[name], jit_compile)(tf.constant(images), tf.constant(SEED))
         np.testing.assert_array_equal(other, eager)
+
+
+def test_the_program_for_a_gpu_makes_the_same_pixels(monkeypatch):
+    # About 1,000 operations are applied: each of the 14, at all 9 levels and with both signs.
+    layer, seed = RandAugment(num_ops=2, cutout=4), tf.constant(SEED)
+    images = tf.constant(photographs(1000, 12)[:, :10])
+    expected = compiled(layer)(images, seed).numpy()
+    monkeypatch.setattr(cores, "gpus", lambda: 1)
+    monkeypatch.delattr(policies, "_apply_in_chunks")  # to use it would be an error
+    np.testing.assert_array_equal(layer(images, seed=seed), expected)
+    assert layer(images[:0], seed=seed).shape == (0, 10, 12, 3)
+    for jit_compile in (False, True):
+        np.testing.assert_array_equal(compiled(layer, jit_compile)(images, seed), expected)
 
 
 @pytest.mark.parametrize("name", ["weak", "strong"])

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment.ops import OPS, checked_images
+from daso_tf.platform import cores
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.draws import RAND_AUGMENT, WEAK, below, uniform
 
@@ -216,11 +217,12 @@ def _distort(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     level = below(len(_LEVELS), level)
     magnitude = tf.gather_nd(np.array(table), tf.stack([operation, level], axis=1))
     signed = tf.gather(np.isin(_NAMES, _SIGNED), operation)
-    return _apply(images, operation, tf.where(signed & (sign < 0.5), -magnitude, magnitude))
+    apply = _apply_all_and_choose if cores.gpus() else _apply_in_chunks
+    return apply(images, operation, tf.where(signed & (sign < 0.5), -magnitude, magnitude))
 
 
-def _apply(images: tf.Tensor, operation: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
-    """Applies to each image the operation with its index in `_NAMES`.
+def _apply_in_chunks(images: tf.Tensor, operation: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
+    """Applies to each image the operation with its index in `_NAMES`, on a CPU.
 
     Half of the images have no operation, and the others need one of 14. So the batch is sorted by
     operation and processed in small chunks of images that have the same operation. XLA compiles
@@ -251,6 +253,26 @@ def _apply(images: tf.Tensor, operation: tf.Tensor, magnitude: tf.Tensor) -> tf.
         return i + 1, tf.tensor_scatter_nd_update(images, rows[:, tf.newaxis], after)
 
     return tf.while_loop(lambda i, images: i <= last_chunk[-1], next_chunk, (0, images))[1]
+
+
+def _apply_all_and_choose(
+    images: tf.Tensor, operation: tf.Tensor, magnitude: tf.Tensor
+) -> tf.Tensor:
+    """Does the same as `_apply_in_chunks` without control flow, for a GPU.
+
+    Whether a loop goes on and which branch it takes are decided by the host, which would wait for
+    the GPU at each of about 30 chunks. So every operation is computed for every image, and each
+    image takes the result of its own. A fixed number of chunks would not help: all images may draw
+    the same operation, so each operation would need room for all of them.
+    """
+    after = images
+    for index, name in enumerate(_NAMES[:_NOTHING]):
+        chosen = operation == index
+        # Magnitudes of other operations may be outside the range of this one.
+        allowed = tf.constant(magnitudes(name, *images.shape[1:3])[0], magnitude.dtype)
+        result = OPS[name](images, tf.where(chosen, magnitude, allowed))
+        after = tf.where(tf.reshape(chosen, [-1, 1, 1, 1]), result, after)
+    return after
 
 
 def _cut_out(images: tf.Tensor, draws: tf.Tensor, side: int) -> tf.Tensor:

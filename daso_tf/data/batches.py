@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
+from daso_tf.data.places import Places, check_one_replica, in_memory
 from daso_tf.data.rows import Rows
 from daso_tf.data.semi_supervised import SemiSupervisedData, check_unlabeled
 from daso_tf.data.shuffle import BatchStream, class_balanced_draws, endless_passes
@@ -36,6 +37,8 @@ class Position:
         follows_learner: Whether `fit` sets it to the step of the learner that it trains.
         batches_from: Makes a dataset of its own of the same batches, given the first step and the
             number of steps.
+        images: The labeled and the unlabeled images of which the batches have the positions; None
+            where batches have images.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class Position:
         steps: int,
         follows_learner: bool,
         batches_from: Callable[[int, int], tf.data.Dataset],
+        images: tuple[Images, Images] | None = None,
     ):
         self.next_step = next_step
         self.steps = steps
         self.follows_learner = follows_learner
         self.batches_from = batches_from
+        self.images = images
 
     def advance(self) -> np.int64:
         """Returns the first step of an iteration that starts now."""
@@ -73,6 +78,7 @@ def training_batches(
     with_positions: bool = False,
     class_balanced: bool = False,
     labeled_alone: bool = False,
+    device_data: bool = False,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Makes the batches of training steps: labeled and unlabeled images, in pairs.
@@ -101,6 +107,9 @@ def training_batches(
             with the same probability, then one of its images.
         labeled_alone: Whether batches have no unlabeled images, for learners that use the labeled
             ones alone. The unlabeled part of a batch is then empty.
+        device_data: Whether batches have positions, int64 of shapes (B,) and (mu*B,), in place of
+            images. `fit` then copies all training images to the device once, and each step takes
+            its images from there. The images must be in memory, and only one replica may train.
         input_context: The worker that the batches are for, under a strategy that distributes
             steps; `strategy.distribute_datasets_from_function` passes it. Each batch is then for
             one replica, for all replicas of the worker in turn, and only the worker's images are
@@ -115,7 +124,7 @@ def training_batches(
 
     Raises:
         DataError: If there are no unlabeled images, a batch is larger than the number of its
-            images, or it cannot be split evenly over the replicas.
+            images, it cannot be split evenly over the replicas, or `device_data` is not possible.
 
     Example:
 
@@ -136,6 +145,14 @@ def training_batches(
         _check_batch("unlabeled", unlabeled_size, len(data.unlabeled), requested)
     context = tf.distribute.InputContext() if input_context is None else input_context
     check_split(batch_size, context.num_replicas_in_sync)
+    labeled_images: Images | ImageFiles | Places = data.labeled
+    unlabeled_images: Images | ImageFiles | Places = data.unlabeled
+    on_device = None
+    if device_data:
+        check_one_replica(context.num_replicas_in_sync)
+        labeled = in_memory(data.labeled)
+        on_device = labeled, labeled if labeled_alone else in_memory(data.unlabeled)
+        labeled_images, unlabeled_images = map(Places, on_device)
     if steps is None and input_context is None:
         images, per_step = (
             (data.labeled, batch_size) if labeled_alone else (data.unlabeled, unlabeled_size)
@@ -157,9 +174,9 @@ def training_batches(
             )
         labeled = _of_worker(labeled, batch_size, context)
         rows = batch_size // context.num_replicas_in_sync
-        parts = [data.labeled.dataset(labeled, rows, drop_remainder=True)]
+        parts = [labeled_images.dataset(labeled, rows, drop_remainder=True)]
         if labeled_alone:
-            none = data.labeled.take(np.zeros(0, int)), np.zeros(0, np.int32)
+            none = labeled_images.take(np.zeros(0, np.int64)), np.zeros(0, np.int32)
             parts.append(tf.data.Dataset.from_tensors(none).repeat())
             return tf.data.Dataset.zip(tuple(parts)).map(together)
         unlabeled = endless_passes(
@@ -167,7 +184,7 @@ def training_batches(
         )
         unlabeled = _of_worker(unlabeled, unlabeled_size, context)
         rows = unlabeled_size // context.num_replicas_in_sync
-        parts.append(data.unlabeled.dataset(unlabeled, rows, drop_remainder=True))
+        parts.append(unlabeled_images.dataset(unlabeled, rows, drop_remainder=True))
         if with_positions:
             parts.append(unlabeled.batch(rows, drop_remainder=True))
         return tf.data.Dataset.zip(tuple(parts)).map(together)
@@ -185,7 +202,7 @@ def training_batches(
             input_context=input_context,
         )
 
-    position = Position(first_step or 0, steps or 0, first_step is None, twin)
+    position = Position(first_step or 0, steps or 0, first_step is None, twin, on_device)
 
     def iteration(_: tf.Tensor) -> tf.data.Dataset:
         return batches_from(tf.ensure_shape(tf.numpy_function(position.advance, [], tf.int64), ()))

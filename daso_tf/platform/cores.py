@@ -1,4 +1,4 @@
-"""How many processor cores and GPUs this process may use."""
+"""How many processor cores and GPUs this process may use, and the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.python.client import device_lib  # the only way to the memory of a GPU
 
 
 def cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -35,3 +36,11 @@ def cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def gpus() -> int:
     """Returns the number of GPUs that TensorFlow can use."""
     return len(tf.config.list_physical_devices("GPU"))
+
+
+def gpu_memory() -> int | None:
+    """Returns the bytes of memory that TensorFlow may use of the first GPU; None without one."""
+    if not tf.config.list_logical_devices("GPU"):  # also applies the settings of the program
+        return None
+    devices = device_lib.list_local_devices()
+    return next(device.memory_limit for device in devices if device.device_type == "GPU")

@@ -52,6 +52,7 @@ def stages(
             seed=settings.seed,
             first_step=step,
             steps=epochs * length,
+            device_data=settings.device_data,
             **learner.batch_arguments,
         )
         distributed = strategies.distributed(learner.distribute_strategy, batches)

@@ -34,4 +34,5 @@ def settings_of(model_dir: Path, **changed: Any) -> Settings:
     if of_run.export_dir == f"{of_run.model_dir}/export":  # the folder may have been moved
         of_run = of_run.replace(export_dir=None)
     # One device is enough, and the other workers of the run need not be there.
-    return complete(of_run.replace(**changed, model_dir=str(model_dir), strategy="none"))
+    of_one = {"model_dir": str(model_dir), "strategy": "none", "device_data": False}
+    return complete(of_run.replace(**changed, **of_one))

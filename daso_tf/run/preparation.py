@@ -13,6 +13,7 @@ from PIL import Image
 from daso_tf import encoders
 from daso_tf.data import ImageFiles, Images, Rows, SemiSupervisedData, check_split
 from daso_tf.data.loading import Selection
+from daso_tf.data.places import in_memory
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
@@ -35,8 +36,9 @@ from daso_tf.run.selected import selected
 from daso_tf.settings import automatic, combinations, limits
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, complete
-from daso_tf.settings.methods import SELF_TRAINING
+from daso_tf.settings.methods import SELF_TRAINING, uses_unlabeled_images
 from daso_tf.settings.settings import Settings
+from daso_tf.step import device_images
 from daso_tf.step.export import check_writable, remove_unfinished
 
 # Flags in which the workers of a run may differ: where files are, and how long to wait.
@@ -92,6 +94,9 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
     )
     check_split(settings.batch_size, strategy.num_replicas_in_sync)
+    if settings.device_data:
+        parts = [data.labeled, *([data.unlabeled] if uses_unlabeled_images(settings) else [])]
+        device_images.check_fits(*map(in_memory, parts))
     if is_new:
         limits.check_cutout(settings, data.labeled.size)
     if strategies.is_chief(strategy):

@@ -160,6 +160,7 @@ def check(settings: Settings) -> None:
         found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses["xla"]))
     found += _refusals_of_freezing(settings)
     found += _refusals_of_twins(settings)
+    found += _refusals_of_device_data(settings)
     retraining = LEARNERS[settings.learner].make is ClassifierRetraining
     if retraining and not settings.from_model_dir:
         raise ValueError(
@@ -246,6 +247,21 @@ def _refusals_of_twins(settings: Settings) -> Iterator[Refusal]:
     ):
         if asked:
             yield Refusal(flag, f"--learner={settings.learner}", reason)
+
+
+def _refusals_of_device_data(settings: Settings) -> Iterator[Refusal]:
+    """Yields what does not go with training images that stay on the device."""
+    if not settings.device_data:
+        return
+    if settings.strategy != "none":
+        reason = "the images of a batch are on one device"
+        yield Refusal("--device_data", f"--strategy={settings.strategy}", reason)
+    if settings.stream == "true":
+        reason = "images that are read when they are needed do not stay on the device"
+        yield Refusal("--device_data", "--stream=true", reason)
+    if settings.freeze_encoder:
+        reason = "steps take the rows of a feature bank, and no images"
+        yield Refusal("--device_data", "--freeze_encoder", reason)
 
 
 def _check_microbatches(microbatches: int, batch_size: int) -> None:

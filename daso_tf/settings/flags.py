@@ -315,6 +315,13 @@ DEVICES = (
     integer(
         "steps_per_execution", 1, "[1, inf)", "Steps per call of the compiled function.", free=True
     ),
+    switch(
+        "device_data",
+        False,
+        "Copy all training images to the device once; each step takes its images from there. They "
+        "may need at most half of its memory.",
+        free=True,
+    ),
     choice(
         "strategy",
         "none",

@@ -25,9 +25,12 @@ def prepared(learner: Any, given: dict[str, Any], guard: inputs.Guard) -> dict[s
         ValueError: If an argument has no meaning here, or a batch is not as `Learner.fit` says.
     """
     inputs.check_fit_arguments(given)
+    position = position_of(given.get("x"))
+    if position is not None and position.images is not None:
+        learner.keep_on_device(*position.images)
     return {
         **given,
-        "callbacks": _callbacks(learner, given.get("callbacks"), position_of(given.get("x"))),
+        "callbacks": _callbacks(learner, given.get("callbacks"), position),
         "x": _batches(given, guard),
         "validation_data": _validation(given.get("validation_data"), guard),
     }

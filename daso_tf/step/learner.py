@@ -14,7 +14,8 @@ import tensorflow as tf
 from daso_tf.augment import Weak
 from daso_tf.balance import BalancedHead, SupervisedLoss
 from daso_tf.balance.logit_adjustment import LogitAdjustedLoss, log_prior
-from daso_tf.data import BankedData, SemiSupervisedData
+from daso_tf.data import BankedData, Images, SemiSupervisedData
+from daso_tf.data.places import check_one_replica
 from daso_tf.encoders.checks import check_encoder
 from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.open_set import OpenSet
@@ -33,6 +34,7 @@ from daso_tf.step import compatibility, fitting, gradients, inputs, known_images
 from daso_tf.step import weight_decay as weight_decay_rules
 from daso_tf.step.balanced_classifier import BalancedClassifier
 from daso_tf.step.classifier import JIT_COMPILE_DEFAULT, Classifier, arguments_of
+from daso_tf.step.device_images import DeviceImages
 from daso_tf.step.metrics import StepMetrics
 from daso_tf.step.named_parts import Known, part
 from daso_tf.step.network import decay_at, input_size
@@ -300,6 +302,7 @@ class Learner(BalancedClassifier):
             unknown.build([(None, self.num_classes), (None, self.num_features)])
         parts = [p for p in (labeler, selects, head) if p is not None]
         names = (*loss_names, *(name for p in parts for name in p.loss_names))
+        self._device_images: DeviceImages | None = None
         self._step_metrics = StepMetrics(names, self.num_classes, labeler is not None)
         self._training_metrics = self._step_metrics.all
 
@@ -545,7 +548,26 @@ class Learner(BalancedClassifier):
         """Makes views of raw images and trains on them; one compiled function."""
         # A batch that is refused where it is made must not count as a step.
         with tf.control_dependencies(list(filter(tf.is_tensor, tf.nest.flatten(data)))):
-            return self._train_step(*inputs.unpack(data))
+            images, labels = inputs.unpack(data)
+            if self._device_images is not None:
+                images = self._device_images.taken(images)
+            return self._train_step(images, labels)
+
+    def keep_on_device(self, labeled: Images, unlabeled: Images) -> None:
+        """Keeps images on the device, for batches that have their positions; `fit` calls it.
+
+        Args:
+            labeled: All labeled images.
+            unlabeled: All unlabeled images.
+
+        Raises:
+            DataError: If they do not fit into the memory of the device, or several replicas train.
+        """
+        check_one_replica(self.distribute_strategy.num_replicas_in_sync)
+        kept = DeviceImages(labeled, unlabeled)
+        if self._device_images is None or not kept.same_as(self._device_images):
+            self._device_images = kept
+            self.train_function = None  # a compiled step takes the images that it was made with
 
     def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
         """Trains a step on arrays, a batch as `fit` takes it; as `keras.Model.train_on_batch`."""
