@@ -6,6 +6,7 @@ __version__ = "0.2.0"
 
 if quiet.is_command():
     signals.watch()
+# To import the library takes seconds. A command does so where it needs it, and help does not.
 if not quiet.is_command() or quiet.is_in_folder():
     from daso_tf import library
     from daso_tf.library import *  # noqa: F403

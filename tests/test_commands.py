@@ -214,6 +214,20 @@ print(*sorted(name for name in sys.modules if name.startswith("daso_tf.commands.
     assert commands.split() == [f"daso_tf.commands.{name}" for name in names]
 
 
+def test_the_package_needs_nothing_of_its_root_but_the_version():
+    """In a command, `daso_tf` itself has no other name."""
+    root = Path(daso_tf.__file__).parent
+    needed = {
+        node.attr
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "daso_tf"
+    }
+    assert needed == {"__version__"}
+
+
 def test_the_module_of_a_command_does_not_import_tensorflow_for_help():
     imported = run("-X", "importtime", "-m", "daso_tf.train", "--help").stderr
     assert "daso_tf.commands.command_lines" in imported

@@ -29,11 +29,12 @@ from typing import Any
 import keras
 import numpy as np
 
-import daso_tf
 from daso_tf.commands import terminal
 from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data.sources.benchmarks import CIFAR10_STATISTICS
+from daso_tf.encoders import wide_resnet
 from daso_tf.encoders.pytorch_names import assign, pytorch_weights
+from daso_tf.learners import DASO
 from daso_tf.platform.disk import open_file
 from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_2_models import load_model
@@ -134,7 +135,7 @@ def from_state_dict(
     image_size: int = 32,
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
-) -> daso_tf.DASO:
+) -> DASO:
     """Makes a learner of the authors' network and its moving average.
 
     Args:
@@ -174,8 +175,8 @@ def from_state_dict(
             f"{64 * _WIDEST}, a multiple of 64"
         )
     shape = (image_size, image_size, 3)
-    encoder = daso_tf.encoders.wide_resnet(6 * len(blocks) + 4, features // 64, shape)
-    learner = daso_tf.DASO(encoder, num_classes, mean=tuple(mean), std=tuple(std))
+    encoder = wide_resnet(6 * len(blocks) + 4, features // 64, shape)
+    learner = DASO(encoder, num_classes, mean=tuple(mean), std=tuple(std))
     for state, layers in (
         (network, (learner.encoder, learner.classifier)),
         (average, (learner.ema_encoder, learner.ema_classifier)),
