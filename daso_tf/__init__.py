@@ -1,67 +1,14 @@
 """Semi-supervised learning on imbalanced data, for TensorFlow and Keras."""
 
-import sys
+from daso_tf.platform import quiet, signals
 
-from daso_tf.platform import quiet
-
-with quiet.start():
-    import tensorflow  # noqa: F401  # before everything else, so that a command starts quietly
-
-from daso_tf import (
-    augment,
-    balance,
-    data,
-    encoders,
-    learners,
-    open_set,
-    pseudo_labels,
-    thresholds,
-)
-from daso_tf.learners import (
-    DASO,
-    USADTM,
-    ClassifierRetraining,
-    FixMatch,
-    Learner,
-    MeanTeacher,
-    MixMatch,
-    PseudoLabel,
-    ReMixMatch,
-    Student,
-    Supervised,
-)
-from daso_tf.settings import by_name as _by_name  # noqa: F401  # registers parts by name
-from daso_tf.settings import optimizers  # its schedules are registered, too
-from daso_tf.step import losses, metrics
-from daso_tf.step.feature_bank import feature_bank
-
-__all__ = [
-    "DASO",
-    "USADTM",
-    "ClassifierRetraining",
-    "FixMatch",
-    "Learner",
-    "MeanTeacher",
-    "MixMatch",
-    "PseudoLabel",
-    "ReMixMatch",
-    "Student",
-    "Supervised",
-    "augment",
-    "balance",
-    "data",
-    "encoders",
-    "feature_bank",
-    "learners",
-    "losses",
-    "metrics",
-    "open_set",
-    "optimizers",
-    "pseudo_labels",
-    "thresholds",
-]
 __version__ = "0.2.0"
 
-# Public modules that are files of `step/` and `settings/`: `import daso_tf.losses` works, too.
-for _module in (losses, metrics, optimizers):
-    sys.modules[f"daso_tf.{_module.__name__.rpartition('.')[2]}"] = _module
+if quiet.is_command():
+    signals.watch()
+# To import the library takes seconds. A command does so where it needs it, and help does not.
+if not quiet.is_command() or quiet.is_in_folder():
+    from daso_tf import library
+    from daso_tf.library import *  # noqa: F403
+
+    __all__ = library.__all__

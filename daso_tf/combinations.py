@@ -1,7 +1,7 @@
 """The command of `daso_tf.commands.combinations`."""
 
 from daso_tf.commands import terminal
-from daso_tf.commands.combinations import COMMAND
+from daso_tf.commands.command_lines import COMMANDS
 
 if __name__ == "__main__":
-    terminal.run(COMMAND)
+    terminal.run(COMMANDS["combinations"])

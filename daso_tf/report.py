@@ -1,7 +1,7 @@
 """The command of `daso_tf.commands.report`."""
 
 from daso_tf.commands import terminal
-from daso_tf.commands.report import COMMAND
+from daso_tf.commands.command_lines import COMMANDS
 
 if __name__ == "__main__":
-    terminal.run(COMMAND)
+    terminal.run(COMMANDS["report"])

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import daso_tf
-from daso_tf.commands import SUMMARIES, cli, terminal
+from daso_tf.commands import SUMMARIES, cli, presets, terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import PRESETS, parse
@@ -50,7 +51,7 @@ def test_help_of_a_command_lists_its_flags_with_their_defaults(name, capsys):
     for text in help.split("\n  --")[1:]:
         flag_name, _, about = text.partition("\n")
         by_flag[flag_name] = " ".join(about.partition("\n\n")[0].split())
-    for flags in cli.command_of(name).sections.values():
+    for flags in COMMANDS[name].sections.values():
         for flag in flags:
             about = by_flag[flag.name]
             default = flag.shown_default or as_text(flag.default)
@@ -61,15 +62,12 @@ def test_help_of_a_command_lists_its_flags_with_their_defaults(name, capsys):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_command_is_the_same_by_its_module(name):
     module = importlib.import_module(ENTRIES[name])
-    assert module.COMMAND is cli.command_of(name)
-    assert module.COMMAND.name == name
     docstring, *statements = ast.parse(Path(module.__file__).read_text()).body
     assert isinstance(docstring, ast.Expr)
-    of_command = cli.command_of(name).main.__module__
     assert [ast.unparse(statement) for statement in statements] == [
         "from daso_tf.commands import terminal",
-        f"from {of_command} import COMMAND",
-        "if __name__ == '__main__':\n    terminal.run(COMMAND)",
+        "from daso_tf.commands.command_lines import COMMANDS",
+        f"if __name__ == '__main__':\n    terminal.run(COMMANDS['{name}'])",
     ]
 
 
@@ -109,20 +107,22 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message, ca
         (FileNotFoundError(2, "not found", "a.png"), 2, "daso-tf: [Errno 2] not found: 'a.png'"),
     ],
 )
-def test_no_traceback(error, code, message, capsys):
+def test_no_traceback(error, code, message, capsys, monkeypatch):
     def main(settings, arguments):
         raise error
 
-    assert terminal.call(terminal.Command("predict", main), []) == code
+    monkeypatch.setattr(presets, "main", main)
+    assert cli.call(["presets"]) == code
     assert one_line(capsys.readouterr()) == message
 
 
-def test_an_error_of_the_program_keeps_its_traceback():
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
     def main(settings, arguments):
         raise KeyError("a bug")
 
+    monkeypatch.setattr(presets, "main", main)
     with pytest.raises(KeyError):
-        terminal.call(terminal.Command("predict", main), [])
+        cli.call(["presets"])
 
 
 def test_presets_are_listed_with_their_first_comment(capsys):
@@ -182,12 +182,53 @@ def test_verbosity_brings_the_messages_back():
     assert any("tensorflow" in line.lower() or "oneDNN" in line for line in messages)
 
 
-def test_only_the_module_of_the_command_is_imported():
-    program = (
-        "import sys; from daso_tf.commands import cli; cli.call(['presets']);"
-        "print(*(name for name in sys.modules if name.startswith('daso_tf.commands.')))"
-    )
-    imported = run("-c", program).stdout.splitlines()[-1].split()
-    assert sorted(imported) == [
-        f"daso_tf.commands.{name}" for name in ("cli", "presets", "terminal")
-    ]
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["trian"],
+    ["presets"],
+    ["workers", "none"],
+    *([name, "--help"] for name in SUMMARIES),
+    ["train", "--step=3"],
+    ["train", "--learner=fixmtch"],
+    ["train", "--flagfile=nowhere.cfg"],
+    ["predict", "--coverage=2"],
+]
+
+
+def test_help_and_wrong_flags_do_not_import_tensorflow():
+    """What takes seconds to import is not needed for them, and only one command is imported."""
+    heavy = ["keras", "matplotlib", "scipy", "sklearn", "tensorflow", "tensorflow_datasets"]
+    program = f"""
+import sys
+sys.argv[0] = "daso-tf"
+from daso_tf.commands import cli
+for arguments in {LIGHT}:
+    cli.call(arguments)
+print(*sorted(name for name in sys.modules if name in {heavy}))
+print(*sorted(name for name in sys.modules if name.startswith("daso_tf.commands.")))
+"""
+    *_, imported, commands = run("-c", program).stdout.splitlines()
+    assert imported == ""
+    names = ("cli", "command_lines", "of_run", "presets", "terminal", "workers")
+    assert commands.split() == [f"daso_tf.commands.{name}" for name in names]
+
+
+def test_the_package_needs_nothing_of_its_root_but_the_version():
+    """In a command, `daso_tf` itself has no other name."""
+    root = Path(daso_tf.__file__).parent
+    needed = {
+        node.attr
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "daso_tf"
+    }
+    assert needed == {"__version__"}
+
+
+def test_the_module_of_a_command_does_not_import_tensorflow_for_help():
+    imported = run("-X", "importtime", "-m", "daso_tf.train", "--help").stderr
+    assert "daso_tf.commands.command_lines" in imported
+    assert " tensorflow\n" not in imported

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import daso_tf
-from daso_tf.commands import SUMMARIES
-from daso_tf.commands.cli import command_of
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.run import generations
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import TRAIN, default_of
@@ -29,7 +28,7 @@ OTHERS |= {"method", "output", "seeds", "shard", "track"}
 
 def flag_names():
     names = set(TRAIN) | OTHERS
-    for command in map(command_of, SUMMARIES):
+    for command in COMMANDS.values():
         names |= {flag.name for flags in command.sections.values() for flag in flags}
     return names | {f"no{name}" for name in names}
 

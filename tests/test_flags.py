@@ -296,14 +296,13 @@ def three_images():
 def test_an_argument_is_filled_by_its_own_flag_only():
     """A flag that only has the name of an argument does not reach it."""
 
-    def method(alpha=1.0, beta=2.0):
-        return alpha, beta
-
-    settings = Settings({"alpha": 9.0, "beta": 9.0, "method_alpha": 3.0})
+    settings = Settings({"strength": 9.0, "momentum": 9.0, "method_strength": 3.0})
     context = Context(settings, three_images(), [1, 1], 1.0, 5)
-    flag = number("method_alpha", 1.0, "[0, inf)", "Alpha of the method.")
-    assert Entry(method, alpha=flag).build(context) == (3.0, 2.0)
-    assert Entry(method).build(context) == (1.0, 2.0)
+    flag = number("method_strength", 1.0, "[0, inf)", "Strength of the method.")
+    name = "pseudo_labels.DebiasedPseudoLabeler"
+    given, default = Entry(name, strength=flag).build(context), Entry(name).build(context)
+    assert (given.strength, default.strength) == (3.0, 0.4)
+    assert given.momentum == default.momentum == 0.999
 
 
 def test_flags_of_one_method_do_not_reach_another():

@@ -41,8 +41,10 @@ WHILE = {
     "    def find_spec(self, name, path, target=None):\n"
     "        if name == 'tensorflow': send()\n"
     "sys.meta_path.insert(0, Finder())\n",
-    "loading": "from daso_tf.run import preparation\npreparation.selected = send",
-    "exporting": "from daso_tf.run import exported\nexported.write_saved_model = send",
+    "loading": "import daso_tf.library\n"
+    "from daso_tf.run import preparation\npreparation.selected = send",
+    "exporting": "import daso_tf.library\n"
+    "from daso_tf.run import exported\nexported.write_saved_model = send",
 }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import sys
 
 import daso_tf
 from daso_tf.commands import SUMMARIES, terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.platform import signals
 
 _HELP = ("--help", "-h", "-help", "help")
@@ -37,12 +37,7 @@ def call(arguments: list[str]) -> int:
     if name not in SUMMARIES:
         nearest = difflib.get_close_matches(name.replace("_", "-"), SUMMARIES, 1, cutoff=0)
         return terminal.fail(f"there is no command {name!r}; did you mean {nearest[0]!r}?")
-    return terminal.call(command_of(name), rest)
-
-
-def command_of(name: str) -> terminal.Command:
-    """Returns a command by its name; imports its module, and no other command's."""
-    return importlib.import_module(f"daso_tf.commands.{name.replace('-', '_')}").COMMAND
+    return terminal.call(COMMANDS[name], rest)
 
 
 def help_of_all() -> str:

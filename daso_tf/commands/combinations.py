@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from daso_tf.commands.terminal import Command
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.settings import automatic
 from daso_tf.settings.combinations import BALANCES, PAPER, Refusal, refusals
-from daso_tf.settings.flag import as_text, location
+from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import SECTIONS, other_defaults
 from daso_tf.settings.methods import LEARNERS, PSEUDO_LABELERS
 from daso_tf.settings.settings import Settings
@@ -147,8 +147,4 @@ def _section(title: str) -> str:
     return "\n".join([*lines, ""])
 
 
-COMMAND = Command(
-    "combinations",
-    main,
-    (location("write", None, "Folder to write the generated pages of the documentation to."),),
-)
+COMMAND = COMMANDS["combinations"]

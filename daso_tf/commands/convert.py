@@ -29,15 +29,16 @@ from typing import Any
 import keras
 import numpy as np
 
-import daso_tf
 from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data.sources.benchmarks import CIFAR10_STATISTICS
+from daso_tf.encoders import wide_resnet
 from daso_tf.encoders.pytorch_names import assign, pytorch_weights
+from daso_tf.learners import DASO
 from daso_tf.platform.disk import open_file
 from daso_tf.platform.extras import import_extra
 from daso_tf.platform.keras_2_models import load_model
 from daso_tf.platform.npz import ArrayFile
-from daso_tf.settings.flag import integer, string
 from daso_tf.settings.settings import Settings
 from daso_tf.step.classifier import Classifier
 
@@ -134,7 +135,7 @@ def from_state_dict(
     image_size: int = 32,
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
-) -> daso_tf.DASO:
+) -> DASO:
     """Makes a learner of the authors' network and its moving average.
 
     Args:
@@ -174,8 +175,8 @@ def from_state_dict(
             f"{64 * _WIDEST}, a multiple of 64"
         )
     shape = (image_size, image_size, 3)
-    encoder = daso_tf.encoders.wide_resnet(6 * len(blocks) + 4, features // 64, shape)
-    learner = daso_tf.DASO(encoder, num_classes, mean=tuple(mean), std=tuple(std))
+    encoder = wide_resnet(6 * len(blocks) + 4, features // 64, shape)
+    learner = DASO(encoder, num_classes, mean=tuple(mean), std=tuple(std))
     for state, layers in (
         (network, (learner.encoder, learner.classifier)),
         (average, (learner.ema_encoder, learner.ema_classifier)),
@@ -227,31 +228,4 @@ def _text(channels: Sequence[float]) -> str:
     return ",".join(map(str, channels))
 
 
-COMMAND = terminal.Command(
-    "convert",
-    main,
-    flags=(
-        integer("image_size", 32, "[8, inf)", "State dict: side in pixels of its training images."),
-        string(
-            "image_mean",
-            _text(CIFAR10_MEAN),
-            "State dict: mean of each color channel that its training images were normalized "
-            "with, in [0, 1].",
-        ),
-        string(
-            "image_std",
-            _text(CIFAR10_STD),
-            "State dict: standard deviation of each color channel.",
-        ),
-    ),
-    usage="SOURCE TARGET",
-    details="""\
-SOURCE is one of
-    *.keras                a learner, saved by this version of Keras or, under Keras 3, by 2.15
-    *.npz, *.safetensors   a state dict of the authors' wide residual network
-TARGET is one of
-    *.keras                the learner, for `keras.saving.load_model`
-    *.weights.h5           its averaged encoder, for --encoder_weights of a new run
-    anything else          a folder, for a SavedModel of the averaged network
-Exit code: 0 written, 2 SOURCE or TARGET cannot be used.""",
-)
+COMMAND = COMMANDS["convert"]

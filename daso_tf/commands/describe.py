@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from daso_tf.commands import copies, terminal
+from daso_tf.commands import copies
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data.copies import Copy
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import ImageFiles, Images
@@ -25,8 +26,7 @@ from daso_tf.platform.files import write_atomically
 from daso_tf.run.report import LONGEST_NAME
 from daso_tf.run.selected import selected
 from daso_tf.settings import automatic
-from daso_tf.settings.flag import location
-from daso_tf.settings.flags import SECTIONS, complete
+from daso_tf.settings.flags import complete
 from daso_tf.settings.settings import Settings
 
 MOST_CLASSES_SHOWN = 12  # with images, in the picture
@@ -228,12 +228,4 @@ def _by(size: Size) -> str:
     return f"{size[1]} x {size[0]}"  # width first, as people say it
 
 
-COMMAND = terminal.Command(
-    "describe",
-    main,
-    flags={
-        "Picture": (location("picture", None, "PNG file.", shown_default="MODEL_DIR/data.png"),),
-        **SECTIONS,
-    },
-    details="Its other flags are those of `daso-tf train`.",
-)
+COMMAND = COMMANDS["describe"]

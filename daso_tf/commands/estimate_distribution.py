@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data import SemiSupervisedData, estimate_distribution, reading
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.text import printable
@@ -23,8 +24,7 @@ from daso_tf.platform.files import write_atomically
 from daso_tf.run.lock import one_run
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.preparation import prepare
-from daso_tf.settings.flag import location
-from daso_tf.settings.flags import SECTIONS, complete
+from daso_tf.settings.flags import complete
 from daso_tf.settings.settings import Settings
 
 
@@ -128,13 +128,4 @@ def table(data: SemiSupervisedData, counts: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-COMMAND = terminal.Command(
-    "estimate-distribution",
-    main,
-    flags={
-        "Estimate": (location("output", None, "Required: JSON file to write."),),
-        **SECTIONS,
-    },
-    details="Its other flags are those of `daso-tf train`; give those of a finished run.\n"
-    "Exit code: 0 written, 2 nothing was started.",
-)
+COMMAND = COMMANDS["estimate-distribution"]

@@ -6,27 +6,13 @@ import contextlib
 from pathlib import Path
 
 from daso_tf.commands import terminal
-from daso_tf.commands.of_run import STEP, changed_settings, folder_of_run
+from daso_tf.commands.command_lines import COMMANDS, OF_EXPORT
+from daso_tf.commands.of_run import changed_settings, folder_of_run
 from daso_tf.run.exported import FORMATS
 from daso_tf.run.finishing import export
 from daso_tf.run.lock import one_run
 from daso_tf.run.of_folder import settings_of
-from daso_tf.settings.flag import integer, string
-from daso_tf.settings.flags import TRAIN
 from daso_tf.settings.settings import Settings
-
-# What may differ from the run. The other flags are those of its flag file.
-_OF_RUN = (
-    "best",
-    "answer",
-    "test_logit_adjustment",
-    "calibrate",
-    "export_dir",
-    "data_dir",
-    "cache_dir",
-    "stream",
-    "adopt_data",
-)
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -39,7 +25,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    folder, changed = folder_of_run("export", arguments), changed_settings(settings, _OF_RUN)
+    folder, changed = folder_of_run("export", arguments), changed_settings(settings, OF_EXPORT)
     formats = settings.format.split(",")
     if wrong := [name for name in formats if name not in FORMATS]:
         return terminal.fail(
@@ -66,27 +52,4 @@ def main(settings: Settings, arguments: list[str]) -> int:
     return 0
 
 
-COMMAND = terminal.Command(
-    "export",
-    main,
-    flags=(
-        STEP,
-        string(
-            "format",
-            "saved_model",
-            "saved_model, litert, onnx, or several of them, separated by commas. LiteRT and ONNX "
-            "are the files EXPORT_DIR.tflite and EXPORT_DIR.onnx; onnx needs the extra `onnx`.",
-        ),
-        integer(
-            "side",
-            None,
-            "[1, 4096]",
-            "Height and width in pixels of the images that LiteRT and ONNX take.",
-            shown_default="the resolution of the run",
-        ),
-        *(TRAIN[name] for name in _OF_RUN),
-    ),
-    usage="RUN",
-    details="RUN is the folder of a training run. Its other settings are those of its flags.cfg.\n"
-    "Exit code: 0 exported, 2 nothing was started.",
-)
+COMMAND = COMMANDS["export"]

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.commands import adapted, terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.commands.served_model import ServedModel, open_model
 from daso_tf.data import DataError, read_image
 from daso_tf.data.folders import files_below
@@ -35,7 +36,7 @@ from daso_tf.data.text import as_cell
 from daso_tf.data.unlabeled_distribution import read as read_shares
 from daso_tf.platform.disk import naming
 from daso_tf.run.held_out import FILE, HeldOut
-from daso_tf.settings.flag import choice, expanded, integer, location, number, switch
+from daso_tf.settings.flag import expanded
 from daso_tf.settings.flags import MAX_MEGAPIXELS
 from daso_tf.settings.settings import Settings
 from daso_tf.step.conformal import set_thresholds
@@ -386,41 +387,4 @@ def _opened_output(path: str | None) -> TextIO:
     return open(target, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
-COMMAND = terminal.Command(
-    "predict",
-    main,
-    flags=(
-        location("model", None, "Required: folder of an exported SavedModel, or a .keras file."),
-        location("output", None, "File to write.", shown_default="the terminal"),
-        choice("format", "csv", _FORMATS, "What to write: CSV, or one JSON object per line."),
-        integer("top", 1, "[1, inf)", "How many classes per image, the most probable first."),
-        switch(
-            "unknown",
-            False,
-            "Also write the unknown score of each image, and whether it belongs to no class; needs "
-            "the model of a run with --open_set.",
-        ),
-        number(
-            "coverage",
-            None,
-            "(0, 1)",
-            "Add the set of classes that contains the true one with this probability.",
-            shown_default="no sets",
-        ),
-        location(
-            "prior",
-            None,
-            "Answer for this class distribution: a JSON file, a CSV file with lines such as "
-            "cat,0.25, or estimate, which estimates that of the pictures.",
-            shown_default="that of the training",
-        ),
-        MAX_MEGAPIXELS,
-    ),
-    usage="PATH...",
-    details="A SavedModel is a program; use only one that you trust.\n"
-    "PATH is an image file, a folder with image files, or a pattern in quotes, such as\n"
-    '"folder/*.jpg". The output is CSV with one line per image: path, class number, class\n'
-    "name, probability. Names that a spreadsheet would run as formulas begin with '.\n"
-    "Exit code: 0 all files were classified, 1 some could not be read, or the disk is full,\n"
-    "2 nothing was started, 141 the reader of the output, such as head, has left.",
-)
+COMMAND = COMMANDS["predict"]

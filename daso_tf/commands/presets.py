@@ -6,7 +6,7 @@ daso-tf train --flagfile=digits_lt.cfg
 
 from __future__ import annotations
 
-from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.settings.settings import Settings, presets
 
 
@@ -27,9 +27,4 @@ def main(settings: Settings, arguments: list[str]) -> int:
     return 0
 
 
-COMMAND = terminal.Command(
-    "presets",
-    main,
-    details="`daso-tf train --flagfile=NAME` reads a preset, unless the working directory has a\n"
-    "file of that name.",
-)
+COMMAND = COMMANDS["presets"]

@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from daso_tf.augment.ops import OPS
 from daso_tf.augment.policies import RandAugment, Weak, magnitudes
 from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data import read_image
 from daso_tf.data.folders import files_below
 from daso_tf.platform.files import write_atomically
-from daso_tf.settings.flag import integer
 from daso_tf.settings.settings import Settings
 
 LEVELS = (1, 5, 9)
@@ -156,14 +156,4 @@ def _sheet(rows: Sequence[_Row]) -> Image.Image:
     return sheet
 
 
-COMMAND = terminal.Command(
-    "preview",
-    main,
-    flags=(
-        integer("side", 96, "[8, 512]", "Longer side of a view in pixels."),
-        integer("seed", 0, "[0, 2147483647]", "Seed of the random views."),
-    ),
-    usage="IMAGE_OR_FOLDER OUT.png",
-    details="The sheet shows each operation at three levels on the first image, then weak and\n"
-    "strong views of up to four images.",
-)
+COMMAND = COMMANDS["preview"]

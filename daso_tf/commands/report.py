@@ -8,17 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from daso_tf.commands import terminal
-from daso_tf.commands.of_run import STEP, changed_settings, folder_of_run
+from daso_tf.commands.command_lines import COMMANDS, OF_INSPECTION
+from daso_tf.commands.of_run import changed_settings, folder_of_run
 from daso_tf.run.finishing import report
 from daso_tf.run.inspection.side_by_side import as_text_table, scored, write_comparison
 from daso_tf.run.lock import one_run
 from daso_tf.run.of_folder import settings_of
-from daso_tf.settings.flag import expanded, location, switch
-from daso_tf.settings.flags import TRAIN
+from daso_tf.settings.flag import expanded
 from daso_tf.settings.settings import Settings
-
-# What may differ from the run. The other flags are those of its flag file.
-_OF_RUN = ("best", "cache_dir", "data_dir", "evaluation_batch_size")
 
 
 def main(settings: Settings, arguments: list[str]) -> int:
@@ -35,7 +32,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
         return _compare(settings, arguments)
     if settings.output is not None:
         return terminal.fail("--output is for --compare; a report is in the folder of its run")
-    folder, changed = folder_of_run("report", arguments), changed_settings(settings, _OF_RUN)
+    folder, changed = folder_of_run("report", arguments), changed_settings(settings, OF_INSPECTION)
     # Files are read when they are needed, so that their number does not matter.
     of_run = settings_of(folder, **changed, stream="true")
     with one_run(of_run):
@@ -46,7 +43,7 @@ def main(settings: Settings, arguments: list[str]) -> int:
 
 def _compare(settings: Settings, arguments: list[str]) -> int:
     """Writes several runs side by side, and prints their scores."""
-    if given := [name for name in ("step", *_OF_RUN) if name in settings.given]:
+    if given := [name for name in ("step", *OF_INSPECTION) if name in settings.given]:
         return terminal.fail(f"--{given[0]} does not go with --compare, which reads only results")
     output = Path(settings.output or "comparison.html")
     if output.is_dir():
@@ -59,23 +56,4 @@ def _compare(settings: Settings, arguments: list[str]) -> int:
     return 0
 
 
-COMMAND = terminal.Command(
-    "report",
-    main,
-    flags=(
-        STEP,
-        switch("compare", False, "Show several runs side by side, by their results alone."),
-        location(
-            "output",
-            None,
-            "File to write with --compare.",
-            shown_default="comparison.html",
-        ),
-        *(TRAIN[name] for name in _OF_RUN),
-    ),
-    usage="RUN...",
-    details="RUN is the folder of a training run. The files are RUN/report.html,\n"
-    "RUN/unlabeled.csv, RUN/labeled.csv, the same as .jsonl, and the lists in RUN/report/.\n"
-    "With --compare, there are two or more RUNs, and one file shows them side by side.\n"
-    "Exit code: 0 written, 2 nothing was started.",
-)
+COMMAND = COMMANDS["report"]

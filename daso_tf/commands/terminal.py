@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import io
 import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 from absl import logging as absl_logging
@@ -36,22 +37,39 @@ class Command:
     """A command of the terminal.
 
     Args:
-        name: A key of `SUMMARIES`.
-        main: Runs it. Gets the settings and the arguments that are not flags, and returns the exit
-            code. A `ValueError` or an `OSError` becomes one line and exit code 2, or 1 where the
-            disk is full.
+        name: A key of `SUMMARIES`, and the name of its module.
         flags: The flags that it accepts, as a sequence or by section; `--verbosity` is added.
         usage: The arguments that are not flags, as help shows them.
         details: Further lines for help.
         parses: Whether flags are parsed. If not, `main` gets the whole command line as arguments.
+        needs_library: Whether it needs the classes of the library, and TensorFlow.
     """
 
     name: str
-    main: Callable[[Settings, list[str]], int]
     flags: Sequence[Flag] | Mapping[str, Sequence[Flag]] = ()
     usage: str = ""
     details: str = ""
     parses: bool = True
+    needs_library: bool = True
+
+    def main(self, settings: Settings, arguments: list[str]) -> int:
+        """Imports what runs the command, and runs it.
+
+        Args:
+            settings: The values of the flags.
+            arguments: The arguments that are not flags.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            ValueError: If a setting, a file or the data cannot be used.
+            OSError: If a file cannot be read or written.
+        """
+        if self.needs_library:
+            importlib.import_module("daso_tf.library")  # first, so that TensorFlow starts quietly
+        module = importlib.import_module(f"daso_tf.commands.{self.name.replace('-', '_')}")
+        return module.main(settings, arguments)
 
     @property
     def sections(self) -> dict[str, tuple[Flag, ...]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 
 from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data import DataError
 from daso_tf.platform import signals, strategies
 from daso_tf.platform.last_step import LastStep
@@ -22,8 +23,7 @@ from daso_tf.run.lock import one_run
 from daso_tf.run.preparation import prepare
 from daso_tf.run.run import train
 from daso_tf.run.twin import train_twin
-from daso_tf.settings import automatic
-from daso_tf.settings.flags import SECTIONS, complete
+from daso_tf.settings.flags import complete
 from daso_tf.settings.settings import Settings
 
 _CONTINUES = "the same command continues from the newest checkpoint"
@@ -109,10 +109,4 @@ def _without_a_worker(settings: Settings, error: Exception) -> int:
     )
 
 
-COMMAND = terminal.Command(
-    "train",
-    main,
-    SECTIONS,
-    details=f"With --dataset={' or '.join(automatic.DATASETS)}, settings that are not given fit\n"
-    "the pictures and the machine; the others below have their defaults.",
-)
+COMMAND = COMMANDS["train"]

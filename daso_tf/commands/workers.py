@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.platform import launcher_folder, signals
 from daso_tf.settings.settings import Settings
 
@@ -149,12 +150,4 @@ def _end_with_the_launcher() -> Callable[[], None] | None:
     return call
 
 
-COMMAND = terminal.Command(
-    "workers",
-    main,
-    parses=False,
-    usage="NUMBER [FLAGS]",
-    details="FLAGS are those of `daso-tf train`; its --help lists them. Each worker gets them and\n"
-    "--strategy=multi_worker.\n"
-    "Exit code: 0, or that of the first worker that fails; 130 interrupted, 143 SIGTERM.",
-)
+COMMAND = COMMANDS["workers"]

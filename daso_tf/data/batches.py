@@ -6,14 +6,16 @@ TensorFlow's own operations: a Python generator would compete with the training 
 lock, and would keep the interpreter from exiting while it makes a batch.
 """
 
+from __future__ import annotations
+
 import atexit
 import gc
 import math
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images
@@ -22,7 +24,10 @@ from daso_tf.data.rows import Rows
 from daso_tf.data.semi_supervised import SemiSupervisedData, check_unlabeled
 from daso_tf.data.shuffle import BatchStream, class_balanced_draws, endless_passes
 
-_Batch = tuple[tf.Tensor, tf.Tensor]  # images and labels
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    _Batch = tuple[tf.Tensor, tf.Tensor]  # images and labels
 
 
 class Position:
@@ -137,6 +142,8 @@ def training_batches(
     >>> len(batches)
     1
     """
+    import tensorflow as tf
+
     unlabeled_size = batch_size * unlabeled_ratio
     _check_batch("labeled", batch_size, len(data.labeled), "batch_size")
     if not labeled_alone:
@@ -236,6 +243,8 @@ def evaluation_batches(images: Images | ImageFiles | Rows, batch_size: int) -> t
     >>> [labels.numpy().tolist() for _, labels in batches]
     [[0, 1, 2, 3], [4]]
     """
+    import tensorflow as tf
+
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}; it must be 1 or more.")
     return _finished(images.dataset(tf.data.Dataset.range(len(images)), batch_size, False))
@@ -270,6 +279,8 @@ def even_batches(
     >>> [labels.numpy().tolist() for _, labels in batches]
     [[0, 1, 2], [3, 4, 4]]
     """
+    import tensorflow as tf
+
     context = input_context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync
     if batch_size < replicas:
@@ -322,6 +333,8 @@ def _of_worker(
 
 
 def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:
+    import tensorflow as tf
+
     options = tf.data.Options()
     # Optimizing the graph copies the images in it and makes nothing faster here.
     options.experimental_optimization.apply_default_optimizations = False

@@ -10,13 +10,16 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from daso_tf.data import decode
 from daso_tf.data.errors import DataError, UnreadableFiles
 from daso_tf.data.memory import as_tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 UNKNOWN = -1  # label of an image whose class is not known
 
@@ -108,6 +111,8 @@ class Images:
             A dataset of pairs: uint8 images of shape (b, height, width, 3), int32 labels of shape
             (b,).
         """
+        import tensorflow as tf
+
         values, labels = as_tensor(self.images), as_tensor(self.labels)
         members = members.batch(batch_size, drop_remainder)
         return members.map(lambda at: (tf.gather(values, at), tf.gather(labels, at)))
@@ -167,6 +172,7 @@ class ImageFiles:
         self, members: tf.data.Dataset, batch_size: int, drop_remainder: bool
     ) -> tf.data.Dataset:
         """Makes batches of images and labels; see `Images.dataset`."""
+        import tensorflow as tf
 
         def read(member: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # Pillow releases Python's lock while it decodes, so these calls use all cores.

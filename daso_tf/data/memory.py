@@ -1,16 +1,21 @@
 """How many images fit into memory, and how TensorFlow gets them without a copy."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from daso_tf.data.errors import DataError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _ALIGNMENT = 64  # bytes; TensorFlow shares memory only if it starts at a multiple of this
 
@@ -41,6 +46,8 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
     An aligned array, such as one from `empty_images`, is shared and not copied: the 2.8 GB of
     STL-10 exist once. Such an array must not be changed afterwards.
     """
+    import tensorflow as tf
+
     aligned = array.size and array.ctypes.data % _ALIGNMENT == 0
     if aligned and array.flags.c_contiguous and array.flags.writeable:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from daso_tf.data import decode
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.memory import as_tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -77,6 +80,8 @@ class Rows:
         self, members: tf.data.Dataset, batch_size: int, drop_remainder: bool
     ) -> tf.data.Dataset:
         """Makes batches of rows and labels; see `Images.dataset`."""
+        import tensorflow as tf
+
         labels = as_tensor(self.labels)
 
         def batch(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import UNKNOWN, ImageFiles, Images, joined
@@ -228,6 +227,8 @@ def reading(data: SemiSupervisedData) -> Iterator[None]:
     ...     sum(len(images) for images, _ in daso_tf.data.evaluation_batches(data.labeled, 8))
     2
     """
+    import tensorflow as tf
+
     try:
         yield
     except tf.errors.OpError as error:

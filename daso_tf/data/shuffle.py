@@ -4,10 +4,15 @@ All draws depend only on the seed, a named stream and, for batches, the number o
 are the same on every machine and with every version of NumPy and TensorFlow.
 """
 
+from __future__ import annotations
+
 import enum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Stream(enum.IntEnum):
@@ -57,6 +62,7 @@ def endless_passes(
     Returns:
         A dataset of int32 scalars.
     """
+    import tensorflow as tf
 
     def order_of_pass(number: tf.Tensor) -> tf.data.Dataset:
         pass_seed = _seed(seed, stream, number)
@@ -82,6 +88,8 @@ def class_balanced_draws(
     Returns:
         A dataset of int64 scalars.
     """
+    import tensorflow as tf
+
     by_class = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts
@@ -103,5 +111,7 @@ def class_balanced_draws(
 
 def _seed(seed: int, stream: BatchStream, number: tf.Tensor) -> tf.Tensor:
     """Returns the seed of one pass or step."""
+    import tensorflow as tf
+
     stream_seed = tf.constant((seed, int(stream)), tf.int64)
     return tf.random.experimental.stateless_fold_in(stream_seed, number)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from daso_tf.data.images import UNKNOWN
 from daso_tf.data.semi_supervised import SemiSupervisedData
@@ -156,6 +155,8 @@ def estimate_distribution(confusion: np.ndarray, predicted: np.ndarray) -> np.nd
         unlabeled data; Lipton, Wang and Smola, "Detecting and Correcting for Label Shift with
         Black Box Predictors", ICML 2018.
     """
+    from scipy.optimize import nnls
+
     predicted = np.asarray(predicted, np.float64)
     counts, _ = nnls(np.asarray(confusion, np.float64), predicted)
     if not counts.sum() > 0:

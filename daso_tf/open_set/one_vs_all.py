@@ -9,8 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from daso_tf.open_set.open_set import OpenSet
 
@@ -77,6 +75,9 @@ class OneVsAll(OpenSet):
         self, features: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray | None = None
     ) -> None:
         """Fits the heads; see `OpenSet.learn`."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         features = np.asarray(features, np.float64)
         mean, spread = features.mean(axis=0), features.std(axis=0)
         spread[spread < 1e-6 * max(spread.max(), 1e-6)] = np.inf  # it tells nothing

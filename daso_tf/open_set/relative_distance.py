@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.covariance import LedoitWolf
 
 from daso_tf.open_set.open_set import OpenSet
 
@@ -97,6 +96,8 @@ def _squared_distances(features: tf.Tensor, means: tf.Variable, root: tf.Variabl
 
 def _root_of_precision(features: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Returns a matrix R with R R^T the inverse of the shrunk covariance, float32 `(D, D)`."""
+    from sklearn.covariance import LedoitWolf
+
     fitted = LedoitWolf(assume_centered=True, store_precision=False).fit(features - means)
     values, vectors = np.linalg.eigh(fitted.covariance_)
     # A network that has hardly learned may have almost the same features for all images.

@@ -21,9 +21,21 @@ VERBOSE = ("debug", "info")
 
 def is_command() -> bool:
     """Whether this process is a command of this package, not a program that imports it."""
+    return _module()[:1] == ["daso_tf"] or Path(sys.argv[0]).name == "daso-tf"
+
+
+def is_in_folder() -> bool:
+    """Whether it is one such as `python -m daso_tf.augment.preview`.
+
+    Python imports the folder first, and with it TensorFlow.
+    """
+    return len(_module()) > 2
+
+
+def _module() -> list[str]:
+    """Returns the parts of the name of the module that `python -m` runs."""
     arguments = sys.orig_argv[1:]
-    module = arguments[arguments.index("-m") + 1 :][:1] if "-m" in arguments else []
-    return "".join(module).split(".")[0] == "daso_tf" or Path(sys.argv[0]).name == "daso-tf"
+    return arguments[arguments.index("-m") + 1].split(".") if "-m" in arguments[:-1] else []
 
 
 def is_notebook() -> bool:
@@ -41,12 +53,9 @@ def is_verbose() -> bool:
 def start() -> Iterator[None]:
     """Hides what TensorFlow's libraries write to the standard error stream in this context.
 
-    From here on, signals end a command with one line, even while it is still being imported. In
-    programs that import the package, nothing changes. In a notebook that has imported TensorFlow
+    In programs that import the package, nothing changes. In a notebook that has imported TensorFlow
     before, the messages are already there.
     """
-    if is_command():
-        signals.watch()
     if not (is_command() or is_notebook()) or is_verbose():
         yield
         return

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.optimize import root_scalar
 from scipy.special import logsumexp, softmax
 
 from daso_tf.platform import replicas
@@ -263,6 +262,7 @@ def _meet_columns(
     so Newton's method converges from any start. On the sum itself it may diverge. It stops after a
     step below 0.1, as its error is then far smaller; the authors stop early, too.
     """
+    from scipy.optimize import root_scalar
 
     def excess_and_slope(
         nu: float, logs: np.ndarray, log_images: float

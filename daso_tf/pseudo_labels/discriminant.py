@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from daso_tf.data.unlabeled_distribution import MOST_WRONG, em_shares, total_variation
@@ -304,6 +303,8 @@ def fitted_temperature(scores: np.ndarray, labels: np.ndarray, prior: np.ndarray
     >>> round(fitted_temperature(scores, np.array([0, 0, 1, 1]), np.array([0.5, 0.5])), 2)
     2.73
     """
+    from scipy.optimize import minimize_scalar
+
     if not np.isfinite(scores[np.arange(len(labels)), labels]).any():
         return 1.0
 

@@ -14,16 +14,10 @@ from typing import Any
 from daso_tf.data import DATASETS, decode
 from daso_tf.data.long_tail import ORDERS
 from daso_tf.data.sources import OPTIONS
-from daso_tf.encoders import FAMILIES, default_resolution
-from daso_tf.encoders.adapter import ADAPTERS
-from daso_tf.platform.strategies import STRATEGIES
 from daso_tf.settings import methods
 from daso_tf.settings.flag import Flag, choice, integer, location, number, steps, string, switch
 from daso_tf.settings.methods import LEARNERS, Entry
-from daso_tf.settings.optimizers import COSINES, OPTIMIZERS
 from daso_tf.settings.settings import Settings
-from daso_tf.step import closed_forms
-from daso_tf.step.weight_decay import DECAYED
 
 MODEL_DIR = location(
     "model_dir",
@@ -131,7 +125,7 @@ OPTIMIZATION = (
     choice(
         "optimizer",
         "sgd",
-        OPTIMIZERS,
+        ["sgd", "adam", "pytorch_adam", "adamw", "lamb", "sgdw", "lookahead_sgd"],
         "adam, pytorch_adam (with epsilon where PyTorch adds it), adamw and lamb need a smaller "
         "--learning_rate, such as 0.001; lookahead_sgd, and lamb before Keras 3, need the extra "
         "`addons`.",
@@ -152,7 +146,7 @@ OPTIMIZATION = (
     choice(
         "cosine",
         "none",
-        ["none", *COSINES],
+        ["none", "half", "fixmatch"],
         "Let the learning rate fall over --steps: along half a cosine to 0 (the default with "
         "--freeze_encoder), or to a fifth (FixMatch's schedule).",
     ),
@@ -174,7 +168,7 @@ OPTIMIZATION = (
     choice(
         "decayed",
         "all",
-        DECAYED,
+        ["all", "kernels", "state"],
         "What --weight_decay decays: all parameters; kernels, without biases and BatchNorm; or "
         "the whole state after each step, by the learning rate times --weight_decay (CDMAD).",
     ),
@@ -260,7 +254,7 @@ RUN = (
     choice(
         "answer",
         "run",
-        ["run", "labels_only", "auto", *closed_forms.LINEAR],
+        ["run", "labels_only", "auto", "discriminant", "logistic"],
         "What is exported: the learner of the run; its twin that learns from the labeled images "
         "alone; the better one by the validation images (auto; without any, the run, unless it is "
         "clearly worse on labeled images that are left out in turn); or, of the labeled images, a "
@@ -325,7 +319,7 @@ DEVICES = (
     choice(
         "strategy",
         "none",
-        STRATEGIES,
+        ["none", "mirrored", "multi_worker"],
         "Devices that share each step: one, all GPUs of this machine, or those of many machines.",
         free=True,
     ),
@@ -344,7 +338,14 @@ DEVICES = (
 )
 
 ENCODER = (
-    string("encoder", "wrn_28_2", f"{'; '.join(family.usage for family in FAMILIES)}."),
+    string(
+        "encoder",
+        "wrn_28_2",
+        "wrn_DEPTH_WIDTH, such as wrn_28_2, or wrn_28_2_raw; resnet_DEPTH with 18, 34, 50 or 101, "
+        "such as resnet_34; efficientnet_lite0, with weights from ImageNet; applications:NAME with "
+        "a name in keras.applications, such as applications:MobileNetV3Small; keras_hub:PRESET "
+        "with the name of a preset of KerasHub or its folder, such as keras_hub:dinov2_small.",
+    ),
     location(
         "encoder_weights",
         None,
@@ -364,7 +365,7 @@ ENCODER = (
     choice(
         "adapter",
         "mlp",
-        ADAPTERS,
+        ["none", "mlp"],
         "The trained network on frozen features below the classifier: none, for a linear "
         "classifier, or one hidden layer (mlp).",
     ),
@@ -500,6 +501,8 @@ def complete(settings: Settings) -> Settings:
     """Returns the settings of a run: with the learner's defaults, and with all folders named."""
     settings = settings.with_defaults(methods.defaults(settings))
     if "resolution" not in settings.given:
+        from daso_tf.encoders import default_resolution
+
         settings = settings.replace(resolution=default_resolution(settings.encoder))
     # Learners with a schedule of their own keep unset flags, which follow the number of steps.
     if not any(methods.published_schedule(settings.learner, settings.steps)):

@@ -2,23 +2,30 @@
 
 To add a method to the command, add an entry to the table of its kind. The flags that the entry
 names are then part of `--help`, of the documentation and of every flag file.
+
+An entry names its class, and what makes arguments imports what it needs: so a command can show its
+help, or refuse a flag, without importing TensorFlow.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from daso_tf import augment, balance, learners, open_set, pseudo_labels, thresholds
 from daso_tf.data import BankedData, SemiSupervisedData
 from daso_tf.data.unlabeled_distribution import ESTIMATE, unlabeled_distribution
-from daso_tf.pseudo_labels.daso import AUTO
-from daso_tf.pseudo_labels.discriminant import Teacher
 from daso_tf.settings.flag import Flag, choice, integer, location, number, number_or_word, switch
 from daso_tf.settings.settings import Settings
-from daso_tf.step import closed_forms
-from daso_tf.step.cosine_classifier import CosineClassifier
-from daso_tf.step.stored_views import stored_strong, stored_weak
+
+if TYPE_CHECKING:
+    from daso_tf.balance import SupervisedLoss
+    from daso_tf.learners import Learner
+    from daso_tf.open_set import OpenSet
+    from daso_tf.pseudo_labels import DistributionAlignment
+    from daso_tf.pseudo_labels.discriminant import Teacher
+
+AUTO = "auto"  # of `--distribution_temperature`
 
 
 class Context(NamedTuple):
@@ -62,7 +69,7 @@ class Entry:
     """A method as the command knows it: its class, and where each argument comes from.
 
     Args:
-        make: Its class.
+        name: The folder and the name of its class, such as `"thresholds.FixedThreshold"`.
         defaults: Flags that have another default with this method, by name.
         frozen_defaults: Those that it has with a frozen encoder only.
         **arguments: A `Flag`, a `Computed` or a constant for each argument.
@@ -70,15 +77,21 @@ class Entry:
 
     def __init__(
         self,
-        make: Any,
+        name: str,
         defaults: Mapping[str, Any] | None = None,
         frozen_defaults: Mapping[str, Any] | None = None,
         **arguments: Any,
     ):
-        self.make = make
+        self._name = name
         self.defaults = dict(defaults or {})
         self.frozen_defaults = dict(frozen_defaults or {})
         self.arguments = arguments
+
+    @property
+    def make(self) -> Any:
+        """Its class."""
+        folder, _, name = self._name.rpartition(".")
+        return getattr(importlib.import_module(f"daso_tf.{folder}"), name)
 
     @property
     def flags(self) -> Iterator[Flag]:
@@ -146,6 +159,8 @@ _num_unlabeled = Computed(lambda c: len(c.data.unlabeled))
 
 
 def _teacher(context: Context) -> Teacher:
+    from daso_tf.step import closed_forms
+
     return closed_forms.teacher(context.data if context.bank is None else context.bank)
 
 
@@ -228,9 +243,9 @@ DISTRIBUTION_TEMPERATURE = number_or_word(
 # ---- What is an unlabeled image taught?
 
 PSEUDO_LABELERS = {
-    "linear": Entry(pseudo_labels.LinearPseudoLabeler),
+    "linear": Entry("pseudo_labels.LinearPseudoLabeler"),
     "daso": Entry(
-        pseudo_labels.DASOPseudoLabeler,
+        "pseudo_labels.DASOPseudoLabeler",
         queue_size=QUEUE_SIZE,
         prototype_temperature=number(
             "prototype_temperature",
@@ -263,12 +278,12 @@ PSEUDO_LABELERS = {
         ),
     ),
     "distribution_alignment": Entry(
-        pseudo_labels.AlignedPseudoLabeler,
+        "pseudo_labels.AlignedPseudoLabeler",
         target_distribution=_class_distribution,
         estimated=_estimated,
     ),
     "darp": Entry(
-        pseudo_labels.DARPPseudoLabeler,
+        "pseudo_labels.DARPPseudoLabeler",
         class_distribution=_class_distribution,
         estimated=_estimated,
         num_images=_num_unlabeled,
@@ -292,7 +307,7 @@ PSEUDO_LABELERS = {
         ),
     ),
     "debiaspl": Entry(
-        pseudo_labels.DebiasedPseudoLabeler,
+        "pseudo_labels.DebiasedPseudoLabeler",
         strength=number(
             "debiaspl_strength",
             0.4,
@@ -301,7 +316,7 @@ PSEUDO_LABELERS = {
         ),
     ),
     "simpro": Entry(
-        pseudo_labels.SimProPseudoLabeler,
+        "pseudo_labels.SimProPseudoLabeler",
         labeled_counts=_labeled_counts,
         batch_ratio=Computed(_batch_ratio, (BATCH_SIZE, UNLABELED_RATIO)),
         tau=number("simpro_tau", 2.0, "[0, inf)", "Strength (tau) of the priors of SimPro."),
@@ -314,7 +329,7 @@ PSEUDO_LABELERS = {
         epoch_steps=EPOCH_STEPS,
     ),
     "adello": Entry(
-        pseudo_labels.ADELLOPseudoLabeler,
+        "pseudo_labels.ADELLOPseudoLabeler",
         labeled_counts=_labeled_counts,
         total_steps=_steps,
         alpha_min=number(
@@ -357,7 +372,7 @@ PSEUDO_LABELERS = {
         ),
     ),
     "cdmad": Entry(
-        pseudo_labels.CDMADPseudoLabeler,
+        "pseudo_labels.CDMADPseudoLabeler",
         {"confidence_threshold": 0.0, "sharpening_temperature": 1.0},
         aligned_counts=Computed(_cdmad_alignment, (DISTRIBUTION_ALIGNMENT,)),
         debias_after=integer(
@@ -370,15 +385,15 @@ PSEUDO_LABELERS = {
     ),
     # The generations of self-training differ in the labeled images that they start with
     # (run/generations.py).
-    "crest": Entry(pseudo_labels.LinearPseudoLabeler),
+    "crest": Entry("pseudo_labels.LinearPseudoLabeler"),
     "crest_plus": Entry(
-        pseudo_labels.AlignedPseudoLabeler,
+        "pseudo_labels.AlignedPseudoLabeler",
         target_distribution=_class_distribution,
         estimated=_estimated,
         temperature=Computed(lambda c: c.alignment_temperature),
     ),
     "lda_teacher": Entry(
-        pseudo_labels.TeacherPseudoLabeler,
+        "pseudo_labels.TeacherPseudoLabeler",
         num_images=_num_unlabeled,
         class_distribution=Computed(lambda c: _teacher(c).class_distribution),
         targets=Computed(lambda c: _teacher(c).targets),
@@ -409,18 +424,18 @@ PSEUDO_LABELER = choice(
 # ---- How strongly is a pseudo-label taught?
 
 THRESHOLDS = {
-    "fixed": Entry(thresholds.FixedThreshold, confidence=CONFIDENCE),
+    "fixed": Entry("thresholds.FixedThreshold", confidence=CONFIDENCE),
     "flexmatch": Entry(
-        thresholds.FlexMatchThreshold, num_images=_num_unlabeled, confidence=CONFIDENCE
+        "thresholds.FlexMatchThreshold", num_images=_num_unlabeled, confidence=CONFIDENCE
     ),
     "freematch": Entry(
-        thresholds.FreeMatchThreshold,
+        "thresholds.FreeMatchThreshold",
         fairness_weight=number(
             "freematch_fairness", 0.01, "[0, inf)", "Weight of FreeMatch's fairness loss."
         ),
     ),
     "softmatch": Entry(
-        thresholds.SoftMatchWeight,
+        "thresholds.SoftMatchWeight",
         alignment=switch(
             "softmatch_alignment",
             True,
@@ -428,14 +443,14 @@ THRESHOLDS = {
         ),
     ),
     "adsh": Entry(
-        thresholds.ADSHThreshold,
+        "thresholds.ADSHThreshold",
         labeled_counts=_labeled_counts,
         num_images=_num_unlabeled,
         confidence=CONFIDENCE,
         epoch_steps=EPOCH_STEPS,
     ),
     "saw": Entry(
-        thresholds.SAWWeight,
+        "thresholds.SAWWeight",
         num_images=_num_unlabeled,
         confidence=CONFIDENCE,
         labeled_counts=_labeled_counts,
@@ -463,10 +478,10 @@ TEST_LOGIT_ADJUSTMENT = number(
     free=True,
 )
 SUPERVISED_LOSSES = {
-    "cross_entropy": Entry(balance.SupervisedLoss),
-    "class_balanced": Entry(balance.ClassBalancedLoss, labeled_counts=_labeled_counts, beta=BETA),
+    "cross_entropy": Entry("balance.SupervisedLoss"),
+    "class_balanced": Entry("balance.ClassBalancedLoss", labeled_counts=_labeled_counts, beta=BETA),
     "ldam": Entry(
-        balance.LDAMLoss,
+        "balance.LDAMLoss",
         labeled_counts=_labeled_counts,
         max_margin=number(
             "ldam_max_margin", 0.5, "(0, inf)", "Margin of the rarest class in LDAM."
@@ -489,14 +504,14 @@ SUPERVISED_LOSS = choice(
 BALANCED_HEADS: dict[str, Entry | None] = {
     "none": None,
     "abc": Entry(
-        balance.ABC,
+        "balance.ABC",
         labeled_counts=_labeled_counts,
         total_steps=_steps,
         confidence_threshold=CONFIDENCE,
         update_every=EPOCH_STEPS,
     ),
     "acr": Entry(
-        balance.ACR,
+        "balance.ACR",
         labeled_counts=_labeled_counts,
         tau=number(
             "acr_tau",
@@ -541,7 +556,7 @@ BALANCED_HEADS: dict[str, Entry | None] = {
         ),
     ),
     "cossl": Entry(
-        balance.CoSSL,
+        "balance.CoSSL",
         labeled_counts=_labeled_counts,
         teach_after=_share_of_run(
             number(
@@ -588,11 +603,11 @@ _rejected = number(
     "Share of the validation images that --open_set wrongly takes for images of no class.",
 )
 OPEN_SETS = {
-    "energy": Entry(open_set.Energy, rejected=_rejected),
-    "largest_probability": Entry(open_set.LargestProbability, rejected=_rejected),
-    "prototypes": Entry(open_set.PrototypeDistance, rejected=_rejected),
-    "one_vs_all": Entry(open_set.OneVsAll, rejected=_rejected),
-    "relative_distance": Entry(open_set.RelativeDistance, rejected=_rejected),
+    "energy": Entry("open_set.Energy", rejected=_rejected),
+    "largest_probability": Entry("open_set.LargestProbability", rejected=_rejected),
+    "prototypes": Entry("open_set.PrototypeDistance", rejected=_rejected),
+    "one_vs_all": Entry("open_set.OneVsAll", rejected=_rejected),
+    "relative_distance": Entry("open_set.RelativeDistance", rejected=_rejected),
 }
 OPEN_SET_SCORE = choice(
     "open_set_score",
@@ -604,7 +619,7 @@ OPEN_SET_SCORE = choice(
 )
 
 
-def open_set_of(context: Context) -> open_set.OpenSet:
+def open_set_of(context: Context) -> OpenSet:
     """Makes the score of images of no class that the settings name."""
     return OPEN_SETS[context.settings.open_set_score].build(context)
 
@@ -614,7 +629,7 @@ def open_set_of(context: Context) -> open_set.OpenSet:
 CLASSIFIERS: dict[str, Entry | None] = {
     "linear": None,
     "cosine": Entry(
-        CosineClassifier,
+        "step.cosine_classifier.CosineClassifier",
         units=Computed(lambda c: c.num_classes),
         temperature=number(
             "cosine_temperature",
@@ -641,9 +656,11 @@ CLASSIFIER_WEIGHTS = choice(
 _classifier = _one_of(CLASSIFIER, CLASSIFIERS)
 
 
-def _supervised_loss(context: Context) -> balance.SupervisedLoss:
+def _supervised_loss(context: Context) -> SupervisedLoss:
     if context.settings.logit_adjustment:
-        return balance.LogitAdjustedLoss(context.labeled_counts, context.settings.logit_adjustment)
+        from daso_tf.balance import LogitAdjustedLoss
+
+        return LogitAdjustedLoss(context.labeled_counts, context.settings.logit_adjustment)
     return _one_of(SUPERVISED_LOSS, SUPERVISED_LOSSES).compute(context)
 
 
@@ -668,7 +685,7 @@ CROP_PADDING = integer(
 )
 WEAK_VIEWS = {
     "padded_crop": Entry(
-        augment.Weak,
+        "augment.Weak",
         horizontal_flip=HORIZONTAL_FLIP,
         padding=Computed(
             lambda c: 0.125 if c.settings.crop_padding is None else c.settings.crop_padding,
@@ -676,7 +693,7 @@ WEAK_VIEWS = {
         ),
     ),
     "random_resized_crop": Entry(
-        augment.RandomResizedCrop, size=RESOLUTION, horizontal_flip=HORIZONTAL_FLIP
+        "augment.RandomResizedCrop", size=RESOLUTION, horizontal_flip=HORIZONTAL_FLIP
     ),
 }
 WEAK_VIEW = choice(
@@ -693,6 +710,8 @@ CUTOUT_SIZE = integer(
 def weak_layer(context: Context) -> Any:
     """Makes weak views: of images, or by choosing one of those that a feature bank stores."""
     if isinstance(context.data, BankedData):
+        from daso_tf.step.stored_views import stored_weak
+
         return stored_weak(context.data)
     return WEAK_VIEWS[context.settings.weak_view].build(context)
 
@@ -700,8 +719,12 @@ def weak_layer(context: Context) -> Any:
 def strong_layer(context: Context) -> Any:
     """Makes strong views of weak ones; as `weak_layer`."""
     if isinstance(context.data, BankedData):
+        from daso_tf.step.stored_views import stored_strong
+
         return stored_strong(context.data)
-    return augment.RandAugment(cutout=context.settings.cutout_size)
+    from daso_tf.augment import RandAugment
+
+    return RandAugment(cutout=context.settings.cutout_size)
 
 
 _strong = Computed(strong_layer, (CUTOUT_SIZE,))
@@ -750,7 +773,9 @@ def aligns(settings: Settings) -> bool:
         return False
     if settings.distribution_alignment is not None:
         return settings.distribution_alignment
-    if PSEUDO_LABELERS[settings.pseudo_labeler].make is pseudo_labels.AlignedPseudoLabeler:
+    from daso_tf.pseudo_labels import AlignedPseudoLabeler
+
+    if PSEUDO_LABELERS[settings.pseudo_labeler].make is AlignedPseudoLabeler:
         return False
     same = (
         settings.unlabeled_head > 0
@@ -761,6 +786,16 @@ def aligns(settings: Settings) -> bool:
         )
     )
     return same and not (settings.pseudo_labeler == "daso" and settings.dataset == "cifar10")
+
+
+def _distribution_alignment(context: Context) -> DistributionAlignment | None:
+    if not aligns(context.settings) or context.settings.pseudo_labeler == "cdmad":
+        return None
+    from daso_tf.pseudo_labels import DistributionAlignment
+
+    return DistributionAlignment(
+        _class_distribution.compute(context), estimated=_estimated.compute(context)
+    )
 
 
 def uses(settings: Settings, flag: Flag) -> bool:
@@ -832,11 +867,11 @@ def published_schedule(learner: str, steps: int) -> tuple[int, tuple[int, ...]]:
 # The defaults are those of DASO's comparison of methods.
 LEARNERS = {
     "supervised": Entry(
-        learners.Supervised,
+        "learners.Supervised",
         {"pseudo_labeler": "linear", "ema_decay": 0.0, "learning_rate": 0.1},
     ),
     "pseudo_label": Entry(
-        learners.PseudoLabel,
+        "learners.PseudoLabel",
         {
             "pseudo_labeler": "linear",
             "ramp_fraction": 0.4,
@@ -849,7 +884,7 @@ LEARNERS = {
         **_unlabeled,
     ),
     "mean_teacher": Entry(
-        learners.MeanTeacher,
+        "learners.MeanTeacher",
         {
             "unlabeled_weight": 50.0,
             "ramp_fraction": 0.4,
@@ -860,7 +895,7 @@ LEARNERS = {
         **_unlabeled,
     ),
     "mixmatch": Entry(
-        learners.MixMatch,
+        "learners.MixMatch",
         {
             "unlabeled_weight": 100.0,
             "ramp_fraction": 0.016,
@@ -872,7 +907,7 @@ LEARNERS = {
         **_mixed,
     ),
     "remixmatch": Entry(
-        learners.ReMixMatch,
+        "learners.ReMixMatch",
         {
             "unlabeled_weight": 1.5,
             "ramp_fraction": 0.016,
@@ -885,13 +920,7 @@ LEARNERS = {
         strong=_strong,
         balanced_head=_balanced_head,
         distribution_alignment=Computed(
-            lambda c: (
-                pseudo_labels.DistributionAlignment(
-                    _class_distribution.compute(c), estimated=_estimated.compute(c)
-                )
-                if aligns(c.settings) and c.settings.pseudo_labeler != "cdmad"
-                else None
-            ),
+            _distribution_alignment,
             (DISTRIBUTION_ALIGNMENT, UNLABELED_DISTRIBUTION, ESTIMATE_START),
         ),
         premixup_weight=number(
@@ -905,7 +934,7 @@ LEARNERS = {
         ),
     ),
     "fixmatch": Entry(
-        learners.FixMatch,
+        "learners.FixMatch",
         pseudo_labeler=_pseudo_labeler,
         **_unlabeled,
         strong=_strong,
@@ -921,7 +950,7 @@ LEARNERS = {
         open_set=_open_set,
     ),
     "student": Entry(
-        learners.Student,
+        "learners.Student",
         frozen_defaults={
             "pseudo_labeler": "lda_teacher",
             "unlabeled_weight": 2.0,
@@ -933,7 +962,7 @@ LEARNERS = {
         **_unlabeled,
     ),
     "usadtm": Entry(
-        learners.USADTM,
+        "learners.USADTM",
         {"pseudo_labeler": "linear", "confidence_threshold": 0.85, "pretrain_steps": 500},
         **_unlabeled,
         strong=_strong,
@@ -947,7 +976,7 @@ LEARNERS = {
         queue_size=Computed(lambda c: [5 * count for count in c.labeled_counts]),
         pretrain_steps=PRETRAIN_STEPS,
     ),
-    "crt": Entry(learners.ClassifierRetraining, {"pseudo_labeler": "linear"}),
+    "crt": Entry("learners.ClassifierRetraining", {"pseudo_labeler": "linear"}),
 }
 _TABLES: tuple[Mapping[str, Entry | None], ...] = (
     PSEUDO_LABELERS,
@@ -1019,7 +1048,7 @@ def _counters_imbalance(settings: Settings) -> bool:
 LEARNER = choice("learner", "fixmatch", LEARNERS, "Which views are made and which losses summed.")
 
 
-def build_learner(context: Context, **arguments: Any) -> learners.Learner:
+def build_learner(context: Context, **arguments: Any) -> Learner:
     """Makes the learner that the settings describe, not compiled yet.
 
     Args:

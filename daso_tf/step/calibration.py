@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import softmax
 
 BINS = 15  # of equally many images, as far as possible
@@ -208,6 +207,8 @@ def fit_calibrator(
         Alexandari, Kundaje and Shrikumar, "Maximum Likelihood with Bias-Corrected Calibration is
         Hard-To-Beat at Label Shift Adaptation", ICML 2020, section 3.
     """
+    from scipy.optimize import minimize
+
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     rows = np.arange(len(labels))
 

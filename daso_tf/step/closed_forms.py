@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import normalize
 
 from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.data import BankedData, Rows
@@ -122,6 +119,8 @@ def logistic_regression(
     >>> (features @ weights + bias).argmax(axis=1)
     array([0, 0, 1])
     """
+    from sklearn.linear_model import LogisticRegression
+
     fitted = LogisticRegression(C=1.0 / (_L2 * len(labels)), max_iter=200).fit(features, labels)
     weights, bias = fitted.coef_.T, fitted.intercept_
     if len(labeled_counts) == 2:  # scikit-learn has the difference of both scores
@@ -149,6 +148,9 @@ def answers(data: BankedData, images: Rows) -> dict[str, np.ndarray]:
     Returns:
         int `(N,)` by the keys of `NAMES`.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import normalize
+
     labels, counts = data.labeled.labels, data.labeled_counts
     known = _known(data)
     features = feature_statistics(data).standardized(images.views[0][:, 0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-from sklearn.preprocessing import normalize
 
 from daso_tf.balance import LogitAdjustedLoss
 from daso_tf.data import SemiSupervisedData, evaluation_batches
@@ -54,6 +53,8 @@ def begin_as_probe(learner: Learner, data: SemiSupervisedData) -> None:
     )
     labels, counts = data.labeled.labels, data.labeled_counts.tolist()
     if isinstance(learner.classifier, CosineClassifier):
+        from sklearn.preprocessing import normalize
+
         directions = normalize(features)
         means = np.stack([directions[labels == k].mean(axis=0) for k in range(len(counts))])
         weights = [means.T, learner.classifier.log_scale.numpy()]

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from daso_tf.commands import terminal
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.commands.replay import function_level, logit_level, network, newer
 from daso_tf.commands.replay.comparison import Quantity, Result, UnknownRecordingError, worst
-from daso_tf.settings.flag import location, switch
 from daso_tf.settings.settings import Settings
 
 # The table of `--write` stands between these two lines of the page.
@@ -252,16 +252,4 @@ def _markdown(all_replayed: Sequence[Replayed]) -> str:
     return "\n".join(lines)
 
 
-COMMAND = terminal.Command(
-    "replay",
-    main,
-    flags=(
-        switch("xla", False, "Compile training steps with XLA."),
-        location("write", None, "Page of the documentation whose table of recordings is replaced."),
-    ),
-    usage="RECORDING.npz|FOLDER ...",
-    details="Behavior of a recorded implementation that the library does not follow by design is\n"
-    "marked; with it applied, all quantities must be within their tolerances.\n"
-    "Exit code: 0 all other quantities are within their tolerances, 1 one is not, 2 a file cannot\n"
-    "be replayed. Other files of a folder are skipped.",
-)
+COMMAND = COMMANDS["replay"]

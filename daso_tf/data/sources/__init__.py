@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.sources import image_list, semi_aves
-from daso_tf.data.sources.any_tfds import any_tfds
 from daso_tf.data.sources.benchmarks import BENCHMARKS, benchmark
 from daso_tf.data.sources.digits import digits
 from daso_tf.data.sources.image_folder import image_folder
@@ -84,6 +83,8 @@ def _entry(dataset: str) -> _Entry:
     if dataset in _ENTRIES:
         return _ENTRIES[dataset]
     if dataset.startswith(_ANY_TFDS):
+        from daso_tf.data.sources.any_tfds import any_tfds
+
         return _Entry(partial(any_tfds, dataset.removeprefix(_ANY_TFDS)))
     raise DataError(
         f"There is no data set {dataset!r}. The known data sets are {', '.join(DATASETS)}."

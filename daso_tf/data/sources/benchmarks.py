@@ -9,7 +9,6 @@ import numpy as np
 from daso_tf.data.pools import ArrayPool
 from daso_tf.data.sources.archives import ARCHIVES, Archive, ArchiveData, read_archive
 from daso_tf.data.sources.source import Source
-from daso_tf.data.sources.tfds_reader import open_builder, read_split
 from daso_tf.data.statistics import Statistics
 
 CIFAR10_STATISTICS: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
@@ -55,6 +54,8 @@ def benchmark(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
 
 def _prepared(name: str, archive: Archive, data_dir: str | os.PathLike[str] | None) -> ArchiveData:
     """Reads the files of tensorflow-datasets."""
+    from daso_tf.data.sources.tfds_reader import open_builder, read_split
+
     place = "a folder that you give as data_dir" if data_dir is None else repr(os.fspath(data_dir))
     builder = open_builder(
         name, data_dir, url=archive.url, otherwise=f", or put {archive.filename} into {place}"

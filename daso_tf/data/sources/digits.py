@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from daso_tf.data.pools import ArrayPool
 from daso_tf.data.shuffle import Stream, random_order
@@ -25,6 +24,8 @@ def digits(data_dir: str | os.PathLike[str] | None = None) -> Source:
         E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
         Repository, 1998; license CC BY 4.0.
     """
+    from sklearn.datasets import load_digits
+
     bundled = load_digits()
     # scikit-learn's gray levels are 0..16.
     gray = np.round(bundled.images * (255 / 16)).astype(np.uint8)
