@@ -120,7 +120,7 @@ EXAMPLES = {
 }
 # Arguments without an example: `dtype` is of Keras in every layer; the targets of a teacher are a
 # weight; a frozen encoder needs another kind of encoder, as in `test_feature_bank.py`; an open set
-# goes with the plain parts only, as in `test_open_set.py`.
+# does not go with every part, so only cases have one.
 NO_EXAMPLE = {"dtype", "targets", "frozen_encoder", "open_set"}
 
 
