@@ -135,8 +135,16 @@ def configured(arrays, *settings: str):
     parsed, _ = parse(["--flagfile=cifar10_lt.cfg", *settings], TRAIN.values())
     data = from_arrays(*arrays)
     learner = build_learner(complete(parsed), data)
+    if parsed.device_data:
+        learner.keep_on_device(data.labeled, data.unlabeled)
     learner.make_train_function()
-    batches = training_batches(data, batch_size=BATCH, unlabeled_ratio=RATIO, seed=0)
+    batches = training_batches(
+        data,
+        batch_size=BATCH,
+        unlabeled_ratio=RATIO,
+        seed=0,
+        device_data=parsed.device_data,
+    )
     return learner, iter(batches.repeat())
 
 
