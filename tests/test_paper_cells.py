@@ -17,7 +17,7 @@ from daso_tf import augment, data
 from daso_tf.encoders.batch_normalization import BatchNormalization
 from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.run.checkpoints import Checkpoints
-from daso_tf.settings import build, methods
+from daso_tf.settings import build
 from daso_tf.settings.combinations import BALANCES, PAPER
 
 STEPS, HALF, BATCH, RATIO = 30, 15, 4, 2
@@ -105,7 +105,7 @@ def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         # Augmentation takes longest to compile, and other files test it.
-        patch.setattr(methods.augment, "RandAugment", functools.partial(augment.RandAugment, 0))
+        patch.setattr(augment, "RandAugment", functools.partial(augment.RandAugment, 0))
         patch.setattr(build.encoders, "build", small_encoder)
         model = made(*request.param)
     checkpoints = Checkpoints(folder / "checkpoints")
