@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from daso_tf.data.errors import DataError
 from daso_tf.data.images import ImageFiles, Images
 from daso_tf.data.memory import as_tensor, bytes_of
 from daso_tf.data.rows import Rows
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +41,8 @@ class Places:
         self, members: tf.data.Dataset, batch_size: int, drop_remainder: bool
     ) -> tf.data.Dataset:
         """Makes batches of positions, int64 of shape (b,), and labels; see `Images.dataset`."""
+        import tensorflow as tf
+
         labels = as_tensor(self.images.labels)
         members = members.batch(batch_size, drop_remainder)
         return members.map(lambda at: (tf.cast(at, tf.int64), tf.gather(labels, at)))
