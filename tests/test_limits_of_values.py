@@ -10,7 +10,7 @@ from absl import flags, logging
 from command import arguments, built, completed, parsed, run_train
 
 from daso_tf.commands import SUMMARIES
-from daso_tf.commands.cli import command_of
+from daso_tf.commands.command_lines import COMMANDS
 from daso_tf.data import from_arrays
 from daso_tf.run.flags_file import changes_since, continued, write_flags_file
 from daso_tf.run.preparation import prepare
@@ -255,7 +255,7 @@ def test_every_command_of_the_documentation_still_parses(name, words):
         name, words = "train", [word for word in words if not _OF_METHODS.match(word)]
     if name == "workers":
         name, words = "train", words[1:]
-    command = command_of(name.replace("_", "-"))
+    command = COMMANDS[name.replace("_", "-"])
     accepted = [flag for flags in command.sections.values() for flag in flags]
     if not command.parses or "--help" in words:
         return
