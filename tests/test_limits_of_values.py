@@ -255,7 +255,7 @@ def test_every_command_of_the_documentation_still_parses(name, words):
         name, words = "train", [word for word in words if not _OF_METHODS.match(word)]
     if name == "workers":
         name, words = "train", words[1:]
-    command = COMMANDS[name.replace("_", "-"])
+    command = COMMANDS[name.replace("_", "-")]
     accepted = [flag for flags in command.sections.values() for flag in flags]
     if not command.parses or "--help" in words:
         return
