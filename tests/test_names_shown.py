@@ -82,13 +82,14 @@ def test_printable():
     ("encoding", "shown"), [("ascii", "\\u732b"), ("latin-1", "\\u732b"), ("utf-8", "猫")]
 )
 def test_a_terminal_that_cannot_print_a_name_gets_it_escaped(encoding, shown, monkeypatch):
-    def main(settings: Settings, arguments: list[str]) -> int:
+    def main(command: terminal.Command, settings: Settings, arguments: list[str]) -> int:
         print("猫")
         raise ValueError("猫")
 
     written = [io.BytesIO(), io.BytesIO()]
     for name, file in zip(("stdout", "stderr"), written, strict=True):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(file, encoding, write_through=True))
-    assert terminal.call(terminal.Command("describe", main), []) == terminal.UNUSABLE
+    monkeypatch.setattr(terminal.Command, "main", main)
+    assert terminal.call(terminal.Command("describe"), []) == terminal.UNUSABLE
     assert written[0].getvalue().decode(encoding) == f"{shown}\n"
     assert written[1].getvalue().decode(encoding) == f"daso-tf: {shown}\n"

@@ -234,10 +234,11 @@ def test_a_keras_file_that_is_none_is_named(tmp_path, capfd):
 def test_a_closed_pipe_ends_as_in_other_programs(monkeypatch, capfd):
     """`| head`: no traceback, and the exit code that shells report for it."""
 
-    def main(settings, arguments):
+    def main(command, settings, arguments):
         raise BrokenPipeError
 
-    command = terminal.Command("predict", main, usage="PATH...")
+    monkeypatch.setattr(terminal.Command, "main", main)
+    command = terminal.Command("predict", usage="PATH...")
     kept = os.dup(1)
     try:
         assert terminal.call(command, []) == 141
