@@ -21,12 +21,12 @@ from statistics import mean, stdev
 import keras
 import numpy as np
 
-from daso_tf.data import BankedData, training_batches
+from daso_tf.data import BankedData
 from daso_tf.pseudo_labels.teacher import rarity_weights
 from daso_tf.run import banks
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.selected import selected
-from daso_tf.run.twin import twin_settings
+from daso_tf.run.twin import fitted, twin_settings
 from daso_tf.settings.build import build_learner
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse
@@ -144,17 +144,7 @@ def trained(settings: Settings, data: BankedData, change: Callable | None):
         targets = change(np.asarray(labeler.targets))
         labeler.targets.assign(targets)
         labeler.weights_of_images.assign(rarity_weights(targets, labeler.class_distribution))
-    batches = training_batches(
-        data,
-        batch_size=settings.batch_size,
-        unlabeled_ratio=settings.unlabeled_ratio,
-        seed=settings.seed,
-        first_step=0,
-        steps=settings.steps,
-        **learner.batch_arguments,
-    )
-    learner.fit(batches, steps_per_epoch=settings.steps, verbose=0, shuffle=False)
-    return learner
+    return fitted(learner, settings, data)
 
 
 def _normalized(weights: np.ndarray) -> np.ndarray:

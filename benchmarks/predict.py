@@ -40,6 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         export(root / "export")
+        command = [sys.executable, "-m", "daso_tf.predict", f"--model={root / 'export'}"]
         sizes = {
             f"{options.phone} of 12 megapixels": [(4000, 3000)] * options.phone,
             f"{options.mixed:,} mixed": mixed_sizes(options.mixed),
@@ -54,7 +55,7 @@ def main() -> None:
             for _ in range(options.repeats):
                 for version, repository in versions.items():
                     results[version].append(
-                        measure(repository, root / "export", root / str(number))
+                        measure([*command, str(root / str(number))], repository)
                     )
             for version, runs in results.items():
                 seconds = statistics.median(second for second, _ in runs)
@@ -88,10 +89,9 @@ def write(folder: Path, sizes: list[tuple[int, int]]) -> None:
         Image.fromarray(noise).resize(size).save(folder / f"{index:04}.jpg", quality=90)
 
 
-def measure(repository: str, model: Path, pictures: Path) -> tuple[float, float]:
-    """Returns the seconds and the megabytes of one command."""
-    command = [sys.executable, "-m", "daso_tf.predict", f"--model={model}", str(pictures)]
-    environment = {**os.environ, "PYTHONPATH": repository}
+def measure(command: list[str], repository: str | Path = HERE) -> tuple[float, float]:
+    """Returns the seconds and the megabytes of one command of a version."""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
     start = time.perf_counter()
     with subprocess.Popen(
         command, cwd=repository, env=environment, stdout=subprocess.DEVNULL

@@ -8,15 +8,14 @@ command, start included, and its peak memory.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from predict import measure
 
 CLASSES = ("bar", "dot", "ring")
 LABELED = 30  # of each class
@@ -58,17 +57,6 @@ def write(folder: Path, count: int, seed: int) -> None:
     for index in range(count):
         noise = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
         noise.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{index:06}.jpg")
-
-
-def measure(command: list[str]) -> tuple[float, float]:
-    """Returns the seconds and the megabytes of a command."""
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1000
 
 
 if __name__ == "__main__":

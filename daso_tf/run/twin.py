@@ -123,7 +123,17 @@ def trained(settings: Settings, data: SemiSupervisedData) -> Learner:
         data: A feature bank.
     """
     keras.utils.set_random_seed(settings.seed)  # of the initial weights
-    learner = build_learner(settings, data)
+    return fitted(build_learner(settings, data), settings, data)
+
+
+def fitted(learner: Learner, settings: Settings, data: SemiSupervisedData) -> Learner:
+    """Trains a learner as `trained` does, and returns it.
+
+    Args:
+        learner: Made by the settings.
+        settings: Those of a training run, completed.
+        data: A feature bank.
+    """
     batches = training_batches(
         data,
         batch_size=settings.batch_size,
