@@ -26,6 +26,7 @@ class Places:
     Example:
 
     >>> images = daso_tf.data.Images(np.zeros((6, 8, 8, 3), np.uint8), np.arange(6))
+    >>> import tensorflow as tf
     >>> batches = Places(images).dataset(tf.data.Dataset.range(6), 3, drop_remainder=True)
     >>> [at.numpy().tolist() for at, labels in batches]
     [[0, 1, 2], [3, 4, 5]]
