@@ -2,16 +2,19 @@
 
     pip install ".[bench]"
     python benchmarks/step_time.py
+    python benchmarks/step_time.py --precision float32 bfloat16 --torch_compile
     python benchmarks/step_time.py --growth
 
-The first command trains FixMatch + DASO with the settings of flags/cifar10_lt.cfg (WRN-28-2, 64
-labeled and 128 unlabeled images) in two processes that take turns, step by step: `daso_tf` as in
-the train command, and `benchmarks/pytorch_reference.py` with channels last and Pillow's
-augmentation in DataLoader workers, as the authors train. While one process computes, the other one
-waits. Prints seconds per step, images per second, peak memory, the time to the first step and the
-ratio of both programs.
+The first two commands train FixMatch + DASO with the settings of flags/cifar10_lt.cfg (WRN-28-2, 64
+labeled and 128 unlabeled images) in processes that take turns, step by step: `daso_tf` as in the
+train command, and `benchmarks/pytorch_reference.py` with channels last and Pillow's augmentation in
+DataLoader workers, as the authors train. While one process computes, the others wait. Prints
+seconds per step, images per second, peak memory, the time to the first step and the ratios of both
+programs. In bfloat16 the first program has `--mixed_precision=bfloat16` and the second one runs its
+networks under `torch.autocast`. `--torch_compile` adds the second program with networks that
+`torch.compile` compiles, which needs a C++ compiler.
 
-The second command measures what DASO costs as the classes K, the queue size Q, the features D and
+The third command measures what DASO costs as the classes K, the queue size Q, the features D and
 the batch grow: the step of a small encoder with and without it.
 """
 
@@ -29,7 +32,7 @@ import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, RATIO = 64, 2
-PROGRAMS = ("daso_tf", "pytorch")
+MIXED = {"float32": "none", "bfloat16": "bfloat16"}  # --precision and --mixed_precision
 # Settings of the second command; each further row changes one of them.
 BASE = {"classes": 10, "queue": 256, "features": 128, "batch": 64}
 GROWTH = {
@@ -48,9 +51,13 @@ def main() -> int:
         "--growth", action="store_true", help="measure the growth with K, Q, D and the batch"
     )
     parser.add_argument("--jit_compile", default="auto", help="as for daso-tf train")
+    parser.add_argument("--precision", nargs="+", choices=MIXED, default=["float32"])
+    parser.add_argument("--torch_compile", action="store_true", help="add torch.compile")
     parser.add_argument("--width", type=int, default=2, help="width of the WRN-28")
     parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--worker", choices=[*PROGRAMS, "growth"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", choices=["daso_tf", "pytorch", "growth"], help=argparse.SUPPRESS
+    )
     parser.add_argument("--arrays", help=argparse.SUPPRESS)
     parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -169,6 +176,7 @@ class Ours:
             f"--encoder=wrn_28_{args.width}",
             f"--resolution={args.resolution}",
             f"--jit_compile={args.jit_compile}",
+            f"--mixed_precision={MIXED[args.precision[0]]}",
             "--pretrain_steps=0",
         )
 
@@ -222,6 +230,11 @@ class Peer:
         )
         network = reference.wide_resnet(28, args.width, 10).to(memory_format=torch.channels_last)
         self.learner = ChannelsLast(network, settings, torch.float32)
+        for encoder in (self.learner.student.encoder, self.learner.ema.encoder):
+            if args.precision == ["bfloat16"]:
+                encoder.forward = in_bfloat16(encoder.forward)
+            if args.torch_compile:
+                encoder.compile()
         loader = torch.utils.data.DataLoader(
             Views(), batch_size=None, num_workers=2, collate_fn=lambda views: views
         )
@@ -232,8 +245,32 @@ class Peer:
         self.learner.step(*next(self.batches))
 
 
+def in_bfloat16(forward):
+    """Returns a network's function under `torch.autocast`, with features in float32."""
+    import torch
+
+    def autocast(images):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = forward(images)
+        return features.float()
+
+    return autocast
+
+
+def programs_of(args) -> dict[str, tuple[str, ...]]:
+    """Returns the name and the worker's arguments of each program; ours first in each precision."""
+    programs = {}
+    for precision in args.precision:
+        option = f"--precision={precision}"
+        programs[f"daso_tf, {precision}"] = ("daso_tf", option)
+        programs[f"pytorch, {precision}"] = ("pytorch", option)
+        if args.torch_compile:
+            programs[f"torch.compile, {precision}"] = ("pytorch", option, "--torch_compile")
+    return programs
+
+
 def compare(args) -> None:
-    """Prints the table of both programs."""
+    """Prints the table of the programs."""
     import pytorch_reference as reference
 
     np.random.seed(0)
@@ -247,39 +284,49 @@ def compare(args) -> None:
             f"--resolution={args.resolution}",
             f"--jit_compile={args.jit_compile}",
         ]
+        programs = programs_of(args)
         first, workers = {}, {}
-        for program in PROGRAMS:
-            workers[program] = Worker(program, *settings)
+        for program, (kind, *options) in programs.items():
+            workers[program] = Worker(kind, *settings, *options)
             first[program] = workers[program].first_step()
-        for program in PROGRAMS:
+        for program in programs:
             workers[program].ask("step")
-        seconds = {program: [] for program in PROGRAMS}
-        for pair in tqdm.trange(args.pairs, desc="pairs"):
-            for program in PROGRAMS if pair % 2 else reversed(PROGRAMS):
+        seconds = {program: [] for program in programs}
+        for turn in tqdm.trange(args.pairs, desc="turns"):
+            for program in programs if turn % 2 else reversed(programs):
                 seconds[program].append(workers[program].ask("step"))
-        memory = {program: workers[program].ask("memory") for program in PROGRAMS}
-        flops, rate = (workers["daso_tf"].ask(question) for question in ("flops", "rate"))
+        memory = {program: workers[program].ask("memory") for program in programs}
+        ours = workers[f"daso_tf, {args.precision[0]}"]
+        flops, rate = (ours.ask(question) for question in ("flops", "rate"))
         for worker in workers.values():
             worker.close()
 
     print(f"\nWRN-28-{args.width}, {args.resolution} pixels, {os.cpu_count()} cores.", end=" ")
-    print(f"A step is {flops / 1e9:.0f} GFLOP; matrix products: {rate / 1e9:.0f} GFLOP/s.\n")
-    print(
-        "| program | s per step | images/s | GFLOP/s | of matrix rate | first step, s | peak, MB |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print(f"A step is {flops / 1e9:.0f} GFLOP;", end=" ")
+    print(f"matrix products in float32: {rate / 1e9:.0f} GFLOP/s.\n")
+    print("| program | s per step (quartiles) | images/s | GFLOP/s | first step, s | peak, MB |")
+    print("|---|---|---|---|---|---|")
     for program, times in seconds.items():
         low, median, high = np.percentile(times, (25, 50, 75))
         images = BATCH * (1 + RATIO) / median
         print(
             f"| {program} | {median:.2f} ({low:.2f}-{high:.2f}) | {images:.1f}"
-            f" | {flops / median / 1e9:.0f} | {flops / median / rate:.0%} | {first[program]:.0f}"
-            f" | {memory[program]:,.0f} |"
+            f" | {flops / median / 1e9:.0f} | {first[program]:.0f} | {memory[program]:,.0f} |"
         )
-    ratios = np.divide(seconds["daso_tf"], seconds["pytorch"])
+    print(f"\nRatios of the seconds over {args.pairs} turns:\n")
+    print("| program | divided by | median | quartiles |")
+    print("|---|---|---|---|")
+    for ours in (name for name, (kind, *_) in programs.items() if kind == "daso_tf"):
+        for other in programs:
+            if other != ours:
+                print_ratio(ours, other, seconds)
+
+
+def print_ratio(one: str, other: str, seconds: dict[str, list[float]]) -> None:
+    """Prints a row: how the seconds of two programs compare, turn by turn."""
+    ratios = np.divide(seconds[one], seconds[other])
     low, median, high = np.percentile(ratios, (25, 50, 75))
-    print(f"\nRatio daso_tf / pytorch over {len(ratios)} pairs: median {median:.3f}", end=" ")
-    print(f"(quartiles {low:.3f} and {high:.3f}).")
+    print(f"| {one} | {other} | {median:.3f} | {low:.3f}-{high:.3f} |")
 
 
 # ---------------------------------------------------------------- what DASO costs

@@ -350,6 +350,33 @@ def test_batch_normalization_of_any_rank(shape):
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+# Rows that divide into parts of up to eight, and rows that do not.
+@pytest.mark.parametrize(
+    "shape", [(6, 3), (6, 5, 3), (6, 24, 5, 3), (6, 11, 5, 3), (6, 2, 4, 5, 3)]
+)
+@pytest.mark.parametrize("rows_are_known", [True, False])
+def test_compiled_batch_normalization_has_the_same_gradients(shape, rows_are_known):
+    rng = np.random.default_rng(0)
+    x, weights = (tf.constant(rng.normal(1.0, 2.0, shape), tf.float32) for _ in range(2))
+    found = []
+    for compiled in (False, True):
+        layer = BatchNormalization(negative_slope=0.1)
+        layer.jit_compile = compiled
+        layer.build((None, *[None] * (len(shape) - 2), shape[-1]))
+        signature = shape if rows_are_known else [*[None] * (len(shape) - 1), shape[-1]]
+
+        @tf.function(input_signature=[tf.TensorSpec(signature)])
+        def gradients(x, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                total = tf.reduce_sum(weights * layer(x, training=True))
+            return tape.gradient(total, [x, *layer.trainable_variables])
+
+        found.append(gradients(x))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
 def test_batch_normalization_of_low_precision_counts_in_float32():
     x = tf.random.stateless_normal((16, 8, 8, 2), seed=(1, 2)) + 100.0
     layer = BatchNormalization(dtype="mixed_bfloat16")
