@@ -12,7 +12,8 @@ DataLoader workers, as the authors train. While one process computes, the others
 seconds per step, images per second, peak memory, the time to the first step and the ratios of both
 programs. In bfloat16 the first program has `--mixed_precision=bfloat16` and the second one runs its
 networks under `torch.autocast`. `--torch_compile` adds the second program with networks that
-`torch.compile` compiles, which needs a C++ compiler.
+`torch.compile` compiles, which needs a C++ compiler. `--repository=FOLDER` adds another version of
+the library, a working tree.
 
 The third command measures what DASO costs as the classes K, the queue size Q, the features D and
 the batch grow: the step of a small encoder with and without it.
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--jit_compile", default="auto", help="as for daso-tf train")
     parser.add_argument("--precision", nargs="+", choices=MIXED, default=["float32"])
     parser.add_argument("--torch_compile", action="store_true", help="add torch.compile")
+    parser.add_argument("--repository", type=Path, help="add another version of the library")
     parser.add_argument("--width", type=int, default=2, help="width of the WRN-28")
     parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
     parser.add_argument(
@@ -76,7 +78,7 @@ def main() -> int:
 class Worker:
     """A process that trains a step on request."""
 
-    def __init__(self, kind: str, *arguments: str):
+    def __init__(self, kind: str, *arguments: str, repository: Path = ROOT):
         self.started = time.perf_counter()
         command = [sys.executable, __file__, f"--worker={kind}", *arguments]
         self.process = subprocess.Popen(
@@ -85,7 +87,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | {"PYTHONPATH": str(repository), "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
 
     def ask(self, question: str) -> float:
@@ -263,6 +265,8 @@ def programs_of(args) -> dict[str, tuple[str, ...]]:
     for precision in args.precision:
         option = f"--precision={precision}"
         programs[f"daso_tf, {precision}"] = ("daso_tf", option)
+        if args.repository:
+            programs[f"before, {precision}"] = ("daso_tf", option)
         programs[f"pytorch, {precision}"] = ("pytorch", option)
         if args.torch_compile:
             programs[f"torch.compile, {precision}"] = ("pytorch", option, "--torch_compile")
@@ -287,7 +291,8 @@ def compare(args) -> None:
         programs = programs_of(args)
         first, workers = {}, {}
         for program, (kind, *options) in programs.items():
-            workers[program] = Worker(kind, *settings, *options)
+            tree = args.repository if program.startswith("before") else ROOT
+            workers[program] = Worker(kind, *settings, *options, repository=tree)
             first[program] = workers[program].first_step()
         for program in programs:
             workers[program].ask("step")
@@ -316,7 +321,7 @@ def compare(args) -> None:
     print(f"\nRatios of the seconds over {args.pairs} turns:\n")
     print("| program | divided by | median | quartiles |")
     print("|---|---|---|---|")
-    for ours in (name for name, (kind, *_) in programs.items() if kind == "daso_tf"):
+    for ours in (name for name in programs if name.startswith("daso_tf")):
         for other in programs:
             if other != ours:
                 print_ratio(ours, other, seconds)
