@@ -1,4 +1,4 @@
-"""How many processor cores and GPUs this process may use, and the memory of a GPU."""
+"""How many processor cores and GPUs this process may use, and what they have."""
 
 from __future__ import annotations
 
@@ -31,6 +31,24 @@ def cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(available, int(time) // int(period)))
     except (OSError, ValueError):  # there is no such file, or it says "max"
         return available
+
+
+def computes_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Returns whether the device that trains has instructions for bfloat16.
+
+    These are tensor cores of a GPU since compute capability 8.0, or AMX, AVX512_BF16 and ARM's
+    BF16 of a processor.
+
+    Args:
+        cpuinfo: The file in which Linux lists what the processor has.
+    """
+    if devices := tf.config.list_physical_devices("GPU"):
+        details = map(tf.config.experimental.get_device_details, devices)
+        return all(each.get("compute_capability", (0, 0)) >= (8, 0) for each in details)
+    try:
+        return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
+    except OSError:  # not on Linux
+        return False
 
 
 def gpus() -> int:

@@ -19,6 +19,7 @@ from daso_tf.settings.settings import Settings
 # How the methods compute, apart from what flags say. Version 0.1 had no number; it counts as 1.
 RULES = 2
 _FLAG_LINE = re.compile(r"--(\w+)=(.*)")
+_NOTE_LINE = re.compile(r"^# (--(mixed_precision)=.*)", re.MULTILINE)
 _RULES_LINE = re.compile(r"^# Rules (\d{1,9})\b", re.MULTILINE)
 
 
@@ -36,7 +37,14 @@ def continued(path: Path, settings: Settings) -> Settings:
         OSError: If it cannot be read.
     """
     chosen = settings.dataset in automatic.DATASETS
-    return _with_values_of(path, automatic.NAMES if chosen else ("pretrain_steps",), settings)
+    names = automatic.NAMES if chosen else ("pretrain_steps",)
+    settings = _with_values_of(path, names, settings)
+    if settings.mixed_precision == "auto" and path.exists():
+        there, _ = _read(path)
+        if "mixed_precision" in there:
+            value = _value(path, "mixed_precision", there)
+            return settings.replace(mixed_precision=value)
+    return settings
 
 
 def with_network_of(model_dir: Path, settings: Settings) -> Settings:
@@ -86,16 +94,36 @@ class Changes(NamedTuple):
     rules: list[str]
 
 
-def write_flags_file(path: Path, settings: Settings) -> None:
+def notes_of(path: Path, settings: Settings) -> list[str]:
+    """Returns the notes of a flag file on values that are still those of the run.
+
+    Args:
+        path: A file that `write_flags_file` wrote; it need not exist.
+        settings: The present settings, completed.
+
+    Raises:
+        ValueError: If the file is damaged.
+        OSError: If it cannot be read.
+    """
+    if not path.exists():
+        return []
+    there, _ = _read(path)
+    notes = _NOTE_LINE.findall(path.read_text(encoding="utf-8-sig"))
+    return [note for note, name in notes if there.get(name) == as_text(settings[name])]
+
+
+def write_flags_file(path: Path, settings: Settings, notes: Iterable[str] = ()) -> None:
     """Writes every flag of a run that has a value, sorted by name, for `--flagfile`.
 
     Args:
         path: The file, in a folder that exists.
         settings: The settings of the run.
+        notes: How values were chosen, each as a line that begins with the flag.
     """
     kept = (name for name in sorted(TRAIN) if TRAIN[name].kept)
     texts = {name: as_text(settings[name]) for name in kept if settings[name] is not None}
-    text = f"# Rules {RULES}\n" + "".join(f"--{name}={value}\n" for name, value in texts.items())
+    text = f"# Rules {RULES}\n" + "".join(f"# {note}\n" for note in notes)
+    text += "".join(f"--{name}={value}\n" for name, value in texts.items())
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

@@ -17,7 +17,7 @@ from daso_tf.data.places import in_memory
 from daso_tf.platform import strategies
 from daso_tf.platform.disk import naming
 from daso_tf.platform.last_step import LastStep
-from daso_tf.run import banks, data_file
+from daso_tf.run import banks, data_file, precision
 from daso_tf.run.calibrate import check_calibrates
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.run.comparison import check_answer
@@ -26,6 +26,7 @@ from daso_tf.run.flags_file import (
     RULES,
     changes_since,
     continued,
+    notes_of,
     with_network_of,
     write_flags_file,
 )
@@ -89,6 +90,9 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     check_open_set(settings, data)
     check_estimates(settings, data)
     check_answer(settings, data)
+    settings, tried = precision.settled(settings, data)
+    flags_file = model_dir / "flags.cfg"
+    notes = tried or ([] if is_new else notes_of(flags_file, settings))
     last_step = last_step or LastStep()
     strategy = strategies.make(
         settings.strategy, settings.wait_for_workers, _identity(settings), last_step
@@ -105,12 +109,12 @@ def prepare(settings: Settings, last_step: LastStep | None = None) -> Run:
     run = begin(settings, data, run_data.identity, checkpoints, strategy, last_step)
     run = run._replace(copies=run_data.copies)
     if strategies.is_chief(strategy):
-        for line in (*chosen, *filter(None, [run_data.news])):
+        for line in (*chosen, *tried, *filter(None, [run_data.news])):
             print(line)
         _remove_leftovers(model_dir, settings.export_dir)
         model_dir.mkdir(parents=True, exist_ok=True)
         run_data.write(model_dir / data_file.NAME)
-        write_flags_file(model_dir / "flags.cfg", settings)
+        write_flags_file(flags_file, settings, notes)
         banks.write_record(settings, data)
         if data.test is not None:
             folder = model_dir / "test_images"

@@ -136,5 +136,9 @@ def _jit_compile(settings: Settings, learner: Learner) -> bool | str:
     whole = labeler is None or "xla" not in labeler.refuses
     several = learner.distribute_strategy.num_replicas_in_sync > 1
     whole &= not (several and settings.synchronized_batch_norm)
-    images = settings.steps * settings.batch_size * (1 + 2 * settings.unlabeled_ratio)
-    return compilation.best(learner.encoder, images, whole)
+    return compilation.best(learner.encoder, images_of_run(settings), whole)
+
+
+def images_of_run(settings: Settings) -> int:
+    """Returns the number of views that pass the encoder in training, forward and backward."""
+    return settings.steps * settings.batch_size * (1 + 2 * settings.unlabeled_ratio)

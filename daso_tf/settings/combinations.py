@@ -161,6 +161,9 @@ def check(settings: Settings) -> None:
     found += _refusals_of_freezing(settings)
     found += _refusals_of_twins(settings)
     found += _refusals_of_device_data(settings)
+    if settings.strategy == "multi_worker" and settings.mixed_precision == "auto":
+        reason = "each worker would choose for itself"
+        found.append(Refusal("--strategy=multi_worker", "--mixed_precision=auto", reason))
     retraining = LEARNERS[settings.learner].make is ClassifierRetraining
     if retraining and not settings.from_model_dir:
         raise ValueError(
@@ -231,7 +234,7 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
     if settings.strategy != "none":
         reason = "a feature bank and what learns from it fit on one device"
         yield Refusal("--freeze_encoder", f"--strategy={settings.strategy}", reason)
-    if settings.mixed_precision != "none":
+    if settings.mixed_precision not in ("none", "auto"):
         reason = "the features and what learns from them are float32"
         yield Refusal("--freeze_encoder", f"--mixed_precision={settings.mixed_precision}", reason)
 

@@ -302,8 +302,9 @@ DEVICES = (
     choice(
         "mixed_precision",
         "none",
-        ["none", "bfloat16", "float16"],
-        "Type in which the encoder computes; its weights stay float32. none: float32.",
+        ["none", "auto", "bfloat16", "float16"],
+        "Type in which the encoder computes; its weights stay float32. none: float32; auto: "
+        "bfloat16 where a short trial at the start shows that it is faster.",
         free=True,
     ),
     integer(
