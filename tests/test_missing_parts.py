@@ -9,7 +9,7 @@ import pytest
 from command import arguments, built, run_train
 from PIL import Image
 
-from daso_tf import data
+from daso_tf import Supervised, data
 from daso_tf.commands import describe, terminal
 from daso_tf.run.report import table
 from daso_tf.run.results import Results
@@ -121,6 +121,20 @@ def test_supervised_learning_is_the_same_without_unlabeled_images():
 
     for alone, expected in zip(trained(whole), trained(whole, labeled_alone=False), strict=True):
         np.testing.assert_array_equal(alone, expected)
+
+
+def test_encoders_of_keras_are_evaluated_without_unlabeled_images():
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
+    pool = keras.layers.GlobalAveragePooling2D()
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), *layers, pool])
+    model = Supervised(encoder, 2, mean=(0.5,) * 3, std=(0.25,) * 3)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    sizes = {"batch_size": 2, "unlabeled_ratio": 1, "seed": 0}
+    batches = data.training_batches(ALONE, **sizes, **model.batch_arguments)
+    history = model.fit(
+        batches, steps_per_epoch=2, validation_data=(IMAGES[:2], np.array([0, 1])), verbose=0
+    )
+    assert np.isfinite(history.history["val_loss"]).all()
 
 
 def test_batches_without_unlabeled_images():

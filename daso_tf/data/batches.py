@@ -206,6 +206,7 @@ def training_batches(
             steps=steps,
             with_positions=with_positions,
             class_balanced=class_balanced,
+            labeled_alone=labeled_alone,
             input_context=input_context,
         )
 
