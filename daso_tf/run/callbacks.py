@@ -354,7 +354,8 @@ class SaveCheckpoint(keras.callbacks.Callback):
     """Saves a checkpoint after every epoch; it comes after `Evaluation` in the list of callbacks.
 
     A run that is stopped between the two repeats the evaluation. In the other order it would miss
-    one.
+    one. The file is written while training continues, so whoever trains must wait for it at the end
+    (`Checkpoints.written`).
 
     Args:
         checkpoints: The checkpoints of the run.
@@ -382,6 +383,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def after_step(self, batch: int, last: bool) -> None:
         """Saves within an epoch: after the last step, and after every `every` steps of the run."""
+        self.checkpoints.check()
         if last or (self.every and (self._first_step + batch + 1) % self.every == 0):
             self._save()
 
@@ -390,4 +392,4 @@ class SaveCheckpoint(keras.callbacks.Callback):
         self._save()
 
     def _save(self) -> None:
-        self.checkpoints.save(self.model, self.write, self.best_until)
+        self.checkpoints.start_saving(self.model, self.write, self.best_until)
