@@ -15,10 +15,11 @@ class Background:
 
     Example:
 
-    >>> background = Background()
-    >>> background.start(lambda: print("written"))
+    >>> background, written = Background(), []
+    >>> background.start(lambda: written.append("a file"))
     >>> background.wait()
-    written
+    >>> written
+    ['a file']
     """
 
     def __init__(self) -> None:
