@@ -264,8 +264,8 @@ class Evaluation(keras.callbacks.Callback):
             only take part in the evaluation.
         stop_after: Number of evaluations without progress after which training ends; 0 for never.
         estimate: Estimates the class distribution of the unlabeled images before each evaluation.
-        draw_share: An epoch that is not the last one draws `results.png` if the last drawing took at
-            most this share of the time since then.
+        draw_share: An epoch that is not the last one draws `results.png` if the last drawing took
+            at most this share of the time since then.
         clock: Returns the time in seconds.
     """
 
