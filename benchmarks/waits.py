@@ -1,83 +1,56 @@
-"""Measures what a training run waits for between its steps, now and in another version.
+"""Measures what a training run waits for between its steps.
 
-    git worktree add --detach /tmp/before d7e03f1
-    python benchmarks/waits.py --repository=/tmp/before
+    python benchmarks/waits.py
 
-Prints Markdown tables. The first one has the seconds that a checkpoint of DASO with WRN-28-2, 1,000
-classes and queues of 256 features (150 MB) holds the training, the seconds of 16 steps on 8 labeled
-and 16 unlabeled images without and with a checkpoint after every fourth step, and the seconds of
-drawing `results.png`. The second one has the images per second of an evaluation of 1,000 images of
-32 x 32 pixels with WRN-28-2 by its batch size, and how often four evaluations trace the network.
-The versions take turns, each in processes of its own.
+Prints Markdown tables of medians. The first one is about checkpoints of DASO with WRN-28-2, 1,000
+classes and queues of 256 features (150 MB): how long one holds the training, and the seconds of
+four steps on 8 labeled and 16 unlabeled images and a checkpoint before them. It is written before
+the steps, as it was up to d7e03f1, or during them, or not at all. The second one has the seconds of
+drawing `results.png`. The third one has the images per second of an evaluation of 1,000 images of
+32 x 32 pixels with WRN-28-2 by its batch size, and how often all evaluations together trace the
+network. What a table compares takes turns in one process.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 
-HERE = Path(__file__).parents[1]
-STEPS, EVERY = 16, 4
+import daso_tf
+from daso_tf.run.checkpoints import Checkpoints
+from daso_tf.run.prediction import Prediction
+from daso_tf.run.report import draw
+from daso_tf.run.results import Results
+
 STATISTICS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repository", help="the other version: its working tree")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batches", type=int, nargs="*", default=[64, 128, 256, 512])
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--rounds", type=int, default=6, help="how often each is measured")
     options = parser.parse_args()
-    if options.measure:
-        waits = {"between": between_steps, "evaluation": lambda: evaluation(options.batches)}
-        print(json.dumps(waits[options.measure]()))
-        return
-    versions = {"before": options.repository} if options.repository else {}
-    versions["now"] = str(HERE)
-    found: dict[str, list[dict[str, float]]] = {version: [] for version in versions}
-    for _ in range(options.repeats):
-        for version, repository in versions.items():
-            found[version].append(in_own_process(repository, "--measure=between"))
-    print(f"| seconds | {' | '.join(versions)} |\n|---|{'---|' * len(versions)}")
-    for name in found["now"][0]:
-        medians = [statistics.median(run[name] for run in runs) for runs in found.values()]
-        print(f"| {name} | {' | '.join(f'{seconds:.2f}' for seconds in medians)} |", flush=True)
-    if options.batches:
-        batches = ["--batches", *map(str, options.batches)]
-        print("\n| batch | images/s | traces |\n|---|---|---|")
-        for batch, numbers in in_own_process(str(HERE), "--measure=evaluation", *batches).items():
-            print(f"| {batch} | {numbers[0]:,.0f} | {numbers[1]} |", flush=True)
+    print("| checkpoint | holds the training, s | with four steps, s |\n|---|---|---|", flush=True)
+    for name, found in checkpoints(options.rounds).items():
+        held, whole = (statistics.median(seconds) for seconds in zip(*found, strict=True))
+        print(f"| {name} | {held:.2f} | {whole:.2f} |")
+    print("\n| classes | seconds of a drawing |\n|---|---|", flush=True)
+    for num_classes in (10, 100, 1000):
+        print(f"| {num_classes:,} | {drawing(num_classes):.2f} |", flush=True)
+    print("\n| batch | images/s | traces |\n|---|---|---|", flush=True)
+    for batch, (rate, traces) in evaluation(options.rounds).items():
+        print(f"| {batch} | {rate:,.0f} | {traces} |")
 
 
-def in_own_process(repository: str, *arguments: str) -> dict:
-    """Returns what a new process prints, with the library of a working tree."""
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments],
-        check=True,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": repository},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def between_steps() -> dict[str, float]:
-    """Returns the seconds of checkpoints, steps and drawings."""
-    import keras
-
-    import daso_tf
-    from daso_tf.run.callbacks import SaveCheckpoint
-    from daso_tf.run.checkpoints import Checkpoints
-
+def checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Returns how long checkpoints hold the training, and how long they and four steps take."""
     learner = daso_tf.DASO(
         daso_tf.encoders.wide_resnet(28, 2), 1000, queue_size=256, pretrain_steps=0, **STATISTICS
     )
@@ -86,38 +59,28 @@ def between_steps() -> dict[str, float]:
     data = daso_tf.data.from_arrays(images[:1000], np.arange(1000), images[1000:])
     batch = next(iter(daso_tf.data.training_batches(data, batch_size=8, unlabeled_ratio=2, seed=0)))
     learner.train_on_batch(*batch)
-
-    def train(save) -> tuple[float, list[float]]:
-        held = []
-        begin = time.perf_counter()
-        for step in range(STEPS):
-            learner.train_on_batch(*batch)
-            if (step + 1) % EVERY == 0:
-                before = time.perf_counter()
-                save()
-                held.append(time.perf_counter() - before)
-        return time.perf_counter() - begin, held
-
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(folder)
-        callback = SaveCheckpoint(checkpoints)
-        callback.set_model(learner)
-        without, _ = train(lambda: None)
-        with_checkpoints, held = train(lambda: callback.on_epoch_end(0))
-        checkpoints.paths()  # the process ends when the last one is written
-    found = {
-        "a checkpoint holds the training": statistics.median(held),
-        f"{STEPS} steps": without,
-        f"{STEPS} steps with {STEPS // EVERY} checkpoints": with_checkpoints,
-    }
-    return found | {f"`results.png`, {k:,} classes": drawing(k) for k in (10, 100, 1000)}
+        saved = Checkpoints(folder)
+        ways = {
+            "none": lambda learner: None,
+            "before the steps": saved.save,
+            "during the steps": saved.start_saving,
+        }
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, save in ways.items():
+                begin = time.perf_counter()
+                save(learner)
+                held = time.perf_counter() - begin
+                for _ in range(4):
+                    learner.train_on_batch(*batch)
+                found[name].append((held, time.perf_counter() - begin))
+                saved.wait()
+    return found
 
 
 def drawing(num_classes: int) -> float:
     """Returns the seconds of drawing `results.png` after 20 evaluations, not for the first time."""
-    from daso_tf.run.report import draw
-    from daso_tf.run.results import Results
-
     shares = [0.5] * num_classes
     plain = {"accuracy": 0.5, "balanced_accuracy": 0.5, "recall": shares}
     scores = {**plain, "logit_adjusted": plain}
@@ -135,18 +98,15 @@ def drawing(num_classes: int) -> float:
         return time.perf_counter() - begin
 
 
-def evaluation(batches: list[int]) -> dict[int, tuple[float, int]]:
-    """Returns images per second and traces of four evaluations, by the size of a batch."""
-    import daso_tf
-    from daso_tf.run.prediction import Prediction
-
+def evaluation(rounds: int) -> dict[int, tuple[float, int]]:
+    """Returns images per second and traces of evaluations, by the size of a batch."""
     learner = daso_tf.FixMatch(daso_tf.encoders.wide_resnet(28, 2), 10, **STATISTICS)
     learner.compile("sgd", jit_compile=False)
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8)
     images = daso_tf.data.Images(pixels, np.zeros(1000, int))
-    predictions = {batch: Prediction(learner, batch) for batch in batches}
-    seconds: dict[int, list[float]] = {batch: [] for batch in batches}
-    for _ in range(4):  # the sizes take turns; the first evaluation traces
+    predictions = {batch: Prediction(learner, batch) for batch in (64, 128, 256, 512)}
+    seconds: dict[int, list[float]] = {batch: [] for batch in predictions}
+    for _ in range(rounds + 1):  # the first evaluation traces
         for batch, predict in predictions.items():
             begin = time.perf_counter()
             predict(images)
