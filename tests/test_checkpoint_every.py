@@ -56,7 +56,15 @@ def test_a_run_that_continues_between_evaluations_ends_as_an_undisturbed_one(
                 np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-def test_evaluate_every_may_change(finished_run, tmp_path):
+def test_evaluate_every_may_change(finished_run, tmp_path, monkeypatch):
+    predictions = []
+
+    class Recorded(run.Prediction):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            predictions.append(self)
+
+    monkeypatch.setattr(run, "Prediction", Recorded)
     shutil.copytree(finished_run.model_dir, tmp_path / "run")
     assert run_train(*arguments(model_dir=tmp_path / "run", steps=7, evaluate_every=3)) == 0
     evaluations = json.loads((tmp_path / "run" / "results.json").read_text())["evaluations"]
@@ -64,6 +72,8 @@ def test_evaluate_every_may_change(finished_run, tmp_path):
     assigned = [sum(entry["pseudo_labels"]["linear"]["assigned"]) for entry in evaluations]
     assert assigned == [16 * steps for steps in (2, 2, 1, 1, 1)]
     assert "--evaluate_every=3\n" in (tmp_path / "run" / "flags.cfg").read_text()
+    (predict,) = predictions
+    assert predict.trace_count == 2  # once for the test images and once for those of validation
 
 
 def test_steps_per_execution_must_reach_every_checkpoint():

@@ -147,7 +147,7 @@ def test_written_flags_file_is_read_back(tmp_path):
     settings["learning_rate_drops"] = "100,200"
     written(path, **settings)
     lines = path.read_text().splitlines()
-    assert lines == ["# Rules 2", *sorted(lines[1:])]
+    assert lines == ["# Rules 3", *sorted(lines[1:])]
     again = parsed(f"--flagfile={path}")
     assert again == completed(*arguments(**settings))
     assert again.learning_rate_drops == ("100", "200")

@@ -36,6 +36,10 @@ _BYTES_PER_PIXEL = 16
 # All threads together decode in an eighth of the memory, or one picture at a time.
 _decoding = Budget(machine_memory() // 8 // _BYTES_PER_PIXEL)
 _BAND_PIXELS = 2**20  # pixels of 16 bits that are scaled at a time
+# `read_at_size` leaves at least this many times the asked width and height to the resizing.
+_LEAST_REDUCED = 2
+# The version of the pixels that `read_at_size` returns; before 2, it decoded JPEG files in full.
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +89,24 @@ def read_image(file: ImageFile, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
     >>> image.shape, image[0, 0].tolist()
     ((10, 20, 3), [255, 0, 0])
     """
-    with _decoded(file, max_megapixels) as image:
-        return np.asarray(image)
+    with _opened(file, max_megapixels) as picture, _decoding.taking(_decoded_pixels(picture)):
+        return np.asarray(_turned(_to_rgb(picture), picture))
 
 
 def read_at_size(
     file: ImageFile, size: tuple[int, int], max_megapixels: float = MAX_MEGAPIXELS
 ) -> np.ndarray:
-    """Reads one image file like `read_image` and resizes it like `resize`, with less memory.
+    """Reads one image file like `read_image` and resizes it like `resize`, in less time and memory.
+
+    A JPEG file of at least four times the size is decoded at a half, a fourth or an eighth of its
+    size, to at least twice `size`. JPEG's blocks of 8 x 8 pixels are frequencies, so this leaves
+    out the high ones, which the resizing would remove. The gray levels of photographs then differ
+    by about 1 of 255 at most, on average. All other files are decoded in full.
 
     Args:
         file: See `read_image`.
         size: Height and width in pixels.
-        max_megapixels: See `read_image`.
+        max_megapixels: See `read_image`; the pixels of the file count.
 
     Returns:
         uint8 array of shape `(*size, 3)`.
@@ -105,8 +114,14 @@ def read_at_size(
     Raises:
         DataError: See `read_image`.
     """
-    with _decoded(file, max_megapixels) as image:
-        return np.asarray(_resized(image, size))
+    with _opened(file, max_megapixels) as picture:
+        turned_size = size[::-1] if picture.orientation >= 5 else size
+        box = _reduce(picture, turned_size)
+        with _decoding.taking(_decoded_pixels(picture)):
+            image = _to_rgb(picture)
+            if box is None:
+                return np.asarray(_resized(_turned(image, picture), size))
+            return np.asarray(_turned(_resized(image, turned_size, box), picture))
 
 
 def read_images(
@@ -176,23 +191,40 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(_resized(Image.fromarray(image), size))
 
 
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+_Box = tuple[float, float, float, float]
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: _Box | None = None) -> Image.Image:
     height, width = size
     if image.size == (width, height):
         return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box)
 
 
-@contextlib.contextmanager
-def _decoded(file: ImageFile, max_megapixels: float) -> Iterator[Image.Image]:
-    """Opens an image file the way a viewer shows it, as RGB, when there is memory for it."""
-    with (
-        _opened(file, max_megapixels) as picture,
-        _decoding.taking(math.prod(picture.image.size)),
-    ):
-        image = _to_rgb(picture)
-        turn = _TURNS.get(picture.orientation)
-        yield image if turn is None else image.transpose(turn)
+def _turned(image: Image.Image, picture: Picture) -> Image.Image:
+    turn = _TURNS.get(picture.orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _reduce(picture: Picture, size: tuple[int, int]) -> _Box | None:
+    """Lets the decoder reduce a picture that is much larger than needed, if it can.
+
+    Args:
+        picture: A picture that is not decoded yet.
+        size: The height and width that are needed, before it is turned.
+
+    Returns:
+        The part of the reduced picture that the pixels of the file cover: its sides are rounded up.
+        None if it is decoded in full.
+    """
+    before, (height, width) = picture.image.size, size
+    drafted = picture.image.draft(None, (_LEAST_REDUCED * width, _LEAST_REDUCED * height))
+    return drafted[1] if drafted and picture.image.size != before else None
+
+
+def _decoded_pixels(picture: Picture) -> int:
+    """Returns the pixels that a decoder holds in memory, reduced ones where it reduces."""
+    return max(math.prod(picture.image.size), picture.buffered)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import re
 import struct
 import zlib
@@ -69,6 +70,8 @@ class Picture:
         inverted: Whether level 0 of 16-bit gray is white.
         key: The levels of the color that is transparent, in 0..255, or in 0..65535 for 16 bits.
         low_bytes: Opens the lower 8 bits of 16-bit colors, of which Pillow keeps the upper 8.
+        buffered: Pixels of which the decoder holds the frequencies all at once: those of a JPEG
+            file whose scans each have a part of them.
     """
 
     image: Image.Image
@@ -78,6 +81,7 @@ class Picture:
     inverted: bool = False
     key: tuple[int, ...] | None = None
     low_bytes: Callable[[], Image.Image] | None = None
+    buffered: int = 0
 
 
 def open_picture(content: BinaryIO) -> Picture:
@@ -145,7 +149,11 @@ def _jpeg(content: BinaryIO) -> Picture:
         elif marker == 0xE1 and body[:29] == b"http://ns.adobe.com/xap/1.0/\0":
             xmp += body[29:]
     image = JpegImagePlugin.JpegImageFile(_parts(content, kept))
-    return Picture(image, _orientation_of(exif, xmp))
+    first_scan = _read(content, start, 5)  # its last byte is the number of its channels
+    whole = "progression" not in image.info and first_scan[4:] == bytes([image.layers])
+    return Picture(
+        image, _orientation_of(exif, xmp), buffered=0 if whole else math.prod(image.size)
+    )
 
 
 def _jpeg_segments(content: BinaryIO) -> Iterator[tuple[int, int, int]]:

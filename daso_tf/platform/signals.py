@@ -1,7 +1,8 @@
 """What a command does when it receives SIGINT (Ctrl-C) or SIGTERM.
 
 It ends at once, with one line and exit code 130 or 143, unless it has something to finish first.
-Files are complete or absent at any moment, so nothing else needs to be cleaned up.
+What is being written in the background is finished, unless a second signal comes. Files are
+complete or absent at any moment, so nothing else needs to be cleaned up.
 
 An exception that a signal handler raises can be swallowed or wrapped wherever TensorFlow calls
 Python, and Python runs handlers only when the main thread is not in a long call, such as a
@@ -19,9 +20,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from daso_tf.platform import background
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 _FLUSH_SECONDS = 1.0  # the reader of a pipe may have stopped reading
+_WRITE_SECONDS = 60.0  # a disk may have stopped writing
 
 
 class _State:
@@ -29,6 +33,7 @@ class _State:
     descriptor = 2  # where the line is written
     hint = ""
     takes: Callable[[int], bool] | None = None
+    ending = False  # whether a signal has come that ends the process
 
 
 def watch() -> None:
@@ -120,15 +125,19 @@ def _read(descriptor: int) -> None:
     while True:
         for number in os.read(descriptor, 16):
             if number in EXIT_CODES:
-                _handle(number)
+                # In a thread of its own: the next signal must not wait for what this one finishes.
+                threading.Thread(target=_handle, args=(number,), daemon=True).start()
 
 
 def _handle(number: int) -> None:
     if _State.takes is not None and _State.takes(number):
         return
-    flush = threading.Thread(target=_flush, daemon=True)
-    flush.start()
-    flush.join(_FLUSH_SECONDS)
+    if not _State.ending:
+        _State.ending = True
+        for task, seconds in ((_flush, _FLUSH_SECONDS), (background.finish, _WRITE_SECONDS)):
+            thread = threading.Thread(target=task, daemon=True)
+            thread.start()
+            thread.join(seconds)
     os.write(_State.descriptor, f"daso-tf: {line_of(number, _State.hint)}\n".encode())
     os._exit(EXIT_CODES[signal.Signals(number)])
 

@@ -2,14 +2,18 @@
 
 A file is written under another name and then renamed, so it is complete or absent. The checksums of
 the ZIP format show later damage. A file that only has such a name is neither restored nor deleted.
+While a run trains, files are written in the background: `start_saving` copies the variables, and
+all that reads files waits until they are written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from daso_tf.platform import replicas
+from daso_tf.platform.background import Background
 from daso_tf.platform.files import write_atomically
 from daso_tf.platform.keras_versions import (
     build_optimizer,
@@ -79,9 +84,11 @@ class Checkpoints:
         self.directory = Path(directory)
         self.keep = keep
         self.unlabeled = unlabeled
+        self._background = Background()
 
     def paths(self) -> list[Path]:
         """The files that are named like checkpoints, newest first."""
+        self.wait()
         files = self.directory.glob("step_*.npz")
         named = [path for path in files if _NAME.fullmatch(path.name) and path.is_file()]
         return sorted(named, key=_step_of, reverse=True)
@@ -116,13 +123,42 @@ class Checkpoints:
             NonFiniteError: If a variable contains nan or infinity; nothing is written then.
             OSError: If it cannot be written; the checkpoints before it are then still there.
         """
+        path = self.start_saving(model, write, best_until)
+        self.wait()
+        return path
+
+    def start_saving(
+        self,
+        model: keras.Model,
+        write: bool = True,
+        best_until: Callable[[int], int | None] = lambda step: None,
+    ) -> Path:
+        """Copies what `save` writes, and lets a thread in the background write it.
+
+        It first waits for the checkpoint before, so that there is at most one copy.
+
+        Args:
+            model: See `save`.
+            write: See `save`.
+            best_until: See `save`.
+
+        Returns:
+            The file that will be written.
+
+        Raises:
+            NonFiniteError: See `save`.
+            OSError: If the checkpoint before could not be written; this one is then not written.
+        """
+        self.wait()
         metrics = {
-            name: np.asarray(tf.convert_to_tensor(variable))
+            name: np.array(tf.convert_to_tensor(variable))
             for name, variable in _metric_variables(model).items()
         }
-        path = self.directory / f"step_{int(model.step.numpy()):08d}.npz"
+        step = int(model.step.numpy())
+        path = self.directory / f"step_{step:08d}.npz"
         if not write:
             return path
+        # `numpy` returns copies: the next steps change the variables.
         arrays = {name: variable.numpy() for name, variable in _named_variables(model)} | metrics
         arrays[VERSION_NAME] = np.array(VERSION)
         if self.unlabeled is not None:
@@ -133,13 +169,40 @@ class Checkpoints:
                     f"a variable of shape {array.shape} ({name}) contains nan or infinity"
                 )
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, **arrays))
-        own = [file for file in self.paths() if _step_of(file) <= _step_of(path)]
+        earlier = [file for file in self.paths() if _step_of(file) < step]
+        own = [path, *earlier]  # the newest first
         best = {best_until(_step_of(file)) for file in own[: self.keep]}
-        for old in filter(_is_checkpoint, own[self.keep :]):
-            if _step_of(old) not in best:
-                old.unlink(missing_ok=True)
+        old = [file for file in own[self.keep :] if _step_of(file) not in best]
+        self._background.start(lambda: _write(path, arrays, old))
         return path
+
+    def check(self) -> None:
+        """Raises the error of a checkpoint that could not be written; waits for nothing.
+
+        Raises:
+            OSError: If `start_saving` could not write it.
+        """
+        self._background.check()
+
+    def wait(self) -> None:
+        """Returns when the checkpoint that `start_saving` copied is written.
+
+        Raises:
+            OSError: If it cannot be written; the checkpoints before it are then still there.
+        """
+        self._background.wait()
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Waits at the end of the context, also after an error: none may be lost.
+
+        Raises:
+            OSError: See `wait`.
+        """
+        try:
+            yield
+        finally:
+            self.wait()
 
     def restore(
         self, model: keras.Model, step: int | None = None, resized_after: float = math.inf
@@ -233,6 +296,13 @@ class Checkpoints:
                 " remove that folder to train from the beginning"
             )
         return 0
+
+
+def _write(path: Path, arrays: dict[str, Any], old: Sequence[Path]) -> None:
+    """Writes a checkpoint, and then removes older ones, but no foreign files."""
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+    for file in filter(_is_checkpoint, old):
+        file.unlink(missing_ok=True)
 
 
 def _step_of(path: Path) -> int:

@@ -17,7 +17,7 @@ from daso_tf.settings.methods import SELF_TRAINING
 from daso_tf.settings.settings import Settings
 
 # How the methods compute, apart from what flags say. Version 0.1 had no number; it counts as 1.
-RULES = 2
+RULES = 3
 _FLAG_LINE = re.compile(r"--(\w+)=(.*)")
 _NOTE_LINE = re.compile(r"^# (--(mixed_precision)=.*)", re.MULTILINE)
 _RULES_LINE = re.compile(r"^# Rules (\d{1,9})\b", re.MULTILINE)
@@ -160,6 +160,8 @@ def changes_since(path: Path, settings: Settings) -> Changes:
             kind.append(f"--{name}: {before} there, {now} now")
     if rules < 2:
         changes.rules.extend(_changed_in_rules_2(settings))
+    if rules < 3 and _has_files(settings):
+        changes.rules.append("JPEG files of at least four times the size are decoded reduced")
     return changes
 
 
@@ -190,6 +192,11 @@ def _damaged(path: Path, what: str) -> ValueError:
     )
 
 
+def _has_files(settings: Settings) -> bool:
+    """Whether the images of a run are files of any size."""
+    return settings.dataset not in ("digits", *BENCHMARKS)
+
+
 def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
     """Yields what version 0.1 computed differently for a run, beyond rounding."""
     if settings.warmup_steps:
@@ -209,8 +216,7 @@ def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
         yield "BatchNorm of keras.applications updates its statistics with momentum 0.9"
     if settings.learner == "usadtm":
         yield "USADTM keeps 5 times the labeled images of each class in its queues"
-    listed = settings.dataset in ("digits", *BENCHMARKS) or settings.class_order is not None
-    if settings.labeled_head and not listed:
+    if settings.labeled_head and _has_files(settings) and settings.class_order is None:
         yield "the tail follows the sizes of the classes, not their names"
     changed = {
         "flexmatch": "FlexMatch writes only confident images of a batch into its memory",

@@ -214,7 +214,7 @@ def _train_generation(run: Run, time_left: TimeLeft) -> None:
     verbose = 0
     if is_chief:
         verbose = 1 if sys.stdout.isatty() else 2  # a bar, or one line per epoch in a file
-    with reading(run.data):
+    with reading(run.data), run.checkpoints.written():
         for stage in run.stages:
             run.learner.fit(
                 stage.batches,
@@ -234,4 +234,5 @@ def _train_generation(run: Run, time_left: TimeLeft) -> None:
                 verbose=verbose,
             )
             if is_over(settings, run.results):
-                return
+                break
+    strategies.wait_for_chief(run.strategy)  # they read its checkpoints

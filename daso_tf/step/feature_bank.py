@@ -23,7 +23,15 @@ import numpy as np
 import tensorflow as tf
 
 from daso_tf.augment import RandAugment, Weak, normalize, resize
-from daso_tf.data import BankedData, DataError, ImageFiles, Images, Rows, SemiSupervisedData
+from daso_tf.data import (
+    BankedData,
+    DataError,
+    ImageFiles,
+    Images,
+    Rows,
+    SemiSupervisedData,
+    decode,
+)
 from daso_tf.data.decode import EncodedImage
 from daso_tf.encoders.folding import folded
 from daso_tf.encoders.normalized_input import normalization_of
@@ -348,6 +356,7 @@ def _pictures_digest(part: Images | ImageFiles) -> str:
         assert isinstance(part, Images)
         digest.update(np.ascontiguousarray(part.images).data)
         return digest.hexdigest()
+    digest.update(f"decoded by version {decode.VERSION}".encode())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for of_file in pool.map(_file_digest, part.files):
             digest.update(of_file)
