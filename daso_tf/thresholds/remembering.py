@@ -56,9 +56,12 @@ class RememberingThreshold(Threshold):
         Returns:
             int32 `(K + 1,)`: the images of each class, then the images without a pseudo-label.
         """
-        labels = tf.convert_to_tensor(self.labels)
         # Not tf.math.bincount: its size depends on the labels, and XLA would compile every step.
-        return tf.math.unsorted_segment_sum(tf.ones_like(labels), labels, self.num_classes + 1)
+        return tf.raw_ops.DenseBincount(
+            input=tf.convert_to_tensor(self.labels),
+            size=self.num_classes + 1,
+            weights=tf.zeros([0], tf.int32),  # each label counts once
+        )
 
     def remember(
         self,
