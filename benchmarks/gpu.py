@@ -93,7 +93,7 @@ def main() -> int:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--minutes", type=float, help="when all must be done; by default 7.5, with --tiny 30"
+        "--minutes", type=float, default=7.5, help="when all must be done; by default 7.5"
     )
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured; by default all"
@@ -110,7 +110,6 @@ def main() -> int:
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     sizes = TINY if args.tiny else FULL
-    args.minutes = args.minutes or (30 if args.tiny else 7.5)
     if args.child:
         return CHILDREN[args.child[0]](sizes, *args.child[1:])
     return Parts(args, sizes).measure()

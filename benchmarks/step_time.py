@@ -3,9 +3,8 @@
     pip install ".[bench]"
     python benchmarks/step_time.py
     python benchmarks/step_time.py --precision float32 bfloat16 --torch_compile
-    python benchmarks/step_time.py --growth
 
-The first two commands train FixMatch + DASO with the settings of flags/cifar10_lt.cfg (WRN-28-2, 64
+Trains FixMatch + DASO with the settings of flags/cifar10_lt.cfg (WRN-28-2, 64
 labeled and 128 unlabeled images) in processes that take turns, step by step: `daso_tf` as in the
 train command, and `benchmarks/pytorch_reference.py` with channels last and Pillow's augmentation in
 DataLoader workers, as the authors train. While one process computes, the others wait. Prints
@@ -14,13 +13,9 @@ programs. In bfloat16 the first program has `--mixed_precision=bfloat16` and the
 networks under `torch.autocast`. `--torch_compile` adds the second program with networks that
 `torch.compile` compiles, which needs a C++ compiler. `--repository=FOLDER` adds another version of
 the library, a working tree.
-
-The third command measures what DASO costs as the classes K, the queue size Q, the features D and
-the batch grow: the step of a small encoder with and without it.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -34,39 +29,26 @@ import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, RATIO = 64, 2
 MIXED = {"float32": "none", "bfloat16": "bfloat16"}  # --precision and --mixed_precision
-# Settings of the second command; each further row changes one of them.
-BASE = {"classes": 10, "queue": 256, "features": 128, "batch": 64}
-GROWTH = {
-    "classes": (100, 1000),
-    "queue": (64, 1024),
-    "features": (512, 2048),
-    "batch": (16, 256),
-}
 
 
 def main() -> int:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=15, help="steps of each program")
-    parser.add_argument(
-        "--growth", action="store_true", help="measure the growth with K, Q, D and the batch"
-    )
     parser.add_argument("--jit_compile", default="auto", help="as for daso-tf train")
     parser.add_argument("--precision", nargs="+", choices=MIXED, default=["float32"])
     parser.add_argument("--torch_compile", action="store_true", help="add torch.compile")
     parser.add_argument("--repository", type=Path, help="add another version of the library")
     parser.add_argument("--width", type=int, default=2, help="width of the WRN-28")
     parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument(
-        "--worker", choices=["daso_tf", "pytorch", "growth"], help=argparse.SUPPRESS
-    )
+    parser.add_argument("--worker", choices=["daso_tf", "pytorch"], help=argparse.SUPPRESS)
     parser.add_argument("--arrays", help=argparse.SUPPRESS)
-    parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--growth", action="store_true", help=argparse.SUPPRESS)  # its old name
     args = parser.parse_args()
+    if args.growth:
+        parser.error("what grows is measured by: python benchmarks/growth.py classes")
     if args.worker:
-        serve({"daso_tf": Ours, "pytorch": Peer, "growth": Growth}[args.worker](args))
-    elif args.growth:
-        growth(args)
+        serve({"daso_tf": Ours, "pytorch": Peer}[args.worker](args))
     else:
         compare(args)
     return 0
@@ -78,9 +60,11 @@ def main() -> int:
 class Worker:
     """A process that trains a step on request."""
 
-    def __init__(self, kind: str, *arguments: str, repository: Path = ROOT):
+    def __init__(
+        self, kind: str, *arguments: str, program: str = __file__, repository: Path = ROOT
+    ):
         self.started = time.perf_counter()
-        command = [sys.executable, __file__, f"--worker={kind}", *arguments]
+        command = [sys.executable, program, f"--worker={kind}", *arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -332,70 +316,6 @@ def print_ratio(one: str, other: str, seconds: dict[str, list[float]]) -> None:
     ratios = np.divide(seconds[one], seconds[other])
     low, median, high = np.percentile(ratios, (25, 50, 75))
     print(f"| {one} | {other} | {median:.3f} | {low:.3f}-{high:.3f} |")
-
-
-# ---------------------------------------------------------------- what DASO costs
-
-
-class Growth:
-    """A small encoder's step, with and without DASO."""
-
-    def __init__(self, args):
-        import keras
-        import tensorflow as tf
-
-        import daso_tf
-        from daso_tf.pseudo_labels import DASOPseudoLabeler
-
-        setting = args.setting
-        layers = [
-            keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(setting["features"]),
-        ]
-        encoder = keras.Sequential([keras.Input((16, 16, 3)), *layers])
-        labeler = DASOPseudoLabeler(queue_size=setting["queue"], pretrain_steps=0)
-        self.learner = daso_tf.FixMatch(
-            encoder,
-            setting["classes"],
-            labeler if setting["daso"] else None,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-        )
-        jit_compile = {"true": True, "batch_norm": "batch_norm"}.get(args.jit_compile, False)
-        self.learner.compile(keras.optimizers.SGD(0.03), jit_compile=jit_compile)
-        draw = np.random.default_rng(0).integers
-        batch = setting["batch"]
-        images = [draw(0, 256, (n, 16, 16, 3), np.uint8) for n in (batch, RATIO * batch)]
-        labels = draw(0, setting["classes"], batch, np.int32)
-        batches = tf.data.Dataset.from_tensors((tuple(images), labels)).repeat()
-        self.batches = iter(batches)
-        self.learner.make_train_function()
-
-    step = Ours.step
-
-
-def growth(args) -> None:
-    """Prints the table of what DASO costs."""
-    settings = [BASE]
-    settings += [BASE | {name: value} for name, values in GROWTH.items() for value in values]
-    print("| K | Q | D | batch | ms without DASO | ms with | peak without, MB | with |")
-    print("|---|---|---|---|---|---|---|---|")
-    for setting in settings:
-        asked = [json.dumps(setting | {"daso": daso}) for daso in (False, True)]
-        common = f"--jit_compile={args.jit_compile}"
-        workers = [Worker("growth", common, f"--setting={text}") for text in asked]
-        for worker in workers:
-            worker.first_step()
-        times = [[worker.ask("step") for worker in workers] for _ in range(args.pairs)]
-        milliseconds = 1e3 * np.median(times, axis=0)
-        memory = [worker.ask("memory") for worker in workers]
-        for worker in workers:
-            worker.close()
-        cells = [*setting.values(), *(f"{value:.1f}" for value in milliseconds)]
-        print(
-            f"| {' | '.join(map(str, cells))} | {memory[0]:,.0f} | {memory[1]:,.0f} |", flush=True
-        )
 
 
 if __name__ == "__main__":

@@ -192,6 +192,10 @@ LIGHT = [
     ["train", "--step=3"],
     ["train", "--learner=fixmtch"],
     ["train", "--flagfile=nowhere.cfg"],
+    ["train", "--logit_adjustment=1", "--balanced_head=abc"],
+    ["train", "--open_set", "--pseudo_labeler=crest"],
+    ["train", "--device_data", "--strategy=mirrored"],
+    ["train", "--learner=supervised", "--compare_labels_only"],
     ["predict", "--coverage=2"],
 ]
 
@@ -208,8 +212,10 @@ for arguments in {LIGHT}:
 print(*sorted(name for name in sys.modules if name in {heavy}))
 print(*sorted(name for name in sys.modules if name.startswith("daso_tf.commands.")))
 """
-    *_, imported, commands = run("-c", program).stdout.splitlines()
+    done = run("-c", program)
+    *_, imported, commands = done.stdout.splitlines()
     assert imported == ""
+    assert done.stderr.count(" does not go with ") == 4
     names = ("cli", "command_lines", "of_run", "presets", "terminal", "workers")
     assert commands.split() == [f"daso_tf.commands.{name}" for name in names]
 

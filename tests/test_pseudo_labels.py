@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from daso_tf.platform import compiled
 from daso_tf.pseudo_labels import (
     DASOPseudoLabeler,
     LinearPseudoLabeler,
@@ -34,13 +35,13 @@ def classifier_with(queue_size, num_classes, num_features, temperature=0.05):
     return classifier
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("by_xla", [False, True])
 @pytest.mark.parametrize(("queue_size", "batch"), [(1, 5), (3, 8), (4, 20), (64, 6)])
-def test_queue_keeps_the_last_features_of_each_class(queue_size, batch, compiled):
+def test_queue_keeps_the_last_features_of_each_class(queue_size, batch, by_xla):
     """Against one deque per class: several images of a class, more than Q of them, none at all."""
     rng = np.random.default_rng(queue_size)
     classifier = classifier_with(queue_size, num_classes=4, num_features=3)
-    push = tf.function(classifier.push, jit_compile=True) if compiled else classifier.push
+    push = tf.function(classifier.push, jit_compile=True) if by_xla else classifier.push
     expected = [deque(maxlen=queue_size) for _ in range(4)]
     for _ in range(6):
         features = rng.normal(size=(batch, 3)).astype(np.float32)
@@ -51,6 +52,33 @@ def test_queue_keeps_the_last_features_of_each_class(queue_size, batch, compiled
         means = [np.mean(queue, axis=0) if queue else np.zeros(3) for queue in expected]
         np.testing.assert_allclose(classifier.prototypes(), means, rtol=1e-5, atol=1e-6)
     assert not np.asarray(classifier.prototypes())[3].any()
+
+
+def test_prototypes_follow_whoever_sets_the_queues():
+    """They are those of another classifier at once, bit for bit, though the counts stay equal."""
+    rng = np.random.default_rng(0)
+    first, second = (classifier_with(5, num_classes=9, num_features=7) for _ in range(2))
+    labels = rng.integers(0, 8, (6, 12))  # class 8 never occurs
+    for classifier in (first, second):
+        for of_batch in labels:
+            features = rng.normal(size=(12, 7)).astype(np.float32)
+            classifier.push(tf.constant(features), tf.constant(of_batch))
+            classifier.prototypes()
+    before = second.prototypes().numpy()
+    second.set_weights(first.get_weights())
+    assert (second.prototypes().numpy() != before)[:8].all()
+    np.testing.assert_array_equal(second.prototypes(), first.prototypes())
+    total = tf.reduce_sum(tf.convert_to_tensor(first.features), axis=1)
+    filled = np.clip(np.bincount(labels.ravel(), minlength=9), 1, 5).astype(np.float32)
+    np.testing.assert_array_equal(first.prototypes(), total / filled[:, None])
+    with compiled.whole(True):
+        by_xla = tf.function(first.prototypes, jit_compile=True)()
+    np.testing.assert_allclose(by_xla, first.prototypes(), rtol=1e-5, atol=1e-6)
+
+
+def test_means_are_not_saved():
+    classifier = classifier_with(2, num_classes=3, num_features=4)
+    assert [tuple(weight.shape) for weight in classifier.weights] == [(3, 2, 4), (3,)]
 
 
 def test_similarity_to_a_class_never_seen_is_zero():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from daso_tf.commands.of_run import STEP
 from daso_tf.commands.terminal import Command
 from daso_tf.data.sources.benchmarks import CIFAR10_STATISTICS
+from daso_tf.settings import of_flags
 from daso_tf.settings.flag import as_text, choice, integer, location, number, string, switch
 from daso_tf.settings.flags import MAX_MEGAPIXELS, SECTIONS, TRAIN
 
@@ -33,6 +34,7 @@ _COMMANDS = (
         flags=SECTIONS,
         details="With --dataset=image_folder or image_list, settings that are not given fit\n"
         "the pictures and the machine; the others below have their defaults.",
+        check=of_flags.check,
     ),
     Command(
         "export",

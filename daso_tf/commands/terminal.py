@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 from absl import logging as absl_logging
@@ -43,6 +43,7 @@ class Command:
         details: Further lines for help.
         parses: Whether flags are parsed. If not, `main` gets the whole command line as arguments.
         needs_library: Whether it needs the classes of the library, and TensorFlow.
+        check: Refuses settings that cannot be combined, before TensorFlow is imported.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Command:
     details: str = ""
     parses: bool = True
     needs_library: bool = True
+    check: Callable[[Settings], None] | None = None
 
     def main(self, settings: Settings, arguments: list[str]) -> int:
         """Imports what runs the command, and runs it.
@@ -66,6 +68,8 @@ class Command:
             ValueError: If a setting, a file or the data cannot be used.
             OSError: If a file cannot be read or written.
         """
+        if self.check is not None:
+            self.check(settings)
         if self.needs_library:
             importlib.import_module("daso_tf.library")  # first, so that TensorFlow starts quietly
         module = importlib.import_module(f"daso_tf.commands.{self.name.replace('-', '_')}")

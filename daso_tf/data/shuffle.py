@@ -64,14 +64,16 @@ def endless_passes(
     """
     import tensorflow as tf
 
+    first_pass, skipped = start // count, start % count
+
     def order_of_pass(number: tf.Tensor) -> tf.data.Dataset:
         pass_seed = _seed(seed, stream, number)
         order = tf.random.experimental.stateless_shuffle(tf.range(count), pass_seed, alg="philox")
+        # Not `skip` of the dataset, which would make each position that it skips.
+        order = order[tf.where(tf.equal(number, first_pass), skipped, 0) :]
         return tf.data.Dataset.from_tensor_slices(order)
 
-    first_pass, skipped = start // count, start % count
-    passes = tf.data.Dataset.range(first_pass, tf.int64.max)
-    return passes.flat_map(order_of_pass).skip(skipped)
+    return tf.data.Dataset.range(first_pass, tf.int64.max).flat_map(order_of_pass)
 
 
 def class_balanced_draws(

@@ -126,6 +126,65 @@ def own_rows(rows: tf.Tensor) -> tf.Tensor:
     return rows[first : first + own]
 
 
+def own_copy(variable: tf.Variable) -> tf.Variable:
+    """Returns the copy of a variable that this replica has.
+
+    What a replica changes in its copy stays there: all replicas must do the same. Outside of the
+    replicas of a step it is the first copy.
+
+    Args:
+        variable: A variable of TensorFlow or Keras.
+
+    Example:
+
+    >>> own_copy(tf.Variable(3.0)).assign_add(1.0).numpy().item()  # one replica
+    4.0
+    """
+    return _copies(variable)[0]
+
+
+def read_rows(variable: tf.Variable, indices: tf.Tensor, batch_dims: int = 0) -> tf.Tensor:
+    """Returns some rows of a variable, without a copy of the others; otherwise as `tf.gather`.
+
+    Args:
+        variable: A variable of TensorFlow or Keras.
+        indices: int, positions along the axis `batch_dims`.
+        batch_dims: Number of first axes that `variable` and `indices` have in common.
+
+    Example:
+
+    >>> read_rows(tf.Variable([1, 2, 3]), tf.constant([2])).numpy().tolist()
+    [3]
+    """
+    own = own_copy(variable)
+    return tf.raw_ops.ResourceGather(
+        resource=own.handle, indices=indices, dtype=own.dtype, batch_dims=batch_dims
+    )
+
+
+def write_rows(variable: tf.Variable, places: tf.Tensor, rows: tf.Tensor) -> None:
+    """Overwrites some rows of a variable in place. All replicas must write the same rows.
+
+    An assignment of the whole variable would copy it, which takes its time with a large one. After
+    a write in place, TensorFlow copies the variable where it is read as a whole.
+
+    Args:
+        variable: A variable of TensorFlow or Keras.
+        places: int `(count, dimensions)`, as for `tf.scatter_nd`. Where a place occurs twice, its
+            rows must be equal: the order of the writes is undefined.
+        rows: The new rows.
+
+    Example:
+
+    >>> variable = tf.Variable([1, 2, 3])
+    >>> write_rows(variable, tf.constant([[2]]), tf.constant([5]))
+    >>> variable.numpy().tolist()
+    [1, 2, 5]
+    """
+    for copy in _copies(variable):
+        copy.scatter_nd_update(places, rows)
+
+
 def average(variables: Iterable[tf.Variable]) -> None:
     """Sets variables that each replica has updated on its own to their mean over the replicas.
 
@@ -171,6 +230,20 @@ def set_sums(
 def _reduced(operation: tf.distribute.ReduceOp, values: Values) -> Values:
     context = _context()
     return values if context is None else context.all_reduce(operation, _on_device(values))
+
+
+def _copies(variable: tf.Variable) -> Sequence[tf.Variable]:
+    """Returns the copy of this replica; outside of the replicas of a step all of this process."""
+    if not isinstance(variable, tf.Variable):
+        variable = variable.value  # Keras 3 has variables of its own
+    if not isinstance(variable, tf.distribute.DistributedValues):
+        return (variable,)
+    copies = variable.values
+    if len(copies) == 1 or tf.distribute.in_cross_replica_context():
+        return copies
+    # The replicas of a process have consecutive numbers.
+    own = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+    return (copies[own % len(copies)],)
 
 
 def _on_device(values: Values) -> Values:

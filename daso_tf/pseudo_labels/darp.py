@@ -138,15 +138,12 @@ class DARPPseudoLabeler(PseudoLabeler):
         # A scatter writes duplicates in an undefined order. An image that occurs twice in the batch
         # therefore writes the prediction for its first view twice.
         first = tf.argmax(tf.equal(places[:, None], places[None, :]), axis=1)
-        predictions = tf.tensor_scatter_nd_update(
-            tf.convert_to_tensor(self.predictions), places[:, None], tf.gather(predicted, first)
-        )
-        self.predictions.assign(predictions)
+        replicas.write_rows(self.predictions, places[:, None], tf.gather(predicted, first))
 
         steps_since = tf.cast(step, tf.int64) - self.start_step
         refined = tf.cond(
             (steps_since >= 0) & tf.equal(steps_since % self.period, 0),
-            lambda: self._refine(predictions),
+            lambda: self._refine(tf.convert_to_tensor(self.predictions)),
             lambda: tf.convert_to_tensor(self.refined),
         )
         self.refined.assign(refined)

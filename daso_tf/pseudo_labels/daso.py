@@ -283,7 +283,8 @@ class PseudoLabelDistribution(keras.layers.Layer):
             step: int scalar, the number of steps done before this one.
         """
         num_classes = self.counted.shape[0]
-        in_batch = tf.reduce_sum(tf.one_hot(pseudo_labels, num_classes), axis=0)
+        ones = tf.ones(tf.shape(pseudo_labels))
+        in_batch = tf.math.unsorted_segment_sum(ones, pseudo_labels, num_classes)
         counted = self.counted + replicas.total(in_batch)
         window_full = tf.equal((tf.cast(step, tf.int64) + 1) % self.period, 0)
         self.in_force.assign(tf.where(window_full, counted, tf.convert_to_tensor(self.in_force)))

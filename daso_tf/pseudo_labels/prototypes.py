@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from daso_tf.platform import replicas
+from daso_tf.platform import compiled, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 
 
@@ -90,6 +90,7 @@ class PrototypeClassifier(keras.layers.Layer):
             trainable=False,
             dtype="int64",
         )
+        self._means = _Means(num_classes, num_features)
         self.built = True
 
     def push(self, features: tf.Tensor, labels: tf.Tensor) -> None:
@@ -102,32 +103,43 @@ class PrototypeClassifier(keras.layers.Layer):
         """
         labels = replicas.gather(tf.cast(labels, tf.int64))
         features = replicas.gather(tf.cast(features, tf.float32))
-        one_hot = tf.one_hot(labels, self.num_classes, dtype=tf.int64)
         pushed = tf.convert_to_tensor(self.pushed)
-        earlier_in_batch = tf.gather(
-            tf.cumsum(one_hot, exclusive=True), labels, batch_dims=1, axis=1
-        )
+        images = tf.range(tf.shape(labels)[0])
+        same_class = tf.equal(labels[:, None], labels[None, :])
+        earlier = same_class & (images[None, :] < images[:, None])
+        earlier_in_batch = tf.reduce_sum(tf.cast(earlier, tf.int64), axis=1)
         position = (tf.gather(pushed, labels) + earlier_in_batch) % tf.gather(self._sizes, labels)
         # A scatter writes duplicates in an undefined order. All images with the same slot therefore
         # write the feature of the last of them.
-        slot = labels * max(self._sizes) + position
-        same_slot = tf.equal(slot[:, None], slot[None, :])
-        batch_size = tf.shape(labels)[0]
-        last_writer = tf.reduce_max(tf.where(same_slot, tf.range(batch_size)[None, :], -1), axis=1)
-        self.features.assign(
-            tf.tensor_scatter_nd_update(
-                tf.convert_to_tensor(self.features),
-                tf.stack([labels, position], axis=1),
-                tf.gather(features, last_writer),
-            )
+        same_slot = same_class & tf.equal(position[:, None], position[None, :])
+        last_writer = tf.reduce_max(tf.where(same_slot, images[None, :], -1), axis=1)
+        replicas.write_rows(
+            self.features, tf.stack([labels, position], axis=1), tf.gather(features, last_writer)
         )
-        self.pushed.assign(pushed + tf.reduce_sum(one_hot, axis=0))
+        in_batch = tf.math.unsorted_segment_sum(tf.ones_like(labels), labels, self.num_classes)
+        self.pushed.assign(pushed + in_batch)
 
     def prototypes(self) -> tf.Tensor:
         """Returns the mean feature of each class, float32 `(K, D)`; 0 for a class never seen."""
-        filled = tf.clip_by_value(tf.convert_to_tensor(self.pushed), 1, self._sizes)
-        # Empty places hold zeros, so the sum over the whole buffer is right.
-        return tf.reduce_sum(self.features, axis=1) / tf.cast(filled, tf.float32)[:, None]
+        pushed = tf.convert_to_tensor(self.pushed)
+        filled = tf.cast(tf.clip_by_value(pushed, 1, self._sizes), tf.float32)[:, None]
+        # Empty places hold zeros, so the sum over a whole queue is right.
+        if compiled.by_xla():  # which reads all queues once, and the number of changed ones varies
+            return tf.reduce_sum(self.features, axis=1) / filled
+        # A step changes the queues of few classes, and a restored checkpoint those of all. Only
+        # their means are computed: with many classes, to read all queues takes longer than the
+        # rest of the method.
+        known = self._means
+        slot = (tf.maximum(pushed, 1) - 1) % self._sizes
+        newest = replicas.read_rows(self.features, slot[:, None], batch_dims=1)[:, 0]
+        changed = tf.reduce_any(tf.not_equal(newest, known.newest), axis=1)
+        changed = tf.where(changed | tf.not_equal(pushed, known.pushed))
+        classes = changed[:, 0]
+        total = tf.reduce_sum(replicas.read_rows(self.features, classes), axis=1)
+        replicas.write_rows(known.means, changed, total / tf.gather(filled, classes))
+        replicas.own_copy(known.pushed).assign(pushed)
+        replicas.own_copy(known.newest).assign(newest)
+        return tf.convert_to_tensor(known.means)
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
         """Computes the cosine similarity to each prototype, divided by the temperature.
@@ -149,3 +161,27 @@ class PrototypeClassifier(keras.layers.Layer):
             "queue_size": self.queue_size,
             "temperature": self.temperature,
         }
+
+
+class _Means:
+    """The means of the queues when they were last computed, and by what a change is noticed.
+
+    They are not saved, because they follow from the queues. Keras saves the variables that it
+    finds in layers, lists and tuples, but not those in an object like this one.
+
+    Args:
+        num_classes: K.
+        num_features: D.
+
+    Attributes:
+        means: float32 `(K, D)`.
+        newest: float32 `(K, D)`, the newest feature of each queue.
+        pushed: int64 `(K,)`, how many features each class had received.
+    """
+
+    def __init__(self, num_classes: int, num_features: int):
+        with tf.init_scope():
+            # All are as for empty queues.
+            self.means = tf.Variable(tf.zeros([num_classes, num_features]), trainable=False)
+            self.newest = tf.Variable(tf.zeros([num_classes, num_features]), trainable=False)
+            self.pushed = tf.Variable(tf.zeros([num_classes], tf.int64), trainable=False)

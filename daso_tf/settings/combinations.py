@@ -6,12 +6,12 @@ the names of flags, and the rules that only concern flags are added.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from daso_tf.learners import ClassifierRetraining, ReMixMatch
 from daso_tf.pseudo_labels import DistributionAlignment
+from daso_tf.settings import of_flags
 from daso_tf.settings.limits import divisors
 from daso_tf.settings.methods import (
     BALANCED_HEADS,
@@ -19,23 +19,13 @@ from daso_tf.settings.methods import (
     OF_FROZEN_FEATURES,
     OPEN_SETS,
     PSEUDO_LABELERS,
-    SELF_TRAINING,
     THRESHOLDS,
     aligns,
-    uses_unlabeled_images,
 )
+from daso_tf.settings.of_flags import BALANCES, Refusal, balances_of
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
 from daso_tf.step.compatibility import conflicts
-
-# What counters the imbalance of the labeled images, by the flag that asks for it.
-BALANCES = {
-    "logit_adjustment": "--logit_adjustment",
-    "test_logit_adjustment": "--test_logit_adjustment",
-    "class_balanced": "--supervised_loss=class_balanced",
-    "ldam": "--supervised_loss=ldam",
-    **{name: f"--balanced_head={name}" for name, entry in BALANCED_HEADS.items() if entry},
-}
 
 # What each learner is combined with in the tables of DASO's paper: tables 1 to 4, 11 and 14.
 PAPER = {
@@ -58,17 +48,6 @@ PAPER = {
     "usadtm": {"linear"},
     "crt": {"linear"},
 }
-
-
-class Refusal(NamedTuple):
-    """Two settings that cannot be combined, as flags, and why."""
-
-    one: str
-    other: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.one} does not go with {self.other}: {self.reason}"
 
 
 def refusals(
@@ -111,9 +90,7 @@ def refusals(
         ask("distribution_alignment", DistributionAlignment, "--distribution_alignment")
     if open_set is not None:
         ask("open_set", OPEN_SETS[open_set].make, "--open_set")
-        if pseudo_labeler in SELF_TRAINING:
-            reason = "its generations would take images of no class for labeled ones"
-            yield Refusal("--open_set", f"--pseudo_labeler={pseudo_labeler}", reason)
+        yield from of_flags.of_generations(pseudo_labeler)
     heads = {name: entry for name in balances if (entry := BALANCED_HEADS.get(name))}
     for name, entry in heads.items():
         ask("balanced_head", entry.make, BALANCES[name])
@@ -127,9 +104,7 @@ def refusals(
     for refusing, names in ((learner_class, list(balances)), *((one, losses) for one in labelers)):
         if names and "balance" in refusing.refuses:
             yield Refusal(BALANCES[names[0]], flags[refusing], refusing.refuses["balance"])
-    for one, other in itertools.combinations(balances, 2):
-        reason = "each counters the imbalance of the labeled images; both would counter it twice"
-        yield Refusal(BALANCES[one], BALANCES[other], reason)
+    yield from of_flags.of_two_balances(balances)
 
 
 def check(settings: Settings) -> None:
@@ -152,18 +127,13 @@ def check(settings: Settings) -> None:
         )
     )
     labeler = PSEUDO_LABELERS[settings.pseudo_labeler].make
-    if settings.open_set and settings.answer != "run":
-        reason = "the twin does not tell images of no class"
-        found.append(Refusal("--open_set", f"--answer={settings.answer}", reason))
     if settings.jit_compile == "true" and "xla" in labeler.refuses:
         labeler_flag = f"--pseudo_labeler={settings.pseudo_labeler}"
         found.append(Refusal(labeler_flag, "--jit_compile=true", labeler.refuses["xla"]))
     found += _refusals_of_freezing(settings)
-    found += _refusals_of_twins(settings)
-    found += _refusals_of_device_data(settings)
-    if settings.strategy == "multi_worker" and settings.mixed_precision == "auto":
-        reason = "each worker would choose for itself"
-        found.append(Refusal("--strategy=multi_worker", "--mixed_precision=auto", reason))
+    found += of_flags.of_twins(settings)
+    found += of_flags.of_device_data(settings)
+    found += of_flags.of_workers(settings)
     retraining = LEARNERS[settings.learner].make is ClassifierRetraining
     if retraining and not settings.from_model_dir:
         raise ValueError(
@@ -174,8 +144,7 @@ def check(settings: Settings) -> None:
         reason = "it trains its own encoder; --encoder_weights sets the initial weights of that"
         found.append(Refusal("--from_model_dir", f"--learner={settings.learner}", reason))
     _check_microbatches(settings.microbatches, settings.batch_size)
-    if found:
-        raise ValueError(f"{found[0]}. Leave one of them out, or choose another.")
+    of_flags.refuse(found)
 
 
 def can_add(balance: str, settings: Settings) -> bool:
@@ -239,34 +208,6 @@ def _refusals_of_freezing(settings: Settings) -> Iterator[Refusal]:
         yield Refusal("--freeze_encoder", f"--mixed_precision={settings.mixed_precision}", reason)
 
 
-def _refusals_of_twins(settings: Settings) -> Iterator[Refusal]:
-    """Yields what asks for the twin of a run that learns from the labeled images alone."""
-    if uses_unlabeled_images(settings):
-        return
-    reason = "it is the twin: it learns from the labeled images alone"
-    for asked, flag in (
-        (settings.answer in ("labels_only", "auto"), f"--answer={settings.answer}"),
-        (settings.compare_labels_only, "--compare_labels_only"),
-    ):
-        if asked:
-            yield Refusal(flag, f"--learner={settings.learner}", reason)
-
-
-def _refusals_of_device_data(settings: Settings) -> Iterator[Refusal]:
-    """Yields what does not go with training images that stay on the device."""
-    if not settings.device_data:
-        return
-    if settings.strategy != "none":
-        reason = "the images of a batch are on one device"
-        yield Refusal("--device_data", f"--strategy={settings.strategy}", reason)
-    if settings.stream == "true":
-        reason = "images that are read when they are needed do not stay on the device"
-        yield Refusal("--device_data", "--stream=true", reason)
-    if settings.freeze_encoder:
-        reason = "steps take the rows of a feature bank, and no images"
-        yield Refusal("--device_data", "--freeze_encoder", reason)
-
-
 def _check_microbatches(microbatches: int, batch_size: int) -> None:
     if batch_size % microbatches:
         allowed = map(str, divisors(batch_size))
@@ -274,14 +215,3 @@ def _check_microbatches(microbatches: int, batch_size: int) -> None:
             f"--microbatches={microbatches} must divide --batch_size={batch_size}; allowed values:"
             f" {', '.join(allowed)}."
         )
-
-
-def balances_of(settings: Settings) -> list[str]:
-    """Returns the keys of `BALANCES` that settings ask for."""
-    asked = {
-        "logit_adjustment": settings.logit_adjustment > 0,
-        "test_logit_adjustment": settings.test_logit_adjustment > 0,
-        settings.supervised_loss: True,
-        settings.balanced_head: True,
-    }
-    return [name for name in BALANCES if asked.get(name)]

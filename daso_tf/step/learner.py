@@ -19,10 +19,11 @@ from daso_tf.data.places import check_one_replica
 from daso_tf.encoders.checks import check_encoder
 from daso_tf.encoders.normalized_input import normalization_of
 from daso_tf.open_set import OpenSet
-from daso_tf.platform import draws, replicas
+from daso_tf.platform import compiled, draws, replicas
 from daso_tf.platform.checks import checked_number, checked_whole_number
 from daso_tf.platform.keras_versions import (
     apply_gradients,
+    jit_compiles,
     rate_of,
     scales_losses,
     step_logs,
@@ -551,7 +552,8 @@ class Learner(BalancedClassifier):
             images, labels = inputs.unpack(data)
             if self._device_images is not None:
                 images = self._device_images.taken(images)
-            return self._train_step(images, labels)
+            with compiled.whole(jit_compiles(self)):
+                return self._train_step(images, labels)
 
     def keep_on_device(self, labeled: Images, unlabeled: Images) -> None:
         """Keeps images on the device, for batches that have their positions; `fit` calls it.

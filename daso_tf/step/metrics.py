@@ -79,14 +79,13 @@ class ClassStatistics(keras.metrics.Metric):
             y_pred: int `(batch,)`, predicted classes, -1 for none.
             sample_weight: Unused; every image counts once.
         """
-        known = tf.cast(y_true >= 0, tf.float32)[:, None]
-        true = tf.one_hot(y_true, self.num_classes)
-        assigned = tf.one_hot(y_pred, self.num_classes)
-        predicted = assigned * known
-        self.true.assign_add(tf.reduce_sum(true, axis=0))
-        self.predicted.assign_add(tf.reduce_sum(predicted, axis=0))
-        self.correct.assign_add(tf.reduce_sum(true * predicted, axis=0))
-        self.assigned.assign_add(tf.reduce_sum(assigned, axis=0))
+        y_true, y_pred = tf.cast(y_true, tf.int64), tf.cast(y_pred, tf.int64)
+        predicted = tf.where(y_true >= 0, y_pred, -1)
+        correct = tf.where(tf.equal(y_true, y_pred), y_true, -1)
+        self.true.assign_add(self._counted(y_true))
+        self.predicted.assign_add(self._counted(predicted))
+        self.correct.assign_add(self._counted(correct))
+        self.assigned.assign_add(self._counted(y_pred))
 
     def reset_state(self) -> None:
         """Sets all counts to 0."""
@@ -119,6 +118,12 @@ class ClassStatistics(keras.metrics.Metric):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments of this metric."""
         return {**super().get_config(), "num_classes": self.num_classes}
+
+    def _counted(self, classes: tf.Tensor) -> tf.Tensor:
+        """Counts how often each class occurs; others, such as -1, do not count."""
+        classes = tf.where(classes < self.num_classes, classes, -1)
+        ones = tf.ones(tf.shape(classes))
+        return tf.math.unsorted_segment_sum(ones, classes, self.num_classes)
 
     def _mean_ratio(self, denominators: tf.Variable) -> tf.Tensor:
         # Each replica of a distributed step has counted its own rows.

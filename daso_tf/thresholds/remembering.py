@@ -56,9 +56,12 @@ class RememberingThreshold(Threshold):
         Returns:
             int32 `(K + 1,)`: the images of each class, then the images without a pseudo-label.
         """
-        labels = tf.convert_to_tensor(self.labels)
         # Not tf.math.bincount: its size depends on the labels, and XLA would compile every step.
-        return tf.math.unsorted_segment_sum(tf.ones_like(labels), labels, self.num_classes + 1)
+        return tf.raw_ops.DenseBincount(
+            input=tf.convert_to_tensor(self.labels),
+            size=self.num_classes + 1,
+            weights=tf.zeros([0], tf.int32),  # each label counts once
+        )
 
     def remember(
         self,
@@ -75,11 +78,13 @@ class RememberingThreshold(Threshold):
             values: `(mu * batch,)`, the new entries.
             written: bool `(mu * batch,)`, which of them are written; None for all.
         """
-        if written is not None:  # the others are written to a place that is then cut off
-            positions = tf.where(written, positions, tf.cast(self.num_images, positions.dtype))
+        if written is not None:
+            positions = tf.where(written, positions, -1)
         positions, values = replicas.gather(positions), replicas.gather(values)
-        before = tf.pad(tf.convert_to_tensor(memory), [[0, 1]])
-        memory.assign(tf.tensor_scatter_nd_update(before, positions[:, None], values)[:-1])
+        if written is not None:
+            rows = tf.where(positions >= 0)[:, 0]
+            positions, values = tf.gather(positions, rows), tf.gather(values, rows)
+        replicas.write_rows(memory, positions[:, None], values)
 
     def checked_positions(self, positions: tf.Tensor | None) -> tf.Tensor:
         """Returns the positions of a batch.
@@ -179,10 +184,9 @@ class EpochThreshold(RememberingThreshold):
             )
         epoch = tf.cast(step, tf.int64) // self.epoch_steps
         last_epoch = tf.convert_to_tensor(self.epoch)
-        counts = self.counts()[:-1]
         values = tf.cond(
             (epoch > last_epoch) & (epoch >= self.first_epoch),
-            lambda: self.new_values(counts),
+            lambda: self.new_values(self.counts()[:-1]),
             lambda: tf.convert_to_tensor(self.class_values),
         )
         self.class_values.assign(values)
