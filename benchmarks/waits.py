@@ -5,10 +5,10 @@
 Prints Markdown tables of medians. The first one is about checkpoints of DASO with WRN-28-2, 1,000
 classes and queues of 256 features (150 MB): how long one holds the training, and the seconds of
 four steps on 8 labeled and 16 unlabeled images and a checkpoint before them. It is written before
-the steps, as it was up to d7e03f1, or during them, or not at all. The second one has the seconds of
-drawing `results.png`. The third one has the images per second of an evaluation of 1,000 images of
-32 x 32 pixels with WRN-28-2 by its batch size, and how often all evaluations together trace the
-network. What a table compares takes turns in one process.
+the steps, as it was up to d7e03f1, or during them, or not at all. The second one has the processor
+seconds of drawing `results.png`. The third one has the processor milliseconds per image of an
+evaluation of 1,000 images of 32 x 32 pixels with WRN-28-2 by its batch size, and how often all
+evaluations together trace the network. What a table compares takes turns in one process.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def main() -> None:
     for name, found in checkpoints(options.rounds).items():
         held, whole = (statistics.median(seconds) for seconds in zip(*found, strict=True))
         print(f"| {name} | {held:.2f} | {whole:.2f} |")
-    print("\n| classes | seconds of a drawing |\n|---|---|", flush=True)
+    print("\n| classes | processor seconds of a drawing |\n|---|---|", flush=True)
     for num_classes in (10, 100, 1000):
         print(f"| {num_classes:,} | {drawing(num_classes):.2f} |", flush=True)
-    print("\n| batch | images/s | traces |\n|---|---|---|", flush=True)
-    for batch, (rate, traces) in evaluation(options.rounds).items():
-        print(f"| {batch} | {rate:,.0f} | {traces} |")
+    print("\n| batch | processor ms per image | traces |\n|---|---|---|", flush=True)
+    for batch, (milliseconds, traces) in evaluation(options.rounds).items():
+        print(f"| {batch} | {milliseconds:.1f} | {traces} |")
 
 
 def checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
@@ -80,7 +80,7 @@ def checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
 
 
 def drawing(num_classes: int) -> float:
-    """Returns the seconds of drawing `results.png` after 20 evaluations, not for the first time."""
+    """Returns the processor seconds of a second drawing of `results.png`, of 20 evaluations."""
     shares = [0.5] * num_classes
     plain = {"accuracy": 0.5, "balanced_accuracy": 0.5, "recall": shares}
     scores = {**plain, "logit_adjusted": plain}
@@ -93,13 +93,13 @@ def drawing(num_classes: int) -> float:
             for step in range(20)
         ]
         for _ in range(2):
-            begin = time.perf_counter()
+            begin = time.process_time()
             draw(results, Path(folder, "results.png"))
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
 
 def evaluation(rounds: int) -> dict[int, tuple[float, int]]:
-    """Returns images per second and traces of evaluations, by the size of a batch."""
+    """Returns processor milliseconds per image and traces of evaluations, by the batch size."""
     learner = daso_tf.FixMatch(daso_tf.encoders.wide_resnet(28, 2), 10, **STATISTICS)
     learner.compile("sgd", jit_compile=False)
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8)
@@ -108,11 +108,11 @@ def evaluation(rounds: int) -> dict[int, tuple[float, int]]:
     seconds: dict[int, list[float]] = {batch: [] for batch in predictions}
     for _ in range(rounds + 1):  # the first evaluation traces
         for batch, predict in predictions.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             predict(images)
-            seconds[batch].append(time.perf_counter() - begin)
+            seconds[batch].append(time.process_time() - begin)
     return {
-        batch: (len(images) / statistics.median(seconds[batch][1:]), predict.trace_count)
+        batch: (statistics.median(seconds[batch][1:]) / len(images) * 1e3, predict.trace_count)
         for batch, predict in predictions.items()
     }
 
