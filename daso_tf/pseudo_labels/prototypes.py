@@ -124,7 +124,9 @@ class PrototypeClassifier(keras.layers.Layer):
         pushed = tf.convert_to_tensor(self.pushed)
         filled = tf.cast(tf.clip_by_value(pushed, 1, self._sizes), tf.float32)[:, None]
         # Empty places hold zeros, so the sum over a whole queue is right.
-        if compiled.by_xla():  # which reads all queues once, and the number of changed ones varies
+        # XLA reads all queues once, whatever uses their means. It would compile a number of changed
+        # queues that varies as that of all.
+        if compiled.by_xla():
             return tf.reduce_sum(self.features, axis=1) / filled
         # A step changes the queues of few classes, and a restored checkpoint those of all. Only
         # their means are computed: with many classes, to read all queues takes longer than the
