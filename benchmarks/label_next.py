@@ -117,7 +117,7 @@ def ask(choice: str, run: Path, labels: Path, seed: int, number: int) -> list[st
     if choice == "random":
         open_rows = random.Random(f"{seed} {number}").sample(open_rows, COUNT)
     for row in open_rows[:COUNT]:
-        row["label"] = class_of(row["path"])
+        row.update(label=class_of(row["path"]), part="")
     write(labels, rows)
     return [row["label"] for row in open_rows[:COUNT]]
 

@@ -156,7 +156,11 @@ def _rows(identity: Identity, guesses: dict[int, tuple[str, str]]) -> Iterator[I
     for part, images in identity.parts.items():
         in_list = "train" if part == "labeled" else part
         for place, (name, label) in enumerate(zip(images.names, images.labels, strict=True)):
-            if part != "unlabeled" or place not in guesses:
+            if part == "unlabeled" and place in guesses:
+                continue
+            if part == "unlabeled" and label < 0:  # a label that a person fills in counts
+                yield name, "", "", "", ""
+            else:
                 yield name, identity.class_names[label] if label >= 0 else "", in_list, "", ""
 
 
