@@ -141,6 +141,10 @@ def train(pictures: Path, labels: Path, folder: Path, seed: int, flags: list[str
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed; see {folder / 'log.txt'}")
     results = json.loads((folder / "results.json").read_text())
+    with labels.open(newline="", encoding="utf-8") as file:
+        given = sum(bool(row["label"]) and row["part"] != "test" for row in csv.DictReader(file))
+    if given != sum(results["labeled_counts"]):
+        raise SystemExit(f"{folder} learned from another number of labels than {given} of {labels}")
     return {"recall": results["exported"]["test"]["recall"], "classes": results["class_names"]}
 
 

@@ -94,7 +94,7 @@ def trial(settings: Settings, data: SemiSupervisedData) -> dict[str, float]:
 
 def _pass_of(encoder: keras.Model, settings: Settings) -> tf.types.experimental.GenericFunction:
     """Returns a function of images that computes all gradients of the encoder."""
-    compiled = {"true": True, "batch_norm": "batch_norm", "false": False}.get(settings.jit_compile)
+    compiled = compilation.BY_FLAG.get(settings.jit_compile)
     if compiled is None:
         compiled = compilation.best(encoder, images_of_run(settings))
     for norm in batch_norms_of(encoder):

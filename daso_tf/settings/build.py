@@ -129,9 +129,8 @@ def build_image_encoder(settings: Settings, data: SemiSupervisedData) -> keras.M
 
 def _jit_compile(settings: Settings, learner: Learner) -> bool | str:
     """Returns what XLA compiles."""
-    chosen: dict[str, bool | str] = {"true": True, "batch_norm": "batch_norm", "false": False}
     if settings.jit_compile != "auto":
-        return chosen[settings.jit_compile]
+        return compilation.BY_FLAG[settings.jit_compile]
     labeler = learner.pseudo_labeler
     whole = labeler is None or "xla" not in labeler.refuses
     several = learner.distribute_strategy.num_replicas_in_sync > 1

@@ -11,6 +11,8 @@ import tensorflow as tf
 # runs than this number of floating-point operations save again; shorter runs would only start
 # later. benchmarks/RESULTS.md has the measurements.
 PAYS_FROM = 5e12
+# The `jit_compile` of a learner's `compile` by the value of `--jit_compile`; `auto` is `best`.
+BY_FLAG: dict[str, bool | str] = {"true": True, "batch_norm": "batch_norm", "false": False}
 
 
 def best(encoder: keras.Model, images: int, whole: bool = True) -> bool | str:
