@@ -277,6 +277,56 @@ def test_batch_normalizations_gradient_is_that_of_its_formula(compiled, negative
             np.testing.assert_allclose(found[place][index], slope, atol=1e-4)
 
 
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("compiled", ["nothing", "batch_norm", "step"])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_normalization_of_a_sum_is_that_of_an_addition_before_it(compiled, precise, training):
+    """The outputs, the sum, the running statistics and all gradients."""
+    rng = np.random.default_rng(3)
+    pair = [tf.constant(rng.normal(1.0, 2.0, (3, 4, 2, 2)), tf.float32) for _ in range(2)]
+    weights = tf.constant(rng.normal(size=(2, 3, 4, 2, 2)), tf.float32)
+    layers = [BatchNormalization(negative_slope=0.1) for _ in range(2)]
+    layers[0].build([pair[0].shape, pair[1].shape])
+    layers[1].build(pair[0].shape)
+    for layer in layers:
+        layer.jit_compile, layer.precise = compiled == "batch_norm", precise
+        layer.gamma.assign([0.7, -1.3])
+
+    @tf.function(jit_compile=compiled == "step")
+    def results(layer, separate):
+        with tf.GradientTape() as tape:
+            tape.watch(pair)
+            if separate:
+                total = tf.add(*pair)
+                outputs = layer(total, training=training)
+            else:
+                outputs, total = layer(pair, training=training)
+            loss = tf.reduce_sum(weights * tf.stack([outputs, total**2]))
+        return outputs, total, tape.gradient(loss, [*pair, layer.gamma, layer.beta])
+
+    ours, expected = results(layers[0], False), results(layers[1], True)
+    for found, wanted in zip(tf.nest.flatten(ours), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=2e-6)
+    for found, wanted in zip(layers[0].get_weights(), layers[1].get_weights(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_normalization_is_exact_where_the_mean_is_far_from_zero(compiled):
+    """Also where the first image is unlike the others, and where a channel is constant."""
+    rng = np.random.default_rng(4)
+    x = rng.normal([1000.0, -3.0, 0.0], 1.0, (64, 16, 16, 3)).astype(np.float32)
+    x[0, ..., 1] += 20.0
+    x[..., 2] = 7.0
+    layer = BatchNormalization()
+    layer.jit_compile = compiled
+    y = np.array(layer(tf.constant(x), training=True), np.float64)
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(y, exact, atol=2e-4)
+    np.testing.assert_allclose(y[..., 1], exact[..., 1], rtol=1e-5, atol=1e-5)
+
+
 def test_batch_normalization_activates_in_inference_too():
     x = tf.random.stateless_normal((4, 2, 2, 3), seed=(1, 2))
     config = BatchNormalization(negative_slope=0.2, synchronized=False).get_config()

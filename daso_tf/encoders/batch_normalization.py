@@ -58,12 +58,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
             of recorded runs does so.
 
     Call arguments:
-        inputs: float `(batch, ..., channels)`.
+        inputs: float `(batch, ..., channels)`, or a list of two such tensors, whose sum is
+            normalized. A network with residual branches in which a sum is normalized and also goes
+            on itself trains faster with it: the gradients of both are added where they arise.
         training: Whether to normalize with the statistics of the batch and to update the running
             statistics, instead of normalizing with the running statistics.
 
     Returns:
-        A tensor with the shape and dtype of the inputs.
+        A tensor with the shape and dtype of the inputs. For two inputs, a list of this tensor and
+        of their sum.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -73,6 +76,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     >>> layer = daso_tf.encoders.BatchNormalization()
     >>> layer(tf.ones((2, 4, 4, 3)), training=True).shape
     TensorShape([2, 4, 4, 3])
+    >>> layer = daso_tf.encoders.BatchNormalization()
+    >>> normalized, total = layer([tf.ones((2, 3)), tf.ones((2, 3))])
+    >>> float(total[0, 0])
+    2.0
 
     Reference:
         Ioffe and Szegedy, "Batch Normalization", ICML 2015, algorithm 1.
@@ -123,12 +130,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.jit_compile = False
         self.precise = False
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Any) -> None:
         """Creates gamma, beta and the running statistics.
+
+        Args:
+            input_shape: The shape of the inputs, or a list of two equal shapes.
 
         Raises:
             ValueError: If `axis` is not the last axis.
         """
+        shapes = _shapes(input_shape)
+        input_shape = shapes[0]
         axis = self.axis if isinstance(self.axis, int) else self.axis[0]  # Keras 2 keeps a list
         if axis not in (-1, len(input_shape) - 1):
             raise ValueError(
@@ -136,15 +148,27 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"{tuple(input_shape)}, not {axis}."
             )
         super().build(input_shape)
+        if len(shapes) > 1:
+            self.input_spec = [self.input_spec] * len(shapes)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the shape of the inputs: two inputs have two outputs."""
+        return input_shape
 
     def call(
-        self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None
-    ) -> tf.Tensor:
+        self,
+        inputs: tf.Tensor | list[tf.Tensor],
+        training: bool = False,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor | list[tf.Tensor]:
         """Normalizes with the batch statistics in training, and else with the running ones."""
+        addends = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if not (training and self.trainable):  # a frozen layer keeps its statistics
-            outputs = super().call(inputs, training=False, mask=mask)
-            return activated(outputs, self.negative_slope)
-        channels = inputs.shape[-1]
+            total = tf.add(*addends) if len(addends) > 1 else addends[0]
+            outputs = super().call(total, training=False, mask=None)
+            outputs = activated(outputs, self.negative_slope)
+            return outputs if len(addends) == 1 else [outputs, total]
+        channels = addends[0].shape[-1]
         # In mixed precision, Keras returns variables in the precision of the layer.
         gamma = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones([channels])
         beta = tf.cast(self.beta, tf.float32) if self.center else tf.zeros([channels])
@@ -155,16 +179,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
             passes, within, after = _COMPILED_PASSES, self.negative_slope, None
         if self.precise:
             passes = _PRECISE_PASSES
-        outputs, mean, variance = _normalized(
-            inputs, gamma, beta, self.epsilon, within, of_batch, passes
+        outputs, mean, variance, *total = _normalized(
+            addends, gamma, beta, self.epsilon, within, of_batch, passes
         )
-        count = tf.cast(parts * (tf.size(inputs) // channels), tf.float32)
+        count = tf.cast(parts * (tf.size(outputs) // channels), tf.float32)
         for statistic, batch_value in (
             (self.moving_mean, mean),
             (self.moving_variance, variance * count / tf.maximum(count - 1.0, 1.0)),
         ):
             statistic.assign(statistic * self.momentum + batch_value * (1.0 - self.momentum))
-        return activated(outputs, after)
+        outputs = activated(outputs, after)
+        return [outputs, *total] if total else outputs
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
@@ -174,15 +199,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def _normalized(
-    inputs: tf.Tensor,
+    addends: list[tf.Tensor],
     gamma: tf.Tensor,
     beta: tf.Tensor,
     epsilon: float,
     negative_slope: float | None,
     of_batch: Callable,
     passes: tuple[Callable, ...],
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> list[tf.Tensor]:
     """Normalizes a batch by its own statistics, activates it, and returns mean and variance too.
+
+    If the batch is the sum of two addends, the sum is returned as well.
 
     The gradient is the closed form (Ioffe and Szegedy, 2015, section 3). It stores only the inputs
     and computes the rest again, which takes less memory and three quarters of the time of the
@@ -190,38 +217,55 @@ def _normalized(
 
     `of_batch` turns means over the rows of this replica into means over the whole batch.
     """
-    mean_of, variance_of, outputs_of, slopes_of, gradient_of = passes
+    statistics_of, outputs_of, slopes_of, gradient_of = passes
 
     @tf.custom_gradient
-    def forward(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[Any, Callable]:
-        mean = of_batch(mean_of(inputs))
-        variance = of_batch(variance_of(inputs, mean))
+    def forward(gamma: tf.Tensor, beta: tf.Tensor, *addends: tf.Tensor) -> tuple[Any, Callable]:
+        inputs = addends[0] if len(addends) == 1 else tf.add(*addends)
+        own_mean, own_variance = statistics_of(inputs)
+        mean = of_batch(own_mean)
+        variance = of_batch(own_variance + tf.square(own_mean - mean))
         inverse = tf.math.rsqrt(variance + epsilon)
         outputs = outputs_of(inputs, mean, inverse * gamma, beta, negative_slope)
 
-        def backward(upstream: tf.Tensor, *_: Any) -> tuple[tf.Tensor, ...]:
+        def backward(upstream: tf.Tensor, *others: Any) -> tuple[tf.Tensor, ...]:
+            of_total = others[2] if len(addends) > 1 else None
             kept = inputs, upstream, mean, inverse, gamma, beta, negative_slope
             of_beta, of_gamma = slopes_of(*kept)
             shift, slope = of_batch([of_beta, of_gamma])
-            of_inputs = gradient_of(*kept, shift, slope)
+            of_inputs = gradient_of(*kept, shift, slope, of_total)
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-            return of_inputs, count * of_gamma, count * of_beta
+            return count * of_gamma, count * of_beta, *[of_inputs] * len(addends)
 
-        return (outputs, mean, variance), backward
+        total = [inputs] if len(addends) > 1 else []
+        return [outputs, mean, variance, *total], backward
 
-    return forward(inputs, gamma, beta)
+    return forward(gamma, beta, *addends)
 
 
 # The passes over a batch. Compiled by XLA, a pass reads the batch once. Otherwise, TensorFlow reads
 # and writes the batch for every operation.
 
 
-def _mean(x: tf.Tensor, mean_of: Callable | None = None) -> tf.Tensor:
-    return (mean_of or _mean_of_channels)(tf.cast(x, tf.float32))
+def _statistics(x: tf.Tensor, mean_of: Callable | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and variance of each channel."""
+    mean_of = mean_of or _mean_of_channels
+    x = tf.cast(x, tf.float32)
+    mean = mean_of(x)
+    return mean, mean_of(tf.square(x - mean))
 
 
-def _variance(x: tf.Tensor, mean: tf.Tensor, mean_of: Callable | None = None) -> tf.Tensor:
-    return (mean_of or _mean_of_channels)(tf.square(tf.cast(x, tf.float32) - mean))
+def _statistics_in_one_pass(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and variance of each channel, and reads the batch once.
+
+    The variance is a difference of two means, which is exact where the values are near zero. So
+    the mean of the first image is subtracted before.
+    """
+    x = tf.cast(x, tf.float32)
+    origin = _mean_of_channels(x[:1])
+    x -= origin
+    mean, square = _means_in_one_pass(x, tf.square(x))
+    return origin + mean, tf.maximum(square - tf.square(mean), 0.0)
 
 
 def _outputs(
@@ -261,13 +305,17 @@ def _gradient(
     negative_slope: float | None,
     shift: tf.Tensor,
     slope: tf.Tensor,
+    of_total: tf.Tensor | None,
 ) -> tf.Tensor:
     normalized = (tf.cast(x, tf.float32) - mean) * inverse
     upstream = _before_activation(upstream, normalized * gamma + beta, negative_slope)
-    return tf.cast((inverse * gamma) * (upstream - shift - normalized * slope), x.dtype)
+    gradient = (inverse * gamma) * (upstream - shift - normalized * slope)
+    if of_total is not None:
+        gradient += tf.cast(of_total, tf.float32)
+    return tf.cast(gradient, x.dtype)
 
 
-_PASSES = (_mean, _variance, _outputs, _slopes, _gradient)
+_PASSES = (_statistics, _outputs, _slopes, _gradient)
 
 
 def _means_in_one_pass(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -292,8 +340,7 @@ def _means_in_one_pass(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.
 _COMPILED_PASSES = tuple(
     tf.function(p, jit_compile=True, autograph=False)
     for p in (
-        _mean,
-        _variance,
+        _statistics_in_one_pass,
         _outputs,
         functools.partial(_slopes, means_of=_means_in_one_pass),
         _gradient,
@@ -312,8 +359,7 @@ def _means_in_float64(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.T
 # The rounding errors of means grow from step to step. These are for comparisons with other
 # programs, whose order of the sums is another one.
 _PRECISE_PASSES = (
-    functools.partial(_mean, mean_of=_mean_in_float64),
-    functools.partial(_variance, mean_of=_mean_in_float64),
+    functools.partial(_statistics, mean_of=_mean_in_float64),
     _outputs,
     functools.partial(_slopes, means_of=_means_in_float64),
     _gradient,
@@ -389,6 +435,14 @@ def _mean_of_channels(x: tf.Tensor) -> tf.Tensor:
 
 def _means_of_channels(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _mean_of_channels(one), _mean_of_channels(other)
+
+
+def _shapes(shape: Any) -> list[Any]:
+    """Returns a list of shapes from one shape or several."""
+    several = isinstance(shape, (list, tuple)) and isinstance(
+        shape[0], (list, tuple, tf.TensorShape)
+    )
+    return list(shape) if several else [shape]
 
 
 def _own(means: Any) -> Any:

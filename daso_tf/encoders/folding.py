@@ -79,7 +79,8 @@ def _pairs(encoder: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
         if isinstance(layer, _CONVOLUTIONS) and layer.activation is keras.activations.linear:
             match readers.get(id(layer.output), []):
                 case [keras.layers.BatchNormalization() as norm]:
-                    if all(layer.output is not output for output in encoder.outputs):
+                    alone = not isinstance(norm.input, list)  # not one of two that it adds
+                    if alone and all(layer.output is not output for output in encoder.outputs):
                         found[layer.name] = norm
     return found
 

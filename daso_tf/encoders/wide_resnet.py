@@ -59,35 +59,39 @@ def wide_resnet(
         raise ValueError(f"width must be at least 1, not {width}.")
     with dtype_policy(dtype):
         images = keras.Input(input_shape, name="images")
-        x = _convolution(16, name="init_conv")(images)
+        parts = [_convolution(16, name="init_conv")(images)]
         for group, channels in enumerate((16 * width, 32 * width, 64 * width), start=1):
             for block in range((depth - 4) // 6):
                 stride = 2 if group > 1 and block == 0 else 1
                 name = f"group{group}_block{block}"
                 is_raw = raw and stride == 2
-                x = _block(x, channels, stride, name, group == 1 and block == 0, is_raw)
-        x = _activated_norm(x, "final_norm")
+                parts = _block(parts, channels, stride, name, group == 1 and block == 0, is_raw)
+        x, _ = _activated_norm(parts, "final_norm")
         features = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
         return keras.Model(images, features, name=f"wrn_{depth}_{width}{'_raw' * raw}")
 
 
 def _block(
-    x: tf.Tensor,
+    parts: list[tf.Tensor],
     channels: int,
     stride: int,
     name: str,
     activate_shortcut: bool,
     raw: bool,
-) -> tf.Tensor:
-    activated = x if raw else _activated_norm(x, f"{name}_norm1")
+) -> list[tf.Tensor]:
+    """Returns the shortcut and the residual, which the next layer adds."""
+    if raw:
+        x = activated = keras.layers.Add(name=f"{name}_sum")(parts)
+    else:
+        activated, x = _activated_norm(parts, f"{name}_norm1")
     shortcut = activated if activate_shortcut else x
     if stride != 1 or x.shape[-1] != channels:
         shortcut = _convolution(channels, 1, stride, name=f"{name}_shortcut")(shortcut)
     residual = _padded(activated, stride)
     residual = _convolution(channels, 3, stride, name=f"{name}_conv1")(residual)
-    residual = _activated_norm(residual, f"{name}_norm2")
+    residual, _ = _activated_norm([residual], f"{name}_norm2")
     residual = _convolution(channels, name=f"{name}_conv2")(residual)
-    return keras.layers.Add(name=name)([shortcut, residual])
+    return [shortcut, residual]
 
 
 def _padded(x: tf.Tensor, stride: int) -> tf.Tensor:
@@ -109,5 +113,7 @@ def _convolution(
     )
 
 
-def _activated_norm(x: tf.Tensor, name: str) -> tf.Tensor:
-    return BatchNormalization(negative_slope=0.1, name=name)(x)
+def _activated_norm(parts: list[tf.Tensor], name: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Normalizes and activates the sum of the parts, and returns the sum too."""
+    norm = BatchNormalization(negative_slope=0.1, name=name)
+    return (norm(parts[0]), parts[0]) if len(parts) == 1 else tuple(norm(parts))
