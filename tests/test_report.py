@@ -17,8 +17,9 @@ from daso_tf.commands import label_next as label_next_command
 from daso_tf.commands import terminal
 from daso_tf.commands.report import COMMAND
 from daso_tf.data import load, loading
+from daso_tf.run.inspection import label_next as of_label_next
 from daso_tf.run.inspection.inspect import inspect
-from daso_tf.run.inspection.label_next import Candidates, choose
+from daso_tf.run.inspection.label_next import choose, weights_of
 from daso_tf.run.inspection.tables import LABELED, UNLABELED
 from daso_tf.run.preparation import prepare
 
@@ -278,9 +279,58 @@ def test_what_to_label_cannot_be_more_than_there_is(reported, tmp_path, capsys):
 def test_near_copies_are_not_chosen_twice():
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(5, 8)), 4, axis=0) + rng.normal(0, 1e-4, (20, 8))
-    candidates = Candidates(np.arange(20), rng.uniform(0.5, 1, 20), features, np.eye(20))
-    chosen = choose(candidates, 5, labeled=rng.normal(size=(3, 8)))
+    chosen = choose(features, rng.uniform(0.5, 1, 20), 5, labeled=rng.normal(size=(3, 8)))
     assert sorted(place // 4 for place in chosen.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_chosen_is_the_best_next_picture_each_time():
+    """Against a plain search; the last of the chosen add almost nothing."""
+    rng = np.random.default_rng(1)
+    features, labeled, weights = rng.normal(size=(60, 4)), rng.normal(size=(5, 4)), rng.random(60)
+
+    def cosine(one, other):
+        return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+
+    def represented(chosen):
+        known = [*labeled, *features[chosen]]
+        best = [max(0, *(cosine(one, other) for other in known)) ** 4 for one in features]
+        return weights @ best
+
+    chosen = choose(features, weights, 12, labeled).tolist()
+    assert len(set(chosen)) == 12
+    for place in range(12):
+        before = chosen[:place]
+        others = [n for n in range(60) if n not in before]
+        values = {n: represented([*before, n]) for n in others}
+        np.testing.assert_allclose(values[chosen[place]], max(values.values()), rtol=1e-9)
+    # With all of them, no picture is taken twice.
+    assert sorted(choose(features, weights, 60, labeled)) == list(range(60))
+
+
+def test_the_weights_of_a_sample_estimate_the_sum_over_all():
+    rng = np.random.default_rng(2)
+    worth = rng.random(2000) ** 4
+    value = rng.random(2000) + worth
+    estimates = []
+    for _ in range(300):
+        keys = rng.exponential(size=2000) / worth
+        order = np.argsort(keys)
+        weights = weights_of(worth[order[:200]], keys[order[200]])
+        estimates.append(weights @ value[order[:200]])
+    error = np.std(estimates) / 300**0.5
+    assert abs(np.mean(estimates) - worth @ value) < 4 * error
+    assert np.std(estimates) < 0.1 * (worth @ value)
+    assert weights_of(np.array([0.0, 0.5]), np.inf).tolist() == [0.0, 0.5]
+
+
+def test_what_to_label_is_chosen_from_a_sample_of_many(reported, tmp_path, monkeypatch):
+    monkeypatch.setattr(of_label_next, "_SAMPLE", 8)
+    paths = [tmp_path / "one.csv", tmp_path / "other.csv"]
+    for path in paths:
+        assert label_next(reported, "--count=3", f"--output={path}") == 0
+    assert paths[0].read_text() == paths[1].read_text()
+    assert len({row["path"] for row in rows_of(paths[0])}) == 20 + 25 + 12
+    assert all(row["guess"] for row in rows_of(paths[0])[:3])
 
 
 def test_what_cannot_be_reported_is_one_line(reported, tmp_path, capsys):

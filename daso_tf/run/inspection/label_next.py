@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,28 +18,27 @@ from daso_tf.platform.files import write_atomically
 from daso_tf.run.data_file import RunData
 from daso_tf.run.inspection.answers import Network
 
-_CANDIDATES = 20  # per picture that is chosen
+_SAMPLE = 5000  # pictures among which is chosen, so that time and memory are bounded
+_SHARPNESS = 4  # power of a cosine
 
 
 class Candidates(NamedTuple):
-    """The pictures whose labels are worth most, before near ones are told apart.
+    """Pictures among which is chosen: all, or a sample in which those that are worth more dominate.
 
     Attributes:
         places: int64 `(M,)`, their places among the unlabeled pictures.
-        worth: float `(M,)` of at least 0.
-        features: float `(M, D)`.
+        features: float `(M, F)`.
         probabilities: float `(M, K)`.
+        worth: float `(M,)` of at least 0, what the label of each is worth.
+        keys: float `(M,)`, random numbers that decide which are in a sample: exponential with the
+            mean 1 / worth. A sample has the smallest ones.
     """
 
     places: np.ndarray
-    worth: np.ndarray
     features: np.ndarray
     probabilities: np.ndarray
-
-    def best(self, count: int) -> Candidates:
-        """Returns those that are worth most."""
-        order = np.argsort(-self.worth, kind="stable")[:count]
-        return Candidates(*(array[order] for array in self))
+    worth: np.ndarray
+    keys: np.ndarray
 
 
 def worth_of(probabilities: np.ndarray, labeled_counts: Sequence[int]) -> np.ndarray:
@@ -65,40 +65,81 @@ def worth_of(probabilities: np.ndarray, labeled_counts: Sequence[int]) -> np.nda
     return (1 - (first - second)) * (probabilities @ rarity)
 
 
-def choose(candidates: Candidates, count: int, labeled: np.ndarray) -> np.ndarray:
-    """Chooses pictures that are worth much and differ from each other.
+def weights_of(worth: np.ndarray, largest_key: float) -> np.ndarray:
+    """Returns weights whose sum over a sample estimates the sum of the worth over all pictures.
 
-    One after another, it takes the picture with the largest product of its worth and of its
-    distance to the nearest picture that is labeled or chosen. So a near copy is not taken.
+    Each worth is divided by the probability that its picture is in the sample (Horvitz-Thompson).
 
     Args:
-        candidates: At least `count` pictures.
-        count: How many are chosen.
-        labeled: float `(L, D)`, the features of the labeled pictures.
+        worth: float `(M,)` of at least 0.
+        largest_key: The smallest key of a picture that is not in the sample; infinite if all are.
 
     Returns:
-        int64 `(count,)`, positions among the candidates, the first choice first.
+        float `(M,)`.
 
     Example:
 
-    >>> features = np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])
-    >>> candidates = Candidates(np.arange(3), np.array([0.9, 0.8, 0.5]), features, np.eye(3))
-    >>> choose(candidates, 2, labeled=np.array([[-1.0, -1.0]])).tolist()
-    [0, 2]
+    >>> weights_of(np.array([0.5, 0.1]), np.inf).tolist()
+    [0.5, 0.1]
+    >>> weights_of(np.array([0.5, 0.1]), 1e-3).round(3).tolist()
+    [1000.25, 1000.05]
     """
-    features, known = map(_normalized, (candidates.features, labeled))
-    nearest = np.concatenate(
-        [
-            (block @ known.T).max(axis=1)
-            for block in np.array_split(features, len(features) // 1000 + 1)
-        ]
-    )
+    with np.errstate(invalid="ignore"):
+        probability = -np.expm1(-worth * largest_key)
+    return np.divide(worth, probability, out=np.zeros_like(worth), where=worth > 0)
+
+
+def choose(
+    features: np.ndarray, weights: np.ndarray, count: int, labeled: np.ndarray
+) -> np.ndarray:
+    """Chooses the pictures that represent all of them best (greedy facility location).
+
+    A picture represents another one as well as they are similar: by the cosine of their features to
+    the power of 4, 0 if the cosine is negative. One after another, it takes the picture that adds
+    most to the sum over all pictures of their weight times their similarity to the nearest labeled
+    or chosen one. So pictures that are like no other add little, and a near copy of a chosen one
+    adds nothing.
+
+    Args:
+        features: float `(M, F)`, whose mean is about 0.
+        weights: float `(M,)` of at least 0.
+        count: How many are chosen, at most M.
+        labeled: float `(L, F)`, the features of the labeled pictures.
+
+    Returns:
+        int64 `(count,)`, the places of the chosen ones, the first choice first.
+
+    Example:
+
+    >>> features = np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]])
+    >>> choose(features, np.array([0.9, 0.9, 0.5]), 2, labeled=np.array([[-1.0, -1.0]])).tolist()
+    [1, 2]
+
+    Reference:
+        Nemhauser et al., "An analysis of approximations for maximizing submodular set functions",
+        1978. What a picture adds only falls, so a sorted list of earlier values saves most of the
+        computation: Minoux, "Accelerated greedy algorithms", 1978.
+    """
+    features, known = _normalized(features), _normalized(labeled)
+    blocks = np.array_split(np.arange(len(features)), len(features) // 500 + 1)
+    nearest = np.concatenate([_similarity(features[block], known).max(axis=1) for block in blocks])
+
+    def added(similarity: np.ndarray) -> np.ndarray:
+        return np.maximum(similarity - nearest, 0) @ weights
+
+    gains = np.concatenate([added(_similarity(features[block], features)) for block in blocks])
+    heap = [(-gain, place) for place, gain in enumerate(gains.tolist())]
+    heapq.heapify(heap)
     chosen: list[int] = []
-    for _ in range(count):
-        gain = candidates.worth * (1 - nearest)
-        gain[chosen] = -np.inf
-        chosen.append(int(gain.argmax()))
-        nearest = np.maximum(nearest, features @ features[chosen[-1]])
+    while len(chosen) < count:
+        place = heapq.heappop(heap)[1]
+        similarity = _similarity(features[place], features)
+        gain = float(added(similarity))
+        if heap and gain < -heap[0][0]:  # another one may add more
+            heapq.heappush(heap, (-gain, place))
+        else:
+            chosen.append(place)
+            nearest = np.maximum(nearest, similarity)
     return np.array(chosen, np.int64)
 
 
@@ -118,21 +159,31 @@ def write_next(path: Path, network: Network, run_data: RunData, count: int) -> N
         OSError: If the file cannot be written.
     """
     data = run_data.data
+    size, draws = max(_SAMPLE, 2 * count), np.random.default_rng(0)
+    kept: Candidates | None = None
+    largest_key = np.inf
     with reading(data):
         labeled = network.all_of(data.labeled)
-        kept: Candidates | None = None
         for answers in network.batches(data.unlabeled):
             probabilities = softmax(answers.logits, axis=1)
             worth = worth_of(probabilities, data.labeled_counts.tolist())
-            new = Candidates(answers.positions, worth, answers.features, probabilities)
-            joint = (
-                new
-                if kept is None
-                else Candidates(*map(np.concatenate, zip(kept, new, strict=True)))
-            )
-            kept = joint.best(_CANDIDATES * count)
+            keys = draws.exponential(size=len(worth)) / np.maximum(worth, 1e-300)
+            new = Candidates(answers.positions, answers.given, probabilities, worth, keys)
+            joint = new
+            if kept is not None:
+                joint = Candidates(*map(np.concatenate, zip(kept, new, strict=True)))
+            order = np.argsort(joint.keys, kind="stable")
+            if len(order) > size:
+                largest_key = min(largest_key, joint.keys[order[size]])
+            kept = Candidates(*(array[np.sort(order[:size])] for array in joint))
     assert kept is not None
-    chosen = choose(kept, min(count, len(kept.places)), labeled.features)
+    mean, deviation = kept.features.mean(axis=0), kept.features.std(axis=0) + 1e-6
+    chosen = choose(
+        (kept.features - mean) / deviation,
+        weights_of(kept.worth, largest_key),
+        min(count, len(kept.places)),
+        (labeled.given - mean) / deviation,
+    )
     guesses = {
         int(kept.places[place]): (
             data.class_names[kept.probabilities[place].argmax()],
@@ -167,3 +218,7 @@ def _rows(identity: Identity, guesses: dict[int, tuple[str, str]]) -> Iterator[I
 def _normalized(features: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def _similarity(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.maximum(some @ others.T, 0) ** _SHARPNESS
