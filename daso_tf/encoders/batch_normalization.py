@@ -149,7 +149,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
         super().build(input_shape)
         if len(shapes) > 1:
-            self.input_spec = [self.input_spec] * len(shapes)
+            spec = keras.layers.InputSpec(ndim=len(input_shape), axes={-1: input_shape[-1]})
+            self.input_spec = [spec] * len(shapes)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the inputs: two inputs have two outputs."""
@@ -162,7 +163,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         mask: tf.Tensor | None = None,
     ) -> tf.Tensor | list[tf.Tensor]:
         """Normalizes with the batch statistics in training, and else with the running ones."""
-        addends = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        addends = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not (training and self.trainable):  # a frozen layer keeps its statistics
             total = tf.add(*addends) if len(addends) > 1 else addends[0]
             outputs = super().call(total, training=False, mask=None)

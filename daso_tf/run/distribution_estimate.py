@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from daso_tf.data import SemiSupervisedData
+from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.learners import Learner
 from daso_tf.run.prediction import Prediction
 from daso_tf.settings import methods
@@ -65,7 +66,7 @@ def check_estimates(settings: Settings, data: SemiSupervisedData) -> None:
     """
     if not methods.estimates(settings):
         return
-    by_flag = settings.unlabeled_distribution == methods.ESTIMATE
+    by_flag = settings.unlabeled_distribution == ESTIMATE
     flag = methods.UNLABELED_DISTRIBUTION if by_flag else methods.DISTRIBUTION_TEMPERATURE
     asked = f"--{flag.name}={settings[flag.name]}"
     if data.validation is None:

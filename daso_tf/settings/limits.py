@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from daso_tf.data.memory import machine_memory
+from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.settings import methods
 from daso_tf.settings.settings import Settings
 
@@ -57,7 +58,7 @@ def check_effects(settings: Settings) -> None:
         return
     # Logit adjustment answers for an estimate.
     adjusts = settings.logit_adjustment or settings.test_logit_adjustment
-    if settings[distribution.name] == methods.ESTIMATE and adjusts:
+    if settings[distribution.name] == ESTIMATE and adjusts:
         return
     if not methods.uses(settings, distribution):
         named = " or ".join(
@@ -72,7 +73,7 @@ def check_effects(settings: Settings) -> None:
             "--distribution_alignment"
             + (
                 ", or --logit_adjustment or --test_logit_adjustment, which then answer for it."
-                if settings[distribution.name] == methods.ESTIMATE
+                if settings[distribution.name] == ESTIMATE
                 else "."
             )
         )
