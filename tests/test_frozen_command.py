@@ -60,6 +60,13 @@ def test_the_defaults_are_those_for_frozen_features():
     assert (settings.learner, settings.weight_decay) == ("fixmatch", 0.03)
     settings = completed("--dataset=digits", "--freeze_encoder", "--learner=supervised")
     assert (settings.learning_rate, settings.pseudo_labeler) == (0.03, "linear")
+    simpro = ["--dataset=digits", "--pseudo_labeler=simpro"]
+    for more, tau in (
+        ([], 2),
+        (["--freeze_encoder"], 1),
+        (["--freeze_encoder", "--simpro_tau=2"], 2),
+    ):
+        assert completed(*simpro, *more).simpro_tau == tau
     settings = completed("--dataset=digits")
     assert (settings.learner, settings.weight_decay, settings.cosine) == ("fixmatch", 5e-4, "none")
 

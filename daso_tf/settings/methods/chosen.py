@@ -76,9 +76,11 @@ def defaults(settings: Settings) -> dict[str, Any]:
         if not others:
             chosen["learner"] = "student"
     entry = LEARNERS[settings.with_defaults(chosen).learner]
-    of_methods = {**entry.defaults, **PSEUDO_LABELERS[settings.pseudo_labeler].defaults}
+    labels = PSEUDO_LABELERS[settings.pseudo_labeler]
+    of_methods = {**entry.defaults, **labels.defaults}
     if settings.freeze_encoder:
-        frozen = {**of_methods, **FROZEN_DEFAULTS, **entry.frozen_defaults, **chosen}
+        frozen = {**of_methods, **FROZEN_DEFAULTS}
+        frozen |= {**labels.frozen_defaults, **entry.frozen_defaults, **chosen}
         frozen["learning_rate"] *= min(settings.batch_size / BATCH_SIZE.default, 1.0)
         if _counters_imbalance(settings):
             del frozen["logit_adjustment"]  # both would counter it twice

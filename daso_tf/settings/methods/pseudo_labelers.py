@@ -143,9 +143,16 @@ PSEUDO_LABELERS = {
     ),
     "simpro": Entry(
         "pseudo_labels.SimProPseudoLabeler",
+        frozen_defaults={"simpro_tau": 1.0},
         labeled_counts=labeled_counts,
         batch_ratio=Computed(_batch_ratio, (BATCH_SIZE, UNLABELED_RATIO)),
-        tau=number("simpro_tau", 2.0, "[0, inf)", "Strength (tau) of the priors of SimPro."),
+        tau=number(
+            "simpro_tau",
+            2.0,
+            "[0, inf)",
+            "Strength (tau) of the priors of SimPro.",
+            shown_default="2; 1 with a frozen encoder",
+        ),
         momentum=number(
             "simpro_momentum",
             0.9,
