@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from daso_tf.data import reading
+from daso_tf.data import SemiSupervisedData, reading
 from daso_tf.data.identity import Identity
 from daso_tf.platform.files import write_atomically
 from daso_tf.run.data_file import RunData
@@ -159,24 +159,9 @@ def write_next(path: Path, network: Network, run_data: RunData, count: int) -> N
         OSError: If the file cannot be written.
     """
     data = run_data.data
-    size, draws = max(_SAMPLE, 2 * count), np.random.default_rng(0)
-    kept: Candidates | None = None
-    largest_key = np.inf
     with reading(data):
         labeled = network.all_of(data.labeled)
-        for answers in network.batches(data.unlabeled):
-            probabilities = softmax(answers.logits, axis=1)
-            worth = worth_of(probabilities, data.labeled_counts.tolist())
-            keys = draws.exponential(size=len(worth)) / np.maximum(worth, 1e-300)
-            new = Candidates(answers.positions, answers.given, probabilities, worth, keys)
-            joint = new
-            if kept is not None:
-                joint = Candidates(*map(np.concatenate, zip(kept, new, strict=True)))
-            order = np.argsort(joint.keys, kind="stable")
-            if len(order) > size:
-                largest_key = min(largest_key, joint.keys[order[size]])
-            kept = Candidates(*(array[np.sort(order[:size])] for array in joint))
-    assert kept is not None
+        kept, largest_key = _sample(network, data, max(_SAMPLE, 2 * count))
     mean, deviation = kept.features.mean(axis=0), kept.features.std(axis=0) + 1e-6
     chosen = choose(
         (kept.features - mean) / deviation,
@@ -197,6 +182,26 @@ def write_next(path: Path, network: Network, run_data: RunData, count: int) -> N
     writer.writerows(_rows(run_data.identity, guesses))
     content = text.getvalue().encode("utf-8", errors="surrogateescape")
     write_atomically(path, lambda file: file.write(content))
+
+
+def _sample(network: Network, data: SemiSupervisedData, size: int) -> tuple[Candidates, float]:
+    """Draws a sample of the unlabeled pictures, and returns the smallest key that is not in it."""
+    draws, largest_key = np.random.default_rng(0), np.inf
+    kept: Candidates | None = None
+    for answers in network.batches(data.unlabeled):
+        probabilities = softmax(answers.logits, axis=1)
+        worth = worth_of(probabilities, data.labeled_counts.tolist())
+        keys = draws.exponential(size=len(worth)) / np.maximum(worth, 1e-300)
+        new = Candidates(answers.positions, answers.given, probabilities, worth, keys)
+        joint = new
+        if kept is not None:
+            joint = Candidates(*map(np.concatenate, zip(kept, new, strict=True)))
+        order = np.argsort(joint.keys, kind="stable")
+        if len(order) > size:
+            largest_key = min(largest_key, float(joint.keys[order[size]]))
+        kept = Candidates(*(array[np.sort(order[:size])] for array in joint))
+    assert kept is not None
+    return kept, largest_key
 
 
 def _rows(identity: Identity, guesses: dict[int, tuple[str, str]]) -> Iterator[Iterable[str]]:
