@@ -113,7 +113,7 @@ def choose(
 
     >>> features = np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]])
     >>> choose(features, np.array([0.9, 0.9, 0.5]), 2, labeled=np.array([[-1.0, -1.0]])).tolist()
-    [1, 2]
+    [0, 2]
 
     Reference:
         Nemhauser et al., "An analysis of approximations for maximizing submodular set functions",
