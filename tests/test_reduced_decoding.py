@@ -122,19 +122,9 @@ def test_a_feature_bank_of_other_pixels_is_not_used(photograph, monkeypatch):
     assert before[0] != now[0] and before[1] == now[1]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "resolution", "changed"),
-    [
-        ("image_folder", 32, True),
-        ("digits", 32, False),
-        ("semi_aves", 125, True),
-        ("semi_aves", 126, False),
-    ],
-)
-def test_a_run_with_other_pixels_is_not_continued_silently(tmp_path, dataset, resolution, changed):
-    settings = completed(
-        *arguments(dataset=dataset, data_dir=tmp_path, resolution=resolution, source_size=0)
-    )
+@pytest.mark.parametrize(("dataset", "changed"), [("image_folder", True), ("digits", False)])
+def test_a_run_with_other_pixels_is_not_continued_silently(tmp_path, dataset, changed):
+    settings = completed(*arguments(dataset=dataset, data_dir=tmp_path))
     path = tmp_path / "flags.cfg"
     write_flags_file(path, settings)
     assert changes_since(path, settings).rules == []

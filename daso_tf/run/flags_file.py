@@ -160,7 +160,7 @@ def changes_since(path: Path, settings: Settings) -> Changes:
             kind.append(f"--{name}: {before} there, {now} now")
     if rules < 2:
         changes.rules.extend(_changed_in_rules_2(settings))
-    if rules < 3 and _may_reduce_files(settings):
+    if rules < 3 and _has_files(settings):
         changes.rules.append("JPEG files of at least four times the size are decoded reduced")
     return changes
 
@@ -195,13 +195,6 @@ def _damaged(path: Path, what: str) -> ValueError:
 def _has_files(settings: Settings) -> bool:
     """Whether the images of a run are files of any size."""
     return settings.dataset not in ("digits", *BENCHMARKS)
-
-
-def _may_reduce_files(settings: Settings) -> bool:
-    """Whether a file may have at least four times the size at which the run keeps images."""
-    if settings.dataset == "semi_aves":  # its photographs have at most 500 pixels
-        return 4 * (settings.source_size or settings.resolution) <= 500
-    return _has_files(settings)
 
 
 def _changed_in_rules_2(settings: Settings) -> Iterator[str]:
