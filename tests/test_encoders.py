@@ -327,6 +327,12 @@ def test_batch_normalization_is_exact_where_the_mean_is_far_from_zero(compiled):
     np.testing.assert_allclose(y[..., 1], exact[..., 1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shapes", [[(2, 4)] * 3, [(2, 4), (2, 5)]])
+def test_batch_normalization_refuses_what_it_cannot_add(shapes):
+    with pytest.raises(ValueError, match=r"one input, or two of the same shape.*\(2, 4\), \(2"):
+        BatchNormalization().build(shapes)
+
+
 def test_batch_normalization_activates_in_inference_too():
     x = tf.random.stateless_normal((4, 2, 2, 3), seed=(1, 2))
     config = BatchNormalization(negative_slope=0.2, synchronized=False).get_config()

@@ -137,9 +137,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
             input_shape: The shape of the inputs, or a list of two equal shapes.
 
         Raises:
-            ValueError: If `axis` is not the last axis.
+            ValueError: If `axis` is not the last axis, or if the inputs are neither one nor two of
+                the same shape.
         """
         shapes = _shapes(input_shape)
+        if len(shapes) > 2 or any(tuple(shape) != tuple(shapes[0]) for shape in shapes):
+            raise ValueError(
+                "BatchNormalization takes one input, or two of the same shape, which it adds, not "
+                f"inputs of the shapes {', '.join(str(tuple(shape)) for shape in shapes)}."
+            )
         input_shape = shapes[0]
         axis = self.axis if isinstance(self.axis, int) else self.axis[0]  # Keras 2 keeps a list
         if axis not in (-1, len(input_shape) - 1):
@@ -166,7 +172,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         addends = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not (training and self.trainable):  # a frozen layer keeps its statistics
             total = tf.add(*addends) if len(addends) > 1 else addends[0]
-            outputs = super().call(total, training=False, mask=None)
+            outputs = super().call(total, training=False, mask=mask if len(addends) == 1 else None)
             outputs = activated(outputs, self.negative_slope)
             return outputs if len(addends) == 1 else [outputs, total]
         channels = addends[0].shape[-1]
