@@ -7,6 +7,7 @@ uniform and reversed unlabeled images. Which of 0.3 and 1.5 is better depends on
 nobody knows; `auto` chooses by an estimate during training. Each finished run leaves a file, and
 the same command trains only what is missing. Prints the balanced accuracy of each temperature, and
 the mean of the paired differences of `auto` to the better one of the two, with standard error.
+Further flags go to every run.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--track", choices=list(TRACKS), default="features")
     parser.add_argument("--seeds", type=positive, default=5, help="runs with --seed=0, 1, ...")
-    arguments = parser.parse_args()
+    arguments, flags = parser.parse_known_args()
     runs = {
         (seed, distribution, temperature): Run(arguments.track, distribution, temperature, seed)
         for seed in range(arguments.seeds)
@@ -42,8 +43,8 @@ def main() -> None:
     for key, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
         row = run.folder(arguments.output) / "row.json"
         if not row.exists():
-            more = f"{DASO} --distribution_temperature={run.method}"
-            train(run, more, arguments.data_dir, arguments.output)
+            more = [DASO, f"--distribution_temperature={run.method}", *flags]
+            train(run, " ".join(more), arguments.data_dir, arguments.output)
         accuracy[key] = json.loads(row.read_text())["balanced"]
     print(f"| {arguments.track} | {' | '.join(TEMPERATURES)} | auto - better one |")
     print("|---|---|---|---|---|")

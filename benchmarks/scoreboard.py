@@ -14,12 +14,14 @@ network and moving average. What a paper states in steps or epochs is the same s
 
 Seed 0 of everything comes first, then the other seeds. Each finished run leaves a file `row.json`
 in its folder, and the same command trains only what is missing. `--shard=I/N` trains each N-th run,
-for N machines or cores that share the folder. `--method="NAME: FLAGS"`, once per method, trains
-these methods; the tables also show other methods that the folder has.
+for N machines or cores that share the folder. `--rows=FILE.csv` takes over runs that were made
+elsewhere: `benchmarks/scoreboard.csv` has those of RESULTS.md. `--method="NAME: FLAGS"`, once per
+method, trains these methods; the tables also show other methods that the folder has.
 
 Writes `scoreboard.md`, `scoreboard.csv` and `scoreboard.html`: the balanced test accuracy of the
 last step as mean over the seeds with its 95 % interval (Student's t), the rank by the mean of the
-three distributions, and the processor time of a run.
+three distributions, and the processor time of a run. A mean of which a part is not known stays
+empty.
 """
 
 import argparse
@@ -120,6 +122,8 @@ def main() -> int:
         for name in methods
         if (track, name) not in absent
     ]
+    for path in arguments.rows or ():
+        take_over(path, arguments.output)
     index, shards = arguments.shard
     missing = [
         run
@@ -144,6 +148,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=positive, default=3, help="runs with --seed=0, 1, ...")
     made.add_argument(
         "--shard", type=shard, default=(1, 1), help="I/N: each N-th run from the I-th"
+    )
+    made.add_argument(
+        "--rows", action="append", type=Path, help="a scoreboard.csv whose runs are finished"
     )
     made.add_argument("--method", action="append", type=named, help="NAME: FLAGS, once per method")
     made.add_argument("--track", action="append", choices=list(TRACKS), help="default: both")
@@ -266,6 +273,39 @@ def scores(results: dict) -> dict[str, float]:
     }
 
 
+def take_over(path: Path, output: Path) -> None:
+    """Writes the rows of another scoreboard, for runs that are not finished here.
+
+    Args:
+        path: Its `scoreboard.csv`. A measure that is not known may be empty.
+        output: Folder of this scoreboard.
+
+    Raises:
+        SystemExit: If the file is not such a table.
+    """
+    columns = [*Run._fields, *MEASURES]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            if table.fieldnames != columns:
+                raise ValueError(f"its columns are {table.fieldnames}, not {columns}")
+            rows = []
+            for line in table:
+                run = Run(line["track"], line["distribution"], line["method"], int(line["seed"]))
+                if run.track not in TRACKS or run.distribution not in DISTRIBUTIONS:
+                    raise ValueError(f"{run} is no run of this protocol")
+                measured = {name: float(line[name]) if line[name] else None for name in MEASURES}
+                rows.append((run, measured))
+    except (OSError, UnicodeError, ValueError) as error:
+        raise SystemExit(f"--rows={path} is no table of a scoreboard: {error}") from None
+    for run, measured in rows:
+        target = run.folder(output) / "row.json"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            data = json.dumps(run._asdict() | measured).encode()
+            write_atomically(target, lambda file, data=data: file.write(data))
+
+
 class Line(NamedTuple):
     """One row of a table."""
 
@@ -305,8 +345,14 @@ def lines_of(rows: list[dict], track: str) -> Iterator[Line]:
 
 
 def mean_of(rows: list[dict], measure: str) -> float:
-    """Returns the mean of a measure over runs; NaN if there is none."""
-    return mean(row[measure] for row in rows) if rows else float("nan")
+    """Returns the mean of a measure over runs; NaN if there is none, or one is not known."""
+    values = [row[measure] for row in rows]
+    return float("nan") if None in values or not values else mean(values)
+
+
+def as_text(value: float) -> str:
+    """Returns a mean as text."""
+    return "" if np.isnan(value) else f"{value:.1f}"
 
 
 def cell(rows: list[dict], measure: str) -> str:
@@ -328,14 +374,13 @@ def cells(line: Line) -> list[str]:
     everything = [row for of in line.by_distribution.values() for row in of]
     seeds = {len(of) for of in line.by_distribution.values()}
     complete_row = not np.isnan(line.average)
+    of_all = [mean_of(everything, name) for name in ("tail", "logit_adjusted", "core_minutes")]
     return [
         str(line.rank) if complete_row else "",
         line.method,
         str(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}",
         *(cell(of, "balanced") for of in line.by_distribution.values()),
-        f"{line.average:.1f}" if complete_row else "",
-        *(f"{mean_of(everything, name):.1f}" for name in ("tail", "logit_adjusted")),
-        f"{mean_of(everything, 'core_minutes'):.1f}",
+        *map(as_text, (line.average, *of_all)),
     ]
 
 

@@ -73,3 +73,43 @@ def test_rows_are_ranked_by_the_mean_of_the_distributions(tmp_path):
     page = (tmp_path / "scoreboard.html").read_text()
     assert "it &lt;mixes&gt; images." in page and "data:image/png;base64," in page
     assert "http" not in page
+
+
+def test_rows_of_another_machine_count_as_finished(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for distribution in scoreboard.DISTRIBUTIONS:
+        finished(there, "features", distribution, "fixmatch", 0, 60)
+    finished(here, "features", "uniform", "fixmatch", 0, 66)
+    scoreboard.write(there, {})
+    table = there / "scoreboard.csv"
+    # The tail of one run is not known.
+    table.write_text(
+        table.read_text().replace(
+            "reversed,fixmatch,0,60,50,80,50,20", "reversed,fixmatch,0,60,50,80,50,"
+        )
+    )
+    scoreboard.take_over(table, here)
+    scoreboard.write(here, {})
+    line = (here / "scoreboard.md").read_text().splitlines()[-1]
+    assert line == "| 1 | fixmatch | 1 | 60.0 | 66.0 | 60.0 | 62.0 |  | 50.0 | 1.5 |"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("track,seed\n", "its columns are"),
+        ("{columns}\nscratch,uniform,fixmatch,zero,50,,,,,\n", "invalid literal"),
+        ("{columns}\nscratch,diagonal,fixmatch,0,50,,,,,\n", "is no run of this protocol"),
+        (None, "No such file"),
+    ],
+)
+def test_another_table_is_refused_before_a_run_starts(content, found, tmp_path, monkeypatch):
+    table, output = tmp_path / "table.csv", tmp_path / "out"
+    if content is not None:
+        columns = ",".join([*scoreboard.Run._fields, *scoreboard.MEASURES])
+        table.write_text(content.format(columns=columns))
+    argv = ["scoreboard.py", DATA, f"--output={output}", f"--rows={table}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match=found):
+        scoreboard.main()
+    assert not output.exists()
