@@ -473,7 +473,7 @@ class Learner(BalancedClassifier):
         self,
         pseudo_labels: PseudoLabels,
         logits: tf.Tensor,
-        labels: tf.Tensor,
+        labels: tf.Tensor | None,
         step: tf.Tensor,
         positions: tf.Tensor | None = None,
         belongs: tf.Tensor | None = None,
@@ -483,7 +483,8 @@ class Learner(BalancedClassifier):
         Args:
             pseudo_labels: What the pseudo-labeler returned.
             logits: float `(mu * batch, K)` of the views that it labeled, by the first classifier.
-            labels: int `(batch,)`, classes in 0..K-1 of the labeled images.
+            labels: int `(batch,)`, classes in 0..K-1 of the labeled images; None where the
+                images are not those of a step.
             step: int scalar, the number of steps done before this one.
             positions: As for `compute_losses`.
             belongs: As for `compute_losses`.

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from daso_tf.balance.logit_adjustment import adjusted
 from daso_tf.data import ImageFiles, Images, Rows, evaluation_batches
 from daso_tf.learners import Learner
+from daso_tf.step import known_images
+from daso_tf.step.outcome import Outputs
 
 
 class Answers(NamedTuple):
@@ -39,7 +42,8 @@ class Taught(NamedTuple):
         final: int `(N,)`, the pseudo-labels.
         linear: int `(N,)`, the classes of the linear classifier.
         semantic: int `(N,)`, the classes of the nearest prototypes; -1 where there are none.
-        weights: float `(N,)`, how strongly each is taught; None where the learner has no threshold.
+        weights: float `(N,)`, how strongly each is taught; None where the learner teaches all of
+            them alike.
     """
 
     final: np.ndarray
@@ -60,8 +64,9 @@ class Network:
         self.learner = learner
         self.batch_size = batch_size
         self._answer = tf.function(self._answered, autograph=False, reduce_retracing=True)
-        parts = [part for part in (learner.pseudo_labeler, learner.threshold) if part is not None]
-        self._memory = [variable for part in parts for variable in part.weights]
+        parts = (learner.pseudo_labeler, learner.threshold, learner.balanced_head)
+        layers = [part for part in parts if isinstance(part, keras.layers.Layer)]
+        self._memory = [variable for layer in layers for variable in layer.weights]
         self._remembered = [np.array(tf.convert_to_tensor(v)) for v in self._memory]
 
     def batches(self, images: Images | ImageFiles | Rows) -> Iterator[Answers]:
@@ -98,39 +103,52 @@ class Network:
     def taught(self, answers: Answers) -> Taught | None:
         """Returns what unlabeled pictures are taught; None where there are no pseudo-labels.
 
-        It is computed from the plain pictures by the averaged network, with what pseudo-labeler
-        and threshold remember after the last step.
+        It is computed as in the last step, from the plain pictures by the averaged network, with
+        what pseudo-labeler, threshold and balanced head remember after it.
 
         Args:
             answers: Those about the pictures.
         """
         learner = self.learner
-        if learner.pseudo_labeler is None:
+        labeler = learner.pseudo_labeler
+        if labeler is None:
             return None
-        last_step = tf.maximum(tf.convert_to_tensor(learner.step) - 1, 0)
-        positions = tf.constant(answers.positions)
+        step = tf.maximum(tf.convert_to_tensor(learner.step) - 1, learner.first_step)
+        positions, features = tf.constant(answers.positions), tf.constant(answers.features)
+        belongs = None
+        if learner.open_set is not None:
+            unknown = learner.open_set.is_unknown(learner.open_set(answers.plain, features))
+            belongs = tf.where(unknown, 0.0, 1.0)
+        logits = tf.cast(learner.ema_classifier(features), tf.float32)
         try:
-            labels = learner.pseudo_labeler(
-                tf.nn.softmax(answers.plain),
-                tf.constant(answers.features),
-                step=last_step,
+            teaching = learner.teaching_logits(Outputs(features, logits), step)
+            if "blank_image" in labeler.asks_for:
+                blank = learner.network.ema_features(learner.blank_image, training=False)
+                bias = tf.cast(learner.ema_classifier(blank), tf.float32)
+                teaching = labeler.teaching_logits(teaching, bias, step)
+            labels = labeler(
+                tf.nn.softmax(teaching),
+                features,
+                step=step,
                 positions=positions,
+                **known_images.argument(belongs),
             )
-            weights = None
-            if learner.threshold is not None:
-                since = tf.maximum(last_step - learner.first_step, 0)
-                selection = learner.threshold(labels.target, None, positions, step=since)
-                weights = selection.weights.numpy()
-                if learner.open_set is not None:
-                    scores = learner.open_set(answers.plain, answers.features)
-                    weights = np.where(learner.open_set.is_unknown(scores), 0.0, weights)
-                if selection.labels is not None:
-                    labels = labels._replace(final=selection.labels)
+            if learner.threshold is None:
+                weights = known_images.taught(labeler.image_weights(positions), belongs)
+            else:
+                labels, selection = learner.selected(
+                    labels, logits, None, step, positions, belongs
+                )
+                weights = selection.weights
         finally:
             for variable, value in zip(self._memory, self._remembered, strict=True):
                 variable.assign(value)
-        linear = tf.argmax(learner.ema_classifier(tf.constant(answers.features)), axis=-1)
-        return Taught(labels.final.numpy(), linear.numpy(), labels.semantic.numpy(), weights)
+        return Taught(
+            labels.final.numpy(),
+            tf.argmax(logits, axis=-1).numpy(),
+            labels.semantic.numpy(),
+            None if weights is None else weights.numpy(),
+        )
 
     def _answered(self, pictures: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         network = self.learner.network
