@@ -1,5 +1,6 @@
 """The report of a run: tables of all pictures, the page, and what is refused."""
 
+import base64
 import csv
 import html.parser
 import json
@@ -18,10 +19,14 @@ from daso_tf.commands import terminal
 from daso_tf.commands.report import COMMAND
 from daso_tf.data import load, loading
 from daso_tf.run.inspection import label_next as of_label_next
+from daso_tf.run.inspection.accuracy import measure
+from daso_tf.run.inspection.charts import over_steps
 from daso_tf.run.inspection.inspect import inspect
 from daso_tf.run.inspection.label_next import choose, weights_of
+from daso_tf.run.inspection.summary import Found, advice, sentences
 from daso_tf.run.inspection.tables import LABELED, UNLABELED
 from daso_tf.run.preparation import prepare
+from daso_tf.step.class_shares import Predictions, estimate_class_shares
 
 pytest.importorskip("jinja2", reason="Jinja2 is part of the base installation")
 
@@ -50,7 +55,8 @@ def reported(tmp_path_factory):
     wrong = root / "data" / "train" / "ant" / "wrong.png"
     picture(wrong, CLASSES["cat"], 5000)
     shutil.copy(root / "data" / "test" / "cat" / "0.png", root / "data" / "unlabeled" / "=copy.png")
-    assert run_train(*command_line(root, "run", steps=12, evaluate_every=6, report=True)) == 0
+    of_run = {"steps": 12, "evaluate_every": 6, "report": True, "compare_labels_only": True}
+    assert run_train(*command_line(root, "run", **of_run)) == 0
     return root / "run"
 
 
@@ -177,6 +183,103 @@ def test_the_page_is_valid_and_needs_nothing_else(reported):
     assert "19 labeled" not in text and "20 labeled pictures of 3 classes" in text
     assert "bee & <b>" in text  # as text, not as markup
     assert "Remove the copies across parts" in text
+
+
+def test_the_page_says_what_the_unlabeled_pictures_changed(reported):
+    comparison = json.loads((reported / "results.json").read_text())["comparison"]
+    change = comparison["changes"]["test"]["all"]
+    text = re.sub(r"\s+", " ", " ".join(Page(reported / "report.html").text))
+    assert (
+        "Compared with a twin that learned from the labels alone, the unlabeled pictures changed "
+        f"the balanced accuracy on the test pictures by {100 * change['change']:+.1f} points "
+        f"(standard error {100 * change['standard_error']:.1f})"
+    ) in text
+    assert "Did the unlabeled pictures help?" in text
+    of_twin = comparison["parts"]["test"]["labels_only"]["balanced_accuracy"]
+    assert f"labels only {100 * of_twin:.1f}" in text
+    assert "--compare_labels_only" not in text.replace("--compare_labels_only true", "")
+
+
+RIGHT, OFTEN, RARELY = (
+    {"balanced_accuracy": share, "recall": [share]} for share in (0.9, 0.8, 0.3)
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts", "exported", "said", "not_said"),
+    [
+        (0.1, {}, "run", ["+10.0 points (standard error 1.0): they helped."], ["--answer"]),
+        (0.01, {}, "run", ["this is no clear change."], ["--answer"]),
+        (-0.1, {}, "run", ["they did harm.", "(--answer=labels_only)"], []),
+        (-0.1, {}, "labels_only", ["described here, is the twin"], ["(--answer=labels_only)"]),
+        (0.1, {"logistic": RIGHT, "discriminant": OFTEN}, "run", ["--answer=logistic"], []),
+        (0.1, {"logistic": RARELY}, "run", [], ["--answer"]),
+        (None, {}, "run", ["--compare_labels_only"], ["Compared with"]),
+    ],
+)
+def test_advice_follows_what_the_unlabeled_pictures_changed(
+    change, parts, exported, said, not_said
+):
+    comparison = None
+    if change is not None:
+        of_all = {"all": {"change": change, "standard_error": 0.01}}
+        comparison = {"parts": {"test": parts}, "changes": {"test": of_all}}
+        comparison["answer"] = {"exported": exported}
+    text = " ".join(line for of in (sentences, advice) for line in of(found(comparison)))
+    assert all(words in text for words in said)
+    assert not any(words in text for words in not_said)
+
+
+def test_a_run_that_uses_no_unlabeled_pictures_is_not_asked_what_they_changed():
+    assert "unlabeled pictures have changed" not in " ".join(advice(found(None, False)))
+
+
+def test_a_curve_of_one_evaluation_is_a_point():
+    scored = {"balanced_accuracy": 0.5}
+    evaluations = [{"step": n, "test": scored | {"logit_adjusted": scored}} for n in (5, 10)]
+
+    def points(evaluations):
+        picture = over_steps(evaluations).uri.partition("base64,")[2]
+        return base64.b64decode(picture).decode().count("fill: #4269d0")
+
+    assert points(evaluations[:1]) > 0 == points(evaluations)
+
+
+def test_what_looks_like_no_class_is_kept_out_by_an_open_set():
+    many = found(None)._replace(unknown=20)
+    assert "or train with --open_set" in " ".join(advice(many))
+    kept_out = " ".join(advice(many._replace(has_open_set=True)))
+    assert "--open_set has kept them out" in kept_out and "train with" not in kept_out
+
+
+def found(comparison, uses_unlabeled=True):
+    """What is found out about a run whose network is right in half of 40 test pictures."""
+    labels = np.repeat([0, 1], 20)
+    half = np.full((40, 2), 0.5) + np.tile([[0.1, -0.1], [-0.1, 0.1]], (20, 1))
+    shares = estimate_class_shares(Predictions(np.log(half), labels, np.log(half)), resamples=2)
+    return Found(
+        class_names=["ant", "bee"],
+        labeled_counts=[20, 20],
+        unlabeled=40,
+        unreadable=0,
+        predicted=np.array([20, 20]),
+        step=9,
+        steps=9,
+        learner="fixmatch + daso",
+        held_out="validation",
+        accuracy=measure("test", labels, half, [20, 20]),
+        shares=shares,
+        unknown=None,
+        rejected=0.05,
+        auroc=None,
+        has_open_set=False,
+        taught=None,
+        suspected=0,
+        copies=0,
+        is_frozen=True,
+        uses_unlabeled=uses_unlabeled,
+        comparison=comparison,
+    )
 
 
 def test_links_lead_to_files(reported):

@@ -280,14 +280,28 @@ def table(content: dict[str, Any], labeled_counts: Sequence[int]) -> str:
     return "\n".join(_lines(content, labeled_counts))
 
 
+def rows_of(
+    content: dict[str, Any], part: str, labeled_counts: Sequence[int]
+) -> list[tuple[str, ...]]:
+    """Returns the rows of a comparison on one part, with the header as the first one.
+
+    Args:
+        content: That of a `Comparison`.
+        part: One of `content["parts"]`, "test" or "validation".
+        labeled_counts: Labeled images of each class.
+    """
+    rows: list[tuple[str, ...]] = [(f"{part}, recall in %", "all", *THIRDS)]
+    for name, found in content["parts"][part].items():
+        rows.append((_NAMES[name], *_by_third(found["recall"], labeled_counts)))
+    if change := content["changes"].get(part):
+        shown = (change.get(group) for group in ("all", *THIRDS))
+        rows.append(("unlabeled images changed", *map(_signed, shown)))
+    return rows
+
+
 def _lines(content: dict[str, Any], labeled_counts: Sequence[int]) -> Iterator[str]:
-    for part, of_part in content["parts"].items():
-        rows: list[tuple[str, ...]] = [(f"{part}, recall in %", "all", *THIRDS)]
-        for name, found in of_part.items():
-            rows.append((_NAMES[name], *_by_third(found["recall"], labeled_counts)))
-        if change := content["changes"].get(part):
-            shown = (change.get(group) for group in ("all", *THIRDS))
-            rows.append(("unlabeled images changed", *map(_signed, shown)))
+    for part in content["parts"]:
+        rows = rows_of(content, part, labeled_counts)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for number, row in enumerate(rows):
             cells = map(str.rjust, row[1:], widths[1:])

@@ -11,6 +11,7 @@ from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.run.results import Results
 from daso_tf.settings.flag import as_text
 from daso_tf.settings.flags import SECTIONS, TRAIN, complete
+from daso_tf.settings.methods import name_of
 from daso_tf.settings.settings import Settings
 from daso_tf.step.closed_forms import NAMES
 
@@ -44,9 +45,8 @@ def model_card(
         [
             f"# Image classifier with {len(names)} classes",
             "",
-            f"Trained by daso_tf {daso_tf.__version__}: {settings.learner} with the pseudo-labeler "
-            f"{settings.pseudo_labeler}, {step:,} of {settings.steps:,} steps. The data set is "
-            f"{_plain(settings.dataset)}.",
+            f"Trained by daso_tf {daso_tf.__version__}: {name_of(settings)}, {step:,} of "
+            f"{settings.steps:,} steps. The data set is {_plain(settings.dataset)}.",
             *_of_another(exported or {}, settings),
             "",
             "## Input and output",

@@ -175,6 +175,11 @@ def _summaries(results: Results) -> Iterator[str]:
         yield f"median of the last {count} evaluations, {accuracy_line(part, medians)}"
 
 
+def marker_of(steps: Sequence[int]) -> str | None:
+    """Returns the marker of a line over evaluations: a point where one alone makes no line."""
+    return "o" if len(steps) == 1 else None
+
+
 def _draw_over_steps(axes: Axes, results: Results) -> None:
     """Draws the balanced accuracy on every part that is evaluated."""
     for part in results.medians():
@@ -185,7 +190,7 @@ def _draw_over_steps(axes: Axes, results: Results) -> None:
             (f"{part}, logit-adjusted", [entry[part]["logit_adjusted"] for entry in evaluated]),
         ):
             shares = [entry["balanced_accuracy"] for entry in scores]
-            axes.plot(steps, _percentages(shares), label=label)
+            axes.plot(steps, _percentages(shares), label=label, marker=marker_of(steps))
     axes.set(title="Balanced accuracy of the EMA network", xlabel="step", ylabel="%")
     _add_legend(axes)
 

@@ -136,9 +136,7 @@ class Network:
             if learner.threshold is None:
                 weights = known_images.taught(labeler.image_weights(positions), belongs)
             else:
-                labels, selection = learner.selected(
-                    labels, logits, None, step, positions, belongs
-                )
+                labels, selection = learner.selected(labels, logits, None, step, positions, belongs)
                 weights = selection.weights
         finally:
             for variable, value in zip(self._memory, self._remembered, strict=True):

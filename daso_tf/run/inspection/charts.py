@@ -13,6 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from daso_tf.data.text import printable
+from daso_tf.run.report import marker_of
 from daso_tf.step.calibration import Reliability
 from daso_tf.step.class_shares import Estimate
 
@@ -55,7 +56,7 @@ def over_steps(evaluations: Sequence[Mapping[str, Any]]) -> Chart | None:
             ("--", f"{part}, logit-adjusted", [e[part]["logit_adjusted"] for e in measured]),
         ):
             shares = [100 * entry["balanced_accuracy"] for entry in of]
-            axes.plot(steps, shares, dashes, color=color, label=name)
+            axes.plot(steps, shares, dashes, color=color, label=name, marker=marker_of(steps))
         last = 100 * measured[-1][part]["balanced_accuracy"]
         texts.append(f"{part} {last:.1f} % after step {steps[-1]:,}")
     if not texts:
@@ -86,7 +87,8 @@ def of_runs(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Chart | 
         steps = [entry["step"] for entry in measured]
         shares = [100 * entry[part]["balanced_accuracy"] for entry in measured]
         color, dashes = _COLORS[number % len(_COLORS)], ("-", "--", ":")[number // len(_COLORS) % 3]
-        axes.plot(steps, shares, dashes, color=color, label=f"{name}, {part}")
+        label = f"{name}, {part}"
+        axes.plot(steps, shares, dashes, color=color, label=label, marker=marker_of(steps))
         texts.append(f"{name} {shares[-1]:.1f} % after step {steps[-1]:,}")
     if not texts:
         return None

@@ -26,6 +26,7 @@ from daso_tf.run.inspection.tables import write_labeled, write_unlabeled
 from daso_tf.run.open_set import detector_of
 from daso_tf.run.results import Results
 from daso_tf.run.selected import selected
+from daso_tf.settings.methods import name_of, uses_unlabeled_images
 from daso_tf.settings.settings import Settings
 from daso_tf.step.class_shares import ClassShares, Estimate, Predictions, estimate_class_shares
 
@@ -69,7 +70,7 @@ def inspect(
         data: Its data, as loaded.
         identity: What the data consists of.
         learner: On one device, in the state that is reported.
-        results: The evaluations of the run.
+        results: The evaluations of the run, and what is known of its unlabeled pictures' effect.
         copies: The copies among all images that the run selected; None to search them.
 
     Returns:
@@ -82,6 +83,7 @@ def inspect(
     folder = Path(settings.model_dir)
     with reading(data):
         found, sheets, note = _inspect(settings, data, identity, learner, folder, copies)
+    found = found._replace(comparison=_comparison(results, found.step))
     results.set_class_shares(_as_json(found.shares, found.step, found.held_out))
     write_page(folder / PAGE, settings, results, found, sheets, note)
     return folder / PAGE
@@ -132,8 +134,7 @@ def _inspect(
         sheets.most_confident(read, seen),
         *([] if copies is None else [sheets.near_copies(copies, _root(settings))]),
     ]
-    known = ~np.isnan(seen.weights)
-    pseudo_labeler = "" if learner.pseudo_labeler is None else f" + {settings.pseudo_labeler}"
+    known, chooses = ~np.isnan(seen.weights), learner.threshold is not None
     found = Found(
         names,
         data.labeled_counts.tolist(),
@@ -142,19 +143,31 @@ def _inspect(
         np.bincount(seen.classes, minlength=num_classes),
         int(learner.step.numpy()),
         settings.steps,
-        f"{settings.learner}{pseudo_labeler}",
+        name_of(settings),
         "labeled" if validation is None else "validation",
         measure(*evaluated, data.labeled_counts.tolist()),
         shares,
         int(score.is_unknown(seen.unknown).numpy().sum()) if score.has_limit else None,
         score.rejected,
         None if told is None else told["auroc"],
-        float((seen.weights[known] > 0).mean()) if known.any() else None,
+        learner.open_set is not None,
+        float((seen.weights[known] > 0).mean()) if chooses and known.any() else None,
         int((seems >= 0).sum()),
         None if copies is None else len(copies),
         isinstance(data, BankedData),
+        uses_unlabeled_images(settings),
     )
     return found, made, note
+
+
+def _comparison(results: Results, step: int) -> Mapping[str, Any] | None:
+    """Returns the comparison of a run with others that is about the reported network, or None."""
+    found = results.comparison
+    if found is None or not found["parts"]:
+        return None
+    # What is exported instead of the run has been compared now, and counts its own steps.
+    exported = found.get("answer", {}).get("exported", "run")
+    return found if exported != "run" or found["step"] == step else None
 
 
 def _shares(

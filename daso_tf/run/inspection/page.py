@@ -14,6 +14,7 @@ import tensorflow as tf
 import daso_tf
 from daso_tf.data.text import printable
 from daso_tf.platform.files import write_atomically
+from daso_tf.run.comparison import rows_of
 from daso_tf.run.inspection import charts
 from daso_tf.run.inspection.accuracy import Accuracy
 from daso_tf.run.inspection.sheets import Sheet
@@ -66,6 +67,7 @@ def write_page(
         and charts.class_shares(names, found.labeled_counts, found.shares.em),
         self_check=None if found.shares.em else _percent(found.shares.self_check),
         charts=[chart for chart in drawn if chart],
+        comparisons=_comparisons(found),
         calibration=list(_calibration(accuracy, names)),
         confusions=_confusions(accuracy, names),
         sheets=sheets,
@@ -161,6 +163,13 @@ def _classes(
     if shares.matrix:
         columns["share % (matrix)"] = _intervals(shares.matrix)
     return {"columns": list(columns), "rows": list(zip(*columns.values(), strict=True))}
+
+
+def _comparisons(found: Found) -> list[dict[str, Any]]:
+    """Returns a table of the run and what it is compared with for each part."""
+    content = found.comparison or {"parts": {}}
+    tables = (rows_of(dict(content), part, found.labeled_counts) for part in content["parts"])
+    return [{"columns": rows[0], "rows": rows[1:]} for rows in tables]
 
 
 def _calibration(accuracy: Accuracy, names: Sequence[str]) -> Iterator[tuple[str, str]]:

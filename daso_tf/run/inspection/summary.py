@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from daso_tf.data.text import printable
+from daso_tf.run.comparison import EXPORTED
 from daso_tf.run.inspection.accuracy import Accuracy
 from daso_tf.step.calibration import class_groups
 from daso_tf.step.class_shares import ClassShares, Estimate
+from daso_tf.step.closed_forms import LINEAR, NAMES
 
 _POOR_CALIBRATION = 0.1  # expected calibration error
 _MANY_UNKNOWN = 0.1  # share of the unlabeled pictures; at most 5 % should be, by default
 _FEW = 10  # labeled pictures of a class
+_CLEARLY = 0.02  # a difference of balanced accuracies
 
 
 class Found(NamedTuple):
@@ -28,7 +31,7 @@ class Found(NamedTuple):
         predicted: Unlabeled pictures that are predicted as each class.
         step: The step of the network.
         steps: The steps of the run.
-        learner: The learner, and its pseudo-labeler where it has one.
+        learner: The learner with its parts, such as "fixmatch + daso".
         held_out: What shares are calibrated on: "validation", or "labeled" for
             out-of-fold predictions.
         accuracy: How good the network is.
@@ -37,10 +40,14 @@ class Found(NamedTuple):
             pictures, which tell how pictures of the classes look.
         rejected: Share of the validation pictures at the same limit.
         auroc: How well pictures of no class are told from test pictures; None where none are known.
+        has_open_set: Whether the learner keeps pictures of no class out of what is taught.
         taught: Share of the unlabeled pictures that are taught; None where that is not known.
         suspected: Number of suspected wrong labels.
         copies: Number of copies across parts; None where they were not searched.
         is_frozen: Whether the features are those of a frozen encoder, which has learned no labels.
+        uses_unlabeled: Whether the learner learns from unlabeled pictures.
+        comparison: The content of the run's `daso_tf.run.comparison.Comparison`; None if there is
+            none of this step.
     """
 
     class_names: Sequence[str]
@@ -57,10 +64,13 @@ class Found(NamedTuple):
     unknown: int | None
     rejected: float
     auroc: float | None
+    has_open_set: bool
     taught: float | None
     suspected: int
     copies: int | None
     is_frozen: bool
+    uses_unlabeled: bool
+    comparison: Mapping[str, Any] | None = None
 
 
 _HAS_LEARNED = " The network has learned all of these labels, so it is worse on new pictures."
@@ -101,6 +111,7 @@ def sentences(found: Found) -> Iterator[str]:
             f"The class that is found least often is {_name(found, int(worst))}: "
             f"{_with_interval(measured[worst])} of its pictures."
         )
+    yield from _effect_of_unlabeled(found)
     estimate = found.shares.em
     if estimate is None:
         yield (
@@ -147,11 +158,28 @@ def advice(found: Found) -> Iterator[str]:
             f"Look at the suspected wrong labels ({found.suspected:,}), correct those that are "
             "wrong, and train again."
         )
-    if found.unknown is not None and found.unknown > _MANY_UNKNOWN * found.unlabeled:
+    effect = _change(found)
+    if effect and _verdict(effect[1]["all"]) == _HARMED and _exported(found) == "run":
         yield (
-            "Look at the pictures that look like no class, and take those of other things out of "
-            "the unlabeled pictures, or train with --open_set."
+            "Export what learned from the labels alone (--answer=labels_only), or train another "
+            "method: with this one, the unlabeled pictures did harm."
         )
+    if better := _better_closed_form(found):
+        name, balanced = better
+        yield (
+            f"A {NAMES[name]} of the labeled pictures, which needs no training, finds "
+            f"{_percent(balanced)} (mean over the classes), clearly more than this network. Export "
+            f"it with --answer={name}, or train fewer steps or with more regularization."
+        )
+    if found.unknown is not None and found.unknown > _MANY_UNKNOWN * found.unlabeled:
+        look = "Look at the pictures that look like no class"
+        if found.has_open_set:
+            yield f"{look}. --open_set has kept them out of what is taught."
+        else:
+            yield (
+                f"{look}, and take those of other things out of the unlabeled pictures, or train "
+                "with --open_set."
+            )
     recall = found.accuracy.recall.value
     few = [
         k
@@ -169,10 +197,70 @@ def advice(found: Found) -> Iterator[str]:
             "Do not take the probabilities as they are: see the reliability diagram. With "
             "validation pictures, daso-tf export --calibrate=temperature corrects them."
         )
-    yield (
-        "To see what the unlabeled pictures have changed, train with --learner=supervised in "
-        "another --model_dir and compare."
+    if found.comparison is None and found.uses_unlabeled:
+        yield (
+            "To see what the unlabeled pictures have changed, repeat the command of the run with "
+            "--compare_labels_only."
+        )
+
+
+_HELPED, _HARMED, _UNCLEAR = "they helped", "they did harm", "this is no clear change"
+
+
+def _effect_of_unlabeled(found: Found) -> Iterator[str]:
+    """Yields what the unlabeled pictures have changed, and what is exported instead of the run."""
+    effect = _change(found)
+    if effect:
+        part, change = effect
+        groups = ", ".join(
+            f"{name} {_points(change[name])}"
+            for name in class_groups(found.labeled_counts)
+            if name in change
+        )
+        yield (
+            "Compared with a twin that learned from the labels alone, the unlabeled pictures "
+            f"changed the balanced accuracy on the {part} pictures by {_points(change['all'])} "
+            f"points (standard error {100 * change['all']['standard_error']:.1f}): "
+            f"{_verdict(change['all'])}." + (f" By thirds of the classes: {groups}." * bool(groups))
+        )
+    if _exported(found) != "run":
+        yield f"What is exported, and described here, is {EXPORTED[_exported(found)]}."
+
+
+def _change(found: Found) -> tuple[str, Mapping[str, Mapping[str, float]]] | None:
+    """Returns what the unlabeled pictures have changed on the test or validation pictures."""
+    changes = {} if found.comparison is None else found.comparison["changes"]
+    return next(((part, changes[part]) for part in ("test", "validation") if part in changes), None)
+
+
+def _exported(found: Found) -> str:
+    return (
+        "run" if not found.comparison else found.comparison.get("answer", {}).get("exported", "run")
     )
+
+
+def _better_closed_form(found: Found) -> tuple[str, float] | None:
+    """Returns the best classifier without training steps, and its balanced accuracy.
+
+    None if it is not clearly better than the network, or if there is none.
+    """
+    parts = {} if found.comparison is None else found.comparison["parts"]
+    of_part = parts.get(found.accuracy.part, {})
+    balanced = {name: of_part[name]["balanced_accuracy"] for name in LINEAR if name in of_part}
+    best = max(balanced, key=lambda name: balanced[name], default=None)
+    if best is None or balanced[best] < found.accuracy.balanced.value + _CLEARLY:
+        return None
+    return best, balanced[best]
+
+
+def _verdict(of_all: Mapping[str, float]) -> str:
+    if abs(of_all["change"]) < 2 * of_all["standard_error"]:
+        return _UNCLEAR
+    return _HELPED if of_all["change"] > 0 else _HARMED
+
+
+def _points(found: Mapping[str, float]) -> str:
+    return f"{100 * found['change']:+.1f}"
 
 
 def _name(found: Found, k: Any) -> str:

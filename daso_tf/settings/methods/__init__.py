@@ -9,6 +9,7 @@ from daso_tf.settings.methods.chosen import (
     defaults,
     estimates,
     flags_in_use,
+    name_of,
     uses,
     uses_unlabeled_images,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "defaults",
     "estimates",
     "flags_in_use",
+    "name_of",
     "open_set_of",
     "published_schedule",
     "strong_layer",

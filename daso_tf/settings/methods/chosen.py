@@ -14,7 +14,12 @@ from daso_tf.settings.methods.common import (
     UNLABELED_RATIO,
 )
 from daso_tf.settings.methods.entry import Entry
-from daso_tf.settings.methods.imbalance import BALANCED_HEAD, BALANCED_HEADS, SUPERVISED_LOSSES
+from daso_tf.settings.methods.imbalance import (
+    BALANCED_HEAD,
+    BALANCED_HEADS,
+    SUPERVISED_LOSS,
+    SUPERVISED_LOSSES,
+)
 from daso_tf.settings.methods.learners import LEARNERS
 from daso_tf.settings.methods.open_sets import OPEN_SETS
 from daso_tf.settings.methods.pseudo_labelers import (
@@ -143,6 +148,30 @@ def flags_in_use(settings: Settings) -> frozenset[str]:
     if settings.pseudo_labeler in SELF_TRAINING:
         names |= {flag.name for flag in SELF_TRAINING_FLAGS}
     return frozenset(names)
+
+
+def name_of(settings: Settings) -> str:
+    """Returns the name of the chosen method: its learner and the parts that are not the default.
+
+    Args:
+        settings: Those of a training run, completed.
+
+    Returns:
+        A name such as "fixmatch + daso + abc"; the pseudo-labeler is always part of it, if there is
+        a choice.
+    """
+    arguments = LEARNERS[settings.learner].arguments
+    names = [settings.learner]
+    if PSEUDO_LABELER.name in arguments:
+        names.append(settings.pseudo_labeler)
+    names += [
+        settings[flag.name]
+        for flag in (THRESHOLD, BALANCED_HEAD)
+        if flag.name in arguments and settings[flag.name] != flag.default
+    ]
+    if settings.supervised_loss != SUPERVISED_LOSS.default:
+        names.append(settings.supervised_loss)
+    return " + ".join(names)
 
 
 def uses_unlabeled_images(settings: Settings) -> bool:
