@@ -60,5 +60,5 @@ def test_validation_images_are_needed(tmp_path, capsys):
     argv = arguments(model_dir=tmp_path / "run", steps=3, validation_size=0)
     assert run_train(*argv, "--calibrate=temperature") == 2
     message = capsys.readouterr().err
-    assert "--calibrate=temperature needs validation images" in message
+    assert "--calibrate=temperature needs validation images" in message  # nothing is frozen
     assert "--validation_size" in message and not (tmp_path / "run").exists()

@@ -199,3 +199,16 @@ def test_a_class_of_one_picture_is_never_suspected():
     labels[0] = 1
     assert suspected(labels, probabilities)[0] == 0
     assert out_of_fold(np.eye(3)[labels], labels, 3).probabilities.shape == (11, 3)
+
+
+def test_an_image_with_twice_the_weight_counts_like_two():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, (2000, 4))
+    labels = (logits / 2 + rng.gumbel(size=(2000, 4))).argmax(axis=1)
+    times = np.where(labels == 0, 3, rng.integers(0, 3, 2000))
+    weighted = fit_calibrator(logits, labels, weights=times / 7)  # in any scale
+    repeated = fit_calibrator(np.repeat(logits, times, axis=0), np.repeat(labels, times))
+    assert weighted.temperature == pytest.approx(repeated.temperature, rel=5e-3)
+    np.testing.assert_allclose(weighted.bias, repeated.bias, atol=5e-3)
+    plain = fit_calibrator(logits, labels)
+    assert not np.allclose(plain.bias, repeated.bias, atol=0.01)

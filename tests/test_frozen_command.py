@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -9,11 +10,12 @@ import shutil
 import numpy as np
 import pytest
 from command import arguments, completed, run_train
+from scipy.special import softmax
 
 from daso_tf import data
 from daso_tf.commands import export, predict, terminal
 from daso_tf.platform.npz import ArrayFile
-from daso_tf.run import comparison, finishing
+from daso_tf.run import calibrate, finishing, left_out
 from daso_tf.run.inspection import answers
 from daso_tf.run.of_folder import settings_of
 from daso_tf.settings import combinations
@@ -149,10 +151,73 @@ def test_the_twin_can_be_exported_afterwards(student, tmp_path):
 
 
 def test_without_validation_images_labeled_ones_are_left_out_in_turn(folder, monkeypatch):
-    monkeypatch.setattr(comparison, "_FOLDS", 2)
+    monkeypatch.setattr(left_out, "FOLDS", 2)
     argv = frozen(folder / "cache", folder / "no_validation", steps=2, evaluate_every=2)
-    output = ran(*argv, "--validation_size=0", "--answer=auto")
+    output = ran(*argv, "--validation_size=0", "--answer=auto", "--calibrate=temperature")
     assert "on labeled images that were left out in turn" in output
+    found = json.loads((folder / "no_validation" / "results.json").read_text())
+    count = sum(found["labeled_counts"])
+    assert f"calibrated on {count} labeled images that were left out in turn" in output
+    fitted = found["exported"]["calibrated"]
+    assert (fitted["fitted_to"], fitted["measured_on"]) == ("labeled", "test")
+    assert fitted["temperature"] != 1 and not any(fitted["bias"])
+
+
+def test_labeled_images_calibrate_for_the_shares_that_are_answered(student, folder, monkeypatch):
+    """Frozen features come with logit adjustment: the answers treat all classes alike."""
+    labels = []
+
+    def synthetic(settings, data):
+        labels.append(data.labeled.labels)
+        random = np.random.default_rng(0).uniform(0.5, 1, (len(labels[0]), data.num_classes))
+        right = 3 * np.eye(data.num_classes)[labels[0]]
+        logits.append(np.log(random) + right)
+        return [softmax(logits[0], axis=1)], np.arange(len(labels[0]))
+
+    logits = []
+    monkeypatch.setattr(calibrate, "left_out", synthetic)
+    argv = frozen(folder / "cache", folder / "vector", steps=2, evaluate_every=2)
+    ran(*argv, "--validation_size=0", "--calibrate=vector")
+    fitted = json.loads((folder / "vector" / "results.json").read_text())["exported"]["calibrated"]
+    moved = softmax(logits[0] / fitted["temperature"] + fitted["bias"], axis=1)
+    of_classes = [moved[labels[0] == k].mean(axis=0) for k in range(10)]
+    np.testing.assert_allclose(np.mean(of_classes, axis=0), 0.1, atol=0.005)
+    assert np.ptp(moved.mean(axis=0)) > 0.05  # the labeled images are not evenly distributed
+
+
+def test_no_network_predicts_a_labeled_image_that_it_has_learned(monkeypatch):
+    @dataclasses.dataclass
+    class Bank:
+        labeled: data.Images
+        num_classes: int = 3
+
+    images = data.Images(
+        np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1) * np.ones((1, 1, 1, 3), np.uint8),
+        np.array([0] * 7 + [1] * 4 + [2]),
+    )
+    learned = []
+
+    def trained(settings, part):
+        learned.append({int(image[0, 0, 0]) for image in part.labeled.images})
+        assert set(part.labeled.labels.tolist()) == {0, 1, 2}
+        return learned[-1]
+
+    def prediction(model, size):
+        return lambda held_out: np.array(
+            [[0, float(image[0, 0, 0] in model), int(image[0, 0, 0])] for image in held_out.images]
+        )
+
+    monkeypatch.setattr(left_out, "trained", trained)
+    monkeypatch.setattr(left_out, "Prediction", prediction)
+    settings = completed("--dataset=digits", "--freeze_encoder", "--batch_size=8")
+    found, places = left_out.left_out([settings, settings], Bank(images))
+    assert sorted(places.tolist()) == list(range(11))  # not the only image of class 2
+    for predicted in found:
+        np.testing.assert_array_equal(predicted[:, 1], 0)
+        np.testing.assert_array_equal(predicted[:, 2], places)
+    assert len(learned) == 10
+    nothing, places = left_out.left_out([settings.replace(batch_size=20)], Bank(images))
+    assert nothing[0].shape == (0, 3) and not len(places)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +231,22 @@ def test_without_validation_images_labeled_ones_are_left_out_in_turn(folder, mon
         (["--learner=supervised", "--answer=auto"], "--answer=auto does not go with"),
         (["--nofreeze_encoder", "--pseudo_labeler=lda_teacher"], "give --freeze_encoder"),
         (["--nofreeze_encoder", "--answer=auto"], "give --compare_labels_only or --freeze_encoder"),
+        (
+            ["--validation_size=0", "--calibrate=vector", "--labeled_imbalance=6"],
+            "--calibrate=vector needs at least two labeled images of each class",
+        ),
+        (
+            ["--validation_size=0", "--calibrate=vector", "--answer=discriminant"],
+            "--calibrate=vector with --answer=discriminant needs validation images",
+        ),
+        (
+            ["--validation_size=0", "--calibrate=temperature", "--finetune_steps=2"],
+            "--calibrate=temperature with --finetune_steps=2 needs validation images",
+        ),
+        (
+            ["--validation_size=0", "--calibrate=temperature", "--batch_size=32"],
+            "the others are less than --batch_size=32",
+        ),
     ],
 )
 def test_refused_before_work_starts(flags, message, folder, tmp_path, capsys):

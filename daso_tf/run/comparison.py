@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,17 +12,15 @@ import tensorflow as tf
 from daso_tf.balance.logit_adjustment import log_prior
 from daso_tf.data import BankedData, ImageFiles, Images, Rows, SemiSupervisedData
 from daso_tf.learners import Learner
-from daso_tf.pseudo_labels.discriminant import folds
 from daso_tf.run.finetuning import finetuned_of
+from daso_tf.run.left_out import FOLDS, left_out
 from daso_tf.run.prediction import Prediction
 from daso_tf.run.results import scores
-from daso_tf.run.twin import trained, twin_of, twin_settings
+from daso_tf.run.twin import twin_of, twin_settings
 from daso_tf.settings.build import build_learner
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
 from daso_tf.step.calibration import THIRDS, thirds
-
-_FOLDS = 5
 
 
 class Comparison(NamedTuple):
@@ -222,28 +219,11 @@ def _choice(
 
 def _out_of_fold(settings: Settings, data: BankedData) -> dict[str, float]:
     """Compares both on each fifth of the labeled images, trained on the others."""
-    print(f"Training both {_FOLDS} times on parts of the labeled images.", flush=True)
-    labels = data.labeled.labels
-    fold = folds(labels, _FOLDS, settings.seed)
-    right: dict[str, np.ndarray] = {
-        name: np.zeros(len(labels), bool) for name in ("run", "labels_only")
-    }
-    tested = np.zeros(len(labels), bool)
-    for number in range(_FOLDS):
-        kept = fold != number
-        absent = np.setdiff1d(labels, labels[kept])
-        kept |= np.isin(labels, absent)  # every class needs a labeled image
-        if kept.all() or kept.sum() < settings.batch_size:
-            continue
-        out = np.flatnonzero(~kept)
-        part = dataclasses.replace(data, labeled=data.labeled.subset(np.flatnonzero(kept)))
-        held_out = data.labeled.subset(out)
-        for name, of_fold in (("run", settings), ("labels_only", twin_settings(settings))):
-            predictions = _predictions(trained(of_fold, part), settings, held_out)
-            right[name][out] = predictions == labels[out]
-        tested[out] = True
-    ours, theirs = right["run"][tested], right["labels_only"][tested]
-    found = changes(ours, theirs, labels[tested], data.labeled_counts.tolist())
+    print(f"Training both {FOLDS} times on parts of the labeled images.", flush=True)
+    predicted, places = left_out([settings, twin_settings(settings)], data)
+    labels = data.labeled.labels[places]
+    ours, theirs = (of.argmax(axis=1) == labels for of in predicted)
+    found = changes(ours, theirs, labels, data.labeled_counts.tolist())
     return found.get("all", {"change": 0.0, "standard_error": 0.0})
 
 

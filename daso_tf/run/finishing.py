@@ -29,7 +29,7 @@ from daso_tf.run.preparation import load_data
 from daso_tf.run.report import draw, table
 from daso_tf.run.results import Results, scores
 from daso_tf.run.run import Run, results_of
-from daso_tf.run.twin import twin_of
+from daso_tf.run.twin import twin_of, twin_settings
 from daso_tf.settings import combinations
 from daso_tf.settings.settings import Settings
 from daso_tf.step import closed_forms
@@ -264,13 +264,14 @@ def _answer(
         if results.comparison is not None:
             answer = {"asked": "run", "exported": "run"}
             results.set_comparison(results.comparison | {"answer": answer})
-        return learner, *_answers(settings, data, learner, evaluation)
+        return learner, *_answers(settings, data, learner, evaluation, settings)
     compared = comparison.compare(settings, data, learner, strategy, results.comparison)
     results.set_comparison(compared.content)
     if compared.learner is learner:
-        return learner, *_answers(settings, data, learner, evaluation)
-    answers, fitted, known = _answers(settings, compared.data, compared.learner, None)
+        return learner, *_answers(settings, data, learner, evaluation, settings)
     name = compared.content["answer"]["exported"]
+    own = twin_settings(settings) if name == "labels_only" else settings
+    answers, fitted, known = _answers(settings, compared.data, compared.learner, None, own)
     if name in closed_forms.LINEAR and known.calibrator is None:
         known = known.for_equal_shares()
     answers |= {"step": compared.content["step"], "answer": name}
@@ -291,6 +292,7 @@ def _answers(
     data: SemiSupervisedData,
     learner: Learner,
     evaluation: dict[str, Any] | None,
+    trained_by: Settings,
 ) -> tuple[dict[str, Any], Calibrated | None, HeldOut]:
     """Returns the scores of a learner as it is exported, its calibration, and what is known of it.
 
@@ -299,6 +301,7 @@ def _answers(
         data: Its data.
         learner: What is exported.
         evaluation: The evaluation of this learner; None where there is none.
+        trained_by: The settings with which it was trained: those of the run, or of its twin.
     """
     step, strength = int(learner.step.numpy()), settings.test_logit_adjustment
     answers: dict[str, Any] = {
@@ -312,7 +315,7 @@ def _answers(
         answers["unknown"] = measured
     fitted = None
     if settings.calibrate != "none":
-        fitted = calibrated(settings, data, predict)
+        fitted = calibrated(settings, data, predict, trained_by)
         answers["calibrated"] = fitted.as_json()
     # An evaluation has the plain and the adjusted scores; a bias per class changes both.
     if strength not in (0, 1) or settings.calibrate == "vector":

@@ -79,7 +79,7 @@ def of_export(
     """
     names, counts = tuple(data.class_names), data.labeled_counts.tolist()
     if validation is None or data.validation is None:
-        return HeldOut(names, counts, None, None, _answered_distribution(settings, counts))
+        return HeldOut(names, counts, None, None, answered_distribution(settings, counts))
     labels = data.validation.labels
     scores = [np.sort(validation[labels == k, k]) for k in range(data.num_classes)]
     logits = np.log(np.maximum(validation, np.finfo(np.float32).tiny))
@@ -138,8 +138,17 @@ def _check(found: HeldOut) -> None:
         raise ValueError("class_distribution must be above 0 for every class")
 
 
-def _answered_distribution(settings: Settings, labeled_counts: list[int]) -> np.ndarray | None:
-    """Returns the class distribution that a network answers for, by its training alone."""
+def answered_distribution(settings: Settings, labeled_counts: list[int]) -> np.ndarray | None:
+    """Returns the class distribution that a network answers for, by its training alone.
+
+    Args:
+        settings: Those of the run.
+        labeled_counts: Labeled training images of each class.
+
+    Returns:
+        float `(K,)`, summing to 1; None where the training counters the imbalance, so that nothing
+        says what it answers for.
+    """
     adjusted = settings.test_logit_adjustment
     # What could be adjusted at test time has learned the distribution of the labeled images.
     if not adjusted and not combinations.can_add("test_logit_adjustment", settings):

@@ -233,7 +233,8 @@ RUN = (
         "none",
         ["none", "temperature", "vector"],
         "Correct the probabilities of the export by the validation images: with one factor for all "
-        "logits, or also with a summand for each class.",
+        "logits, or also with a summand for each class. Without validation images, "
+        "--freeze_encoder takes labeled images that are left out in turn.",
         free=True,
     ),
     switch(

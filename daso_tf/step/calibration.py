@@ -181,6 +181,7 @@ def fit_calibrator(
     labels: np.ndarray,
     start: Calibrator | None = None,
     with_bias: bool = True,
+    weights: np.ndarray | None = None,
 ) -> Calibrator:
     """Fits a temperature and biases to images that the network has not learned.
 
@@ -192,6 +193,8 @@ def fit_calibrator(
         labels: int `(N,)`, the true classes in 0..K-1.
         start: Where the search starts; one that is near makes it short.
         with_bias: Whether biases are fitted, too; otherwise they are 0.
+        weights: float `(N,)` of at least 0, how much each image counts, in any scale; by default
+            all count the same.
 
     Returns:
         The `Calibrator`.
@@ -211,6 +214,7 @@ def fit_calibrator(
 
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     rows = np.arange(len(labels))
+    counted = np.ones(len(labels)) if weights is None else weights / np.mean(weights)
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         log_scale, bias = parameters[0], parameters[1:]
@@ -219,9 +223,10 @@ def fit_calibrator(
         moved -= moved.max(axis=1, keepdims=True)
         error = np.exp(moved)
         total = error.sum(axis=1, keepdims=True)
-        loss = np.log(total).sum() - moved[rows, labels].sum()
+        loss = counted @ (np.log(total[:, 0]) - moved[rows, labels])
         error /= total
         error[rows, labels] -= 1
+        error *= counted[:, None]
         gradient = np.append(np.sum(error * scaled), error.sum(axis=0)) + parameters
         gradient[1:] *= with_bias
         return loss + parameters @ parameters / 2, gradient
