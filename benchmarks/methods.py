@@ -6,10 +6,11 @@
 
 A method is a name and its flags, which come after those of the flag file and of this command.
 Writes `methods.md`, `methods.csv` and `methods.png` into the output folder, and each run into a
-folder in it. The same command again continues the runs that are not finished. `--jobs` trains
-several runs at the same time, each on its share of the processor's cores: small networks leave most
-of a second core idle. `--compare=paper` adds a column with the figures of DASO's paper, medians of
-the last 20 evaluations, for runs that have the settings of one of its cells.
+folder in it. `methods.html` shows all runs side by side, as `daso-tf report --compare` does. The
+same command again continues the runs that are not finished. `--jobs` trains several runs at the
+same time, each on its share of the processor's cores: small networks leave most of a second core
+idle. `--compare=paper` adds a column with the figures of DASO's paper, medians of the last 20
+evaluations, for runs that have the settings of one of its cells.
 """
 
 import csv
@@ -28,6 +29,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from paper import published
 
+from daso_tf.run.inspection.side_by_side import scored, write_comparison
 from daso_tf.settings.flag import Flag, as_text, choice, integer, string
 from daso_tf.settings.flags import TRAIN, complete
 from daso_tf.settings.settings import Settings, parse
@@ -105,15 +107,19 @@ def main(arguments: list[str]) -> int:
         train(model_dir, [*_common_flags(settings), *methods[name].split(), f"--seed={seed}"])
         return model_dir
 
+    folders = []
     with side_by_side(settings.jobs) as pool:
         try:
             trained = pool.map(train_one, runs)
             for (name, _), model_dir in zip(tqdm.tqdm(runs, desc="runs"), trained, strict=True):
+                folders.append(model_dir)
                 reached[name].append(scores(json.loads((model_dir / "results.json").read_text())))
                 write(output, {name: of for name, of in reached.items() if of}, figures)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if len(folders) > 1:
+        write_comparison(output / "methods.html", scored(folders))
     print((output / "methods.md").read_text())
     return 0
 

@@ -56,6 +56,7 @@ ANY_VERSION = (
     "test_image_list.py",
     "test_learners_command.py",
     "test_limits_of_values.py",
+    "test_methods_benchmark.py",
     "test_model_card.py",
     "test_names_shown.py",
     "test_notebooks.py",

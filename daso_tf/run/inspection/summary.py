@@ -193,9 +193,10 @@ def advice(found: Found) -> Iterator[str]:
             "daso-tf label-next lists the pictures whose labels would help most."
         )
     if found.accuracy.calibration["expected_calibration_error"] > _POOR_CALIBRATION:
+        needed = "" if found.is_frozen else "with validation pictures, "
         yield (
-            "Do not take the probabilities as they are: see the reliability diagram. With "
-            "validation pictures, daso-tf export --calibrate=temperature corrects them."
+            "Do not take the probabilities as they are: see the reliability diagram; "
+            f"{needed}daso-tf export --calibrate=temperature corrects them."
         )
     if found.comparison is None and found.uses_unlabeled:
         yield (
