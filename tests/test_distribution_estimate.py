@@ -1,6 +1,7 @@
 """The class distribution of unlabeled images, estimated during training, and what takes it."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -10,10 +11,12 @@ from channels import STATISTICS
 from command import arguments, completed, run_train
 
 import daso_tf
+from daso_tf import open_set
 from daso_tf.balance import LogitAdjustedLoss
 from daso_tf.pseudo_labels import AlignedPseudoLabeler, DARPPseudoLabeler, DASOPseudoLabeler
 from daso_tf.pseudo_labels.daso import EQUAL_IMBALANCE, OTHER_IMBALANCE
 from daso_tf.run import distribution_estimate
+from daso_tf.run.prediction import Prediction
 from daso_tf.settings import limits, methods
 from daso_tf.step.class_shares import confirmed_shares
 
@@ -155,6 +158,42 @@ def test_an_estimate_needs_to_find_the_held_out_images():
     few = np.repeat([0, 1, 2], [7, 3, 2])
     noise = rng.dirichlet(np.ones(3), 12)
     assert confirmed_shares(noise, few, noise) is None
+
+
+def test_images_of_no_class_are_left_out_of_the_estimate(monkeypatch):
+    model = learner(
+        pseudo_labeler=AlignedPseudoLabeler(LABELED, estimated=True),
+        open_set=open_set.LargestProbability(),
+    )
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+    rng = np.random.default_rng(4)
+    held_out, unlabeled = (rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for n in (12, 20))
+    labels = rng.integers(0, 3, 12)
+    data = types.SimpleNamespace(
+        validation=daso_tf.data.Images(held_out, labels),
+        unlabeled=daso_tf.data.Images(unlabeled, np.full(20, -1)),
+    )
+    asked = []
+    monkeypatch.setattr(
+        distribution_estimate, "confirmed_shares", lambda *given: (asked.append(given), SHARES)[1]
+    )
+    predict = Prediction(model, batch_size=8)
+    estimate = distribution_estimate.DistributionEstimate(predict, data, first_step=0)
+    of_held_out, of_unlabeled = model.predict(held_out), model.predict(unlabeled)
+    limit = 1 - np.median(of_unlabeled.max(axis=1))
+    for limit_now, (known, belongs) in (
+        (None, (np.ones(12, bool), np.ones(20, bool))),
+        (limit, [1 - of.max(axis=1) <= limit for of in (of_held_out, of_unlabeled)]),
+    ):
+        if limit_now is not None:
+            model.open_set.limit.assign(limit_now)
+        np.testing.assert_allclose(estimate(model), SHARES)
+        expected = (of_held_out[known], labels[known], of_unlabeled[belongs])
+        for found, of in zip(asked.pop(), expected, strict=True):
+            np.testing.assert_allclose(found, of, rtol=1e-4)
+    assert belongs.sum() == 10 and 0 < known.sum() < 12
+    model.open_set.limit.assign(-1.0)
+    assert estimate(model) is None and not asked
 
 
 # ---- The train command

@@ -37,6 +37,7 @@ from daso_tf.pseudo_labels import (
 from daso_tf.run.open_set import Detector
 from daso_tf.settings import combinations, limits
 from daso_tf.settings.methods import OPEN_SETS
+from daso_tf.step.class_shares import Predictions, estimate_class_shares
 
 # Scores -------------------------------------------------------------------------------------------
 
@@ -438,6 +439,26 @@ def test_the_report_has_the_score_of_the_run(run, folder):
         if row["unknown"] == "yes":
             assert float(row["taught_weight"]) == 0
     assert {row["unknown"] for row in rows} == {"yes", "no"}
+
+
+def test_the_class_shares_of_the_report_are_those_of_pictures_of_the_classes(run, folder):
+    paths, held_out = served(run, folder / "validation")
+    _, unlabeled = served(run, folder / "unlabeled")
+    names = sorted({path.parent.name for path in paths})
+    labels = np.array([names.index(path.parent.name) for path in paths])
+    known, belongs = ~held_out["unknown"], ~unlabeled["unknown"]
+    logits = [np.log(answers["probabilities"]) for answers in (held_out, unlabeled)]
+
+    def estimated(of_known, of_unlabeled):
+        asked = logits[0][of_known], labels[of_known], logits[1][of_unlabeled]
+        return estimate_class_shares(Predictions(*asked), resamples=1).em.value
+
+    found = json.loads((run / "results.json").read_text())["class_shares"]
+    expected = estimated(known, belongs)
+    np.testing.assert_allclose(found["em"]["value"], expected, atol=5e-3)
+    of_all = estimated(np.ones(len(known), bool), np.ones(len(belongs), bool))
+    assert np.abs(of_all - expected).max() > 0.02
+    assert "pictures that look like no class are\nleft out" in (run / "report.html").read_text()
 
 
 def test_predict_writes_it(run, folder, capfd):

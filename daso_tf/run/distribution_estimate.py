@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from daso_tf.data import SemiSupervisedData
+from daso_tf.data import ImageFiles, Images, Rows, SemiSupervisedData
 from daso_tf.data.unlabeled_distribution import ESTIMATE
 from daso_tf.learners import Learner
 from daso_tf.run.prediction import Prediction
@@ -18,7 +18,8 @@ SAMPLE = 5000  # unlabeled images that are predicted
 class DistributionEstimate:
     """Estimates the class distribution during training and gives it to the learner.
 
-    What the learner does with it is a variable, so a checkpoint contains it.
+    Images that the learner's open set rejects belong to no class, so they are left out. What the
+    learner does with the estimate is a variable, so a checkpoint contains it.
 
     Args:
         predict: Predicts sets of images.
@@ -33,6 +34,10 @@ class DistributionEstimate:
         evenly = np.arange(0, len(data.unlabeled), -(-len(data.unlabeled) // SAMPLE))
         self.unlabeled = data.unlabeled.subset(evenly)
         self.first_step = first_step
+        self._open_set = predict.model.open_set
+        if self._open_set is not None:
+            score = predict.model.unknown_scores
+            self._scores = Prediction(predict.model, predict.batch_size, score)
 
     def __call__(self, learner: Learner) -> list[float] | None:
         """Estimates it, from `first_step` on, where `daso_tf.step.class_shares` confirms it.
@@ -45,13 +50,24 @@ class DistributionEstimate:
         """
         if int(learner.step.numpy()) < self.first_step:
             return None
+        of_class, belongs = self._known(self.validation), self._known(self.unlabeled)
+        if not (of_class.any() and belongs.any()):
+            return None
         found = confirmed_shares(
-            self.predict(self.validation), self.validation.labels, self.predict(self.unlabeled)
+            self.predict(self.validation)[of_class],
+            self.validation.labels[of_class],
+            self.predict(self.unlabeled)[belongs],
         )
         if found is None:
             return None
         learner.set_class_distribution(found)
         return found.tolist()
+
+    def _known(self, images: Images | ImageFiles | Rows) -> np.ndarray:
+        """Returns which images the open set does not reject, bool `(N,)`."""
+        if self._open_set is None:
+            return np.ones(len(images), bool)
+        return ~self._open_set.is_unknown(self._scores(images)).numpy()
 
 
 def check_estimates(settings: Settings, data: SemiSupervisedData) -> None:

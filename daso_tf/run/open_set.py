@@ -134,7 +134,7 @@ def detector_of(settings: Settings, data: SemiSupervisedData, learner: Learner) 
 
 
 class FitOpenSet(keras.callbacks.Callback):
-    """Fits the open set of a learner after every evaluation; comes before `SaveCheckpoint`.
+    """Fits the open set of a learner at every evaluation; comes before `Evaluation`.
 
     Only steps count that are a multiple of `every`: a run that continues beyond its last step is
     then the same as one that did not stop there.

@@ -200,6 +200,7 @@ def _train_generation(run: Run, time_left: TimeLeft) -> None:
         ContinueMetrics(),
         StopAtNonFiniteLoss(),
         *([time_left, ShortProgress()] if is_chief else []),
+        *_open_set(run),  # an evaluation estimates shares without the images of no class
         Evaluation(
             evaluated,
             predict,
@@ -208,7 +209,6 @@ def _train_generation(run: Run, time_left: TimeLeft) -> None:
             settings.stop_after,
             distribution_estimate.of_run(settings, run.data, predict),
         ),
-        *_open_set(run),
         save,
     ]
     verbose = 0

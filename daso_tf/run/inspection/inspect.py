@@ -14,6 +14,7 @@ from daso_tf.data import BankedData, DataError, SemiSupervisedData, reading
 from daso_tf.data.copies import Copy
 from daso_tf.data.identity import Identity
 from daso_tf.learners import Learner
+from daso_tf.open_set import OpenSet
 from daso_tf.run.inspection.accuracy import measure
 from daso_tf.run.inspection.answers import Answers, Network
 from daso_tf.run.inspection.folds import Head, OutOfFold, out_of_fold, refitted, suspected
@@ -23,6 +24,7 @@ from daso_tf.run.inspection.pictures import Pictures, Thumbnails
 from daso_tf.run.inspection.sheets import Sheets
 from daso_tf.run.inspection.summary import Found
 from daso_tf.run.inspection.tables import write_labeled, write_unlabeled
+from daso_tf.run.inspection.unknown import unknown_scores
 from daso_tf.run.open_set import detector_of
 from daso_tf.run.results import Results
 from daso_tf.run.selected import selected
@@ -123,7 +125,8 @@ def _inspect(
     )
     read = unlabeled.only(seen.places)
 
-    shares = _shares(data, answers, of_labeled, labeled.labels, validation, seen.sample)
+    rejects = score if learner.open_set is not None else None
+    shares = _shares(data, answers, of_labeled, labeled.labels, validation, seen.sample, rejects)
     evaluated = _evaluated(data, network, validation, labeled.labels, of_labeled)
     copies, note = _copies(settings, known_copies)
     sheets = Sheets(folder, names, Thumbnails(settings.max_megapixels))
@@ -177,8 +180,15 @@ def _shares(
     labels: np.ndarray,
     validation: Answers | None,
     sample: Answers,
+    rejects: OpenSet | None,
 ) -> ClassShares:
-    """Estimates the class shares from validation pictures, or else from out-of-fold predictions."""
+    """Estimates the class shares from validation pictures, or else from out-of-fold predictions.
+
+    Pictures that the open set of the run rejects are left out.
+    """
+    if rejects is not None:
+        sample = _known(sample, rejects)
+        validation = validation and _known(validation, rejects)
     if validation is not None and data.validation is not None:
         of_validation = data.validation.labels[validation.positions]
         return estimate_class_shares(Predictions(validation.logits, of_validation, sample.logits))
@@ -187,6 +197,12 @@ def _shares(
         Predictions(np.log(of_labeled.probabilities), labels, np.log(head(sample.given))),
         refitted(answers.given, labels, sample.given, data.num_classes),
     )
+
+
+def _known(answers: Answers, rejects: OpenSet) -> Answers:
+    """Returns the answers about pictures that do not look like no class; all, if none is left."""
+    known = ~rejects.is_unknown(unknown_scores(rejects, answers)).numpy()
+    return Answers(*(array[known] for array in answers)) if known.any() else answers
 
 
 def _evaluated(

@@ -65,6 +65,7 @@ def write_page(
         classes=_classes(found, names, results.unlabeled_counts),
         shares_chart=found.shares.em
         and charts.class_shares(names, found.labeled_counts, found.shares.em),
+        has_open_set=found.has_open_set,
         self_check=None if found.shares.em else _percent(found.shares.self_check),
         charts=[chart for chart in drawn if chart],
         comparisons=_comparisons(found),
