@@ -338,7 +338,20 @@ def test_another_step_is_reported(reported, tmp_path):
     after = json.loads((tmp_path / "run" / "results.json").read_text())
     assert after["class_shares"]["step"] == 6
     assert {**after, "class_shares": 0} == {**before, "class_shares": 0}
-    assert "after step 6" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "after step 6" in page
+    assert "Compared with a twin" not in page  # which is one of step 12
+
+
+def test_another_export_changes_no_report(reported, tmp_path):
+    shutil.copytree(reported, tmp_path / "run")
+    path = tmp_path / "run" / "results.json"
+    results = json.loads(path.read_text())
+    results["comparison"]["answer"] = {"asked": "labels_only", "exported": "labels_only"}
+    path.write_text(json.dumps(results))
+    assert report(tmp_path / "run") == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Compared with a twin" in page and "described here" not in page
 
 
 def label_next(*argv):

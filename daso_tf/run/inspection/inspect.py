@@ -85,7 +85,7 @@ def inspect(
     folder = Path(settings.model_dir)
     with reading(data):
         found, sheets, note = _inspect(settings, data, identity, learner, folder, copies)
-    found = found._replace(comparison=_comparison(results, found.step))
+    found = found._replace(comparison=_comparison(settings, results, found.step))
     results.set_class_shares(_as_json(found.shares, found.step, found.held_out))
     write_page(folder / PAGE, settings, results, found, sheets, note)
     return folder / PAGE
@@ -163,14 +163,15 @@ def _inspect(
     return found, made, note
 
 
-def _comparison(results: Results, step: int) -> Mapping[str, Any] | None:
+def _comparison(settings: Settings, results: Results, step: int) -> Mapping[str, Any] | None:
     """Returns the comparison of a run with others that is about the reported network, or None."""
     found = results.comparison
-    if found is None or not found["parts"]:
+    if found is None or not found.get("parts"):
         return None
-    # What is exported instead of the run has been compared now, and counts its own steps.
-    exported = found.get("answer", {}).get("exported", "run")
-    return found if exported != "run" or found["step"] == step else None
+    if settings.answer == "run" and not settings.finetune_steps:
+        # Another export may have chosen another answer.
+        return found | {"answer": {"exported": "run"}} if found["step"] == step else None
+    return found  # it has been made for this report, and what it has chosen counts its own steps
 
 
 def _shares(
