@@ -19,11 +19,12 @@ from statistics import mean, stdev
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tqdm
-from scoreboard import DISTRIBUTIONS, METHODS, TRACKS, Run, positive, train
+from scoreboard import DISTRIBUTIONS, METHODS, STEPS, TRACKS, Run, positive, train
 
 DASO = dict(text.split(": ", 1) for text in METHODS)["fixmatch + daso"]
 TEMPERATURES = ("0.3", "1.5", "auto")
 VALIDATION = "--validation_size=200"  # pictures by which `auto` estimates; all runs set them aside
+EVALUATIONS = 20  # `auto` estimates at each of them, from `--estimate_start` on
 
 
 def main() -> None:
@@ -44,7 +45,8 @@ def main() -> None:
     for key, run in tqdm.tqdm(runs.items(), desc="runs", disable=None):
         row = run.folder(arguments.output) / "row.json"
         if not row.exists():
-            more = [DASO, VALIDATION, f"--distribution_temperature={run.method}", *flags]
+            every = f"--evaluate_every={STEPS[run.track] // EVALUATIONS}"
+            more = [DASO, VALIDATION, every, f"--distribution_temperature={run.method}", *flags]
             train(run, " ".join(more), arguments.data_dir, arguments.output)
         accuracy[key] = json.loads(row.read_text())["balanced"]
     print(f"| {arguments.track} | {' | '.join(TEMPERATURES)} | auto - better one |")
