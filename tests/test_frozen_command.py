@@ -244,6 +244,15 @@ def test_no_network_predicts_a_labeled_image_that_it_has_learned(monkeypatch):
             "--calibrate=temperature with --finetune_steps=2 needs validation images",
         ),
         (
+            [
+                "--validation_size=0",
+                "--calibrate=temperature",
+                "--labeled_head=1",
+                "--labeled_imbalance=1",
+            ],
+            "--calibrate=temperature needs a class with at least two labeled images",
+        ),
+        (
             ["--validation_size=0", "--calibrate=temperature", "--batch_size=32"],
             "the others are less than --batch_size=32",
         ),

@@ -103,6 +103,11 @@ def check_calibrates(settings: Settings, data: SemiSupervisedData) -> None:
             f"but {printable(rare)} has one. Use --calibrate=temperature, or validation images: "
             f"{advice}."
         )
+    if counts.max() < 2:  # the only image of a class is never left out
+        raise ValueError(
+            f"{asked} needs a class with at least two labeled images, one of which is left out, or "
+            f"validation images: {advice}."
+        )
     if counts.sum() - -(-counts.sum() // FOLDS) < settings.batch_size:
         raise ValueError(
             f"{asked} leaves out a fifth of the {counts.sum()} labeled images in turn; the others "
