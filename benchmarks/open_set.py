@@ -10,10 +10,12 @@ four other classes as of the known ones; and 450 test pictures of each of these 
 Each finished run is a line in `rows.jsonl`: accuracy on the known classes, the AUROC of every
 score, and the shares of the unlabeled pictures that the run's own limit rejects. The same command
 again continues with the runs that are not finished. `--network=scratch` trains a small network from
-scratch instead of one on frozen features. Further flags go to every run.
+scratch instead of one on frozen features. `--fewer` adds a table of the same networks with
+`relative_distance` fitted to fewer unlabeled pictures. Further flags go to every run.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -29,6 +31,7 @@ import tqdm
 from automatic import copy
 from sklearn.metrics import roc_auc_score
 
+from daso_tf.data import SemiSupervisedData
 from daso_tf.run import run as run_of
 from daso_tf.run.open_set import Detector, score_of
 from daso_tf.run.preparation import prepare
@@ -73,6 +76,7 @@ def main() -> int:
     parser.add_argument("--network", choices=NETWORKS, default="frozen")
     parser.add_argument("--seeds", type=int, default=1, help="folders and runs of each setting")
     parser.add_argument("--setting", action="append", help="NAME: FLAGS, instead of these")
+    parser.add_argument("--fewer", type=int, nargs="+", default=[], help="unlabeled pictures")
     arguments, flags = parser.parse_known_args()
     settings = SETTINGS
     if arguments.setting:
@@ -89,7 +93,7 @@ def main() -> int:
         model_dir = arguments.output / f"{network}_{words}_{seed}"
         of_run = [*NETWORKS[network].split(), *settings[name].split(), f"--seed={seed}", *flags]
         row = {"network": network, "setting": name, "seed": seed}
-        rows.append(row | train(data_dir, model_dir, of_run))
+        rows.append(row | train(data_dir, model_dir, of_run, arguments.fewer))
         with path.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
     print("\n\n".join(tables([row for row in rows if row["network"] == arguments.network])))
@@ -123,7 +127,7 @@ def make_folder(pictures: Path, folder: Path, seed: int) -> None:
     parts.rename(folder)
 
 
-def train(data_dir: Path, model_dir: Path, flags: list[str]) -> dict:
+def train(data_dir: Path, model_dir: Path, flags: list[str], fewer: list[int]) -> dict:
     """Trains a run, or the rest of it; returns its scores, and those of images of no class."""
     places = ["--dataset=image_folder", f"--data_dir={data_dir}", f"--model_dir={model_dir}"]
     settings, _ = parse([*places, *flags], TRAIN.values())
@@ -135,13 +139,20 @@ def train(data_dir: Path, model_dir: Path, flags: list[str]) -> dict:
         "accuracy": 100 * test["accuracy"],
         "adjusted": 100 * test["logit_adjusted"]["accuracy"],
         "minutes": (time.monotonic() - start) / 60,
-        "scores": {name: measured(run, name) for name in OPEN_SETS},
+        "scores": {name: measured(run, run.data, name) for name in OPEN_SETS},
+        "fewer": {str(n): measured(run, with_fewer(run.data, n)) for n in fewer},
     }
 
 
-def measured(run: run_of.Run, name: str) -> dict:
+def with_fewer(data: SemiSupervisedData, count: int) -> SemiSupervisedData:
+    """Returns data with some of the unlabeled images, drawn at random."""
+    kept = np.random.default_rng(0).permutation(len(data.unlabeled))[:count]
+    return dataclasses.replace(data, unlabeled=data.unlabeled.subset(kept))
+
+
+def measured(run: run_of.Run, data: SemiSupervisedData, name: str = "relative_distance") -> dict:
     """Returns how well a score tells images of no class from those of the classes."""
-    settings, data, learner = run.settings, run.data, run.learner
+    settings, learner = run.settings, run.learner
     own, learner.open_set = learner.open_set, None
     score = score_of(settings.replace(open_set_score=name), data, learner)
     learner.open_set = own
@@ -185,17 +196,25 @@ def tables(rows: list[dict]) -> list[str]:
         "rejected_unlabeled_unknown",
         "rejected_test_by_labeled",
     )
-    of_scores = [
+    head = (
         f"| setting | score | {' | '.join(name.replace('_', ' ') for name in columns)} |",
         "|---" * (2 + len(columns)) + "|",
-    ]
+    )
+    of_scores, of_fewer = [*head], [*head]
+
+    def line(name: str, score: str, measures: list[dict]) -> str:
+        values = [mean(of[column] for of in measures) for column in columns]
+        return f"| {name} | {score} | {' | '.join(f'{value:.3f}' for value in values)} |"
+
     for name, of in by_name.items():
         for score in OPEN_SETS:
-            values = [mean(row["scores"][score][column] for row in of) for column in columns]
-            of_scores.append(
-                f"| {name} | {score} | {' | '.join(f'{value:.3f}' for value in values)} |"
-            )
-    return ["\n".join(lines), "\n".join(of_scores)]
+            of_scores.append(line(name, score, [row["scores"][score] for row in of]))
+        fewer = [row["fewer"] for row in of if row.get("fewer")]
+        for count in fewer[0] if fewer else ():
+            score = f"relative_distance, {count} unlabeled"
+            of_fewer.append(line(name, score, [row[count] for row in fewer]))
+    found = [lines, of_scores, *([of_fewer] if len(of_fewer) > len(head) else [])]
+    return ["\n".join(table) for table in found]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ problems = runpy.run_path(str(ROOT / "docs" / "check.py"))["problems"]
 # Mentioned in addition to the flags of the commands: absl's flags, placeholders, flags of other
 # programs and of benchmarks/.
 OTHERS = {"flagfile", "help", "name", "even_decay", "constraint", "logdir", "nodes"}
-OTHERS |= {"method", "output", "rows", "seeds", "shard", "track"}
+OTHERS |= {"fewer", "method", "output", "rows", "seeds", "shard", "track"}
 
 
 def flag_names():

@@ -118,6 +118,29 @@ def test_the_limit_rejects_the_asked_share_of_held_out_images():
         assert score.is_unknown(held_out.astype(np.float32)).numpy().mean() == rejected
 
 
+@pytest.mark.parametrize("count", [300, 600, 3000])
+def test_unlabeled_images_of_the_classes_are_rejected_as_often_as_held_out_ones(count):
+    """Also with few of them: `relative_distance` learns from the images that it scores."""
+    rng, length = np.random.default_rng(0), 256
+    spread = 1 / np.arange(1, length + 1)  # few directions matter, as in a network's features
+    means = 2 * spread * rng.normal(size=(K, length))
+
+    def images(number):
+        labels = rng.integers(K, size=number)
+        features = means[labels] + spread * rng.normal(size=(number, length))
+        return features.astype(np.float32), labels
+
+    def scores(features):
+        return score(tf.zeros((len(features), K)), features).numpy()
+
+    (labeled, labels), (held_out, _), (unlabeled, _) = images(150), images(2000), images(count)
+    score = OPEN_SETS["relative_distance"].make()
+    score.build([(None, K), (None, length)])
+    score.learn(labeled, labels, unlabeled)
+    score.set_limit(scores(held_out))
+    assert score.is_unknown(scores(unlabeled)).numpy().mean() < 0.15
+
+
 @pytest.mark.parametrize("name", OPEN_SETS)
 def test_constant_features_have_finite_scores(name):
     score = built(name)
