@@ -31,7 +31,6 @@ import tqdm
 from automatic import copy
 from sklearn.metrics import roc_auc_score
 
-from daso_tf.data import SemiSupervisedData
 from daso_tf.run import run as run_of
 from daso_tf.run.open_set import Detector, score_of
 from daso_tf.run.preparation import prepare
@@ -139,27 +138,31 @@ def train(data_dir: Path, model_dir: Path, flags: list[str], fewer: list[int]) -
         "accuracy": 100 * test["accuracy"],
         "adjusted": 100 * test["logit_adjusted"]["accuracy"],
         "minutes": (time.monotonic() - start) / 60,
-        "scores": {name: measured(run, run.data, name) for name in OPEN_SETS},
-        "fewer": {str(n): measured(run, with_fewer(run.data, n)) for n in fewer},
+        "scores": {name: measured(run, name) for name in OPEN_SETS},
+        "fewer": {str(n): measured(run, "relative_distance", n) for n in fewer},
     }
 
 
-def with_fewer(data: SemiSupervisedData, count: int) -> SemiSupervisedData:
-    """Returns data with some of the unlabeled images, drawn at random."""
-    kept = np.random.default_rng(0).permutation(len(data.unlabeled))[:count]
-    return dataclasses.replace(data, unlabeled=data.unlabeled.subset(kept))
+def measured(run: run_of.Run, name: str, unlabeled: int | None = None) -> dict:
+    """Returns how well a score tells images of no class from those of the classes.
 
-
-def measured(run: run_of.Run, data: SemiSupervisedData, name: str = "relative_distance") -> dict:
-    """Returns how well a score tells images of no class from those of the classes."""
-    settings, learner = run.settings, run.learner
+    Args:
+        run: A finished run.
+        name: That of the score.
+        unlabeled: Number of unlabeled images that are left for the score; None for all.
+    """
+    settings, data, learner = run.settings, run.data, run.learner
+    known = np.array([os.path.basename(file).startswith(KNOWN) for file in data.unlabeled.files])
+    if unlabeled is not None:
+        kept = np.random.default_rng(0).permutation(len(known))[:unlabeled]
+        data = dataclasses.replace(data, unlabeled=data.unlabeled.subset(kept))
+        known = known[kept]
     own, learner.open_set = learner.open_set, None
     score = score_of(settings.replace(open_set_score=name), data, learner)
     learner.open_set = own
     detector = Detector(learner, score, data, settings.evaluation_batch_size)
     detector.fit()
     scores = detector.scores(data.unlabeled)
-    known = np.array([os.path.basename(file).startswith(KNOWN) for file in data.unlabeled.files])
     rejected = score.is_unknown(scores).numpy()
     # What the limit would reject if it were set by the labeled images, which the network knows.
     score.set_limit(detector.scores(data.labeled))

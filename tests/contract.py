@@ -30,7 +30,7 @@ from daso_tf.encoders.applications import ApplicationsInput
 from daso_tf.encoders.normalized_input import NormalizedInput
 from daso_tf.encoders.precision import dtype_policy
 from daso_tf.platform import strategies
-from daso_tf.platform.keras_versions import model_variables, optimizer_variables
+from daso_tf.platform.keras_versions import KERAS_3, model_variables, optimizer_variables
 from daso_tf.settings.optimizers import Cosine, WarmUp
 from daso_tf.step import compatibility
 from daso_tf.step.cosine_classifier import CosineClassifier
@@ -299,6 +299,11 @@ def cases():
     return found
 
 
+def compiled_cases():
+    """Returns the cases that XLA compiles here; with Keras 2, `test_learners_training.py` does."""
+    return [case for case in cases() if KERAS_3 and not case.reason_against_xla]
+
+
 def learner_of(case, policy=None, **compile_arguments):
     """Makes the compiled learner of a case, with the same initial weights every time."""
     keras.utils.set_random_seed(0)
@@ -433,7 +438,7 @@ def main(folder):
 
     for name, trained, chosen in (
         ("replicas", functools.partial(train_on_replicas, strategy=strategy), cases()),
-        ("xla", train_under_xla, [case for case in cases() if not case.reason_against_xla]),
+        ("xla", train_under_xla, compiled_cases()),
     ):
         (folder / name).mkdir()
         for case in chosen:

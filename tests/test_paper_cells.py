@@ -1,7 +1,4 @@
-"""Every combination of DASO's paper: thirty steps on the digits.
-
-With Keras 2.15, as many of them as it takes to have every learner and every column.
-"""
+"""Every combination of DASO's paper: thirty steps on the digits."""
 
 import functools
 import json
@@ -15,22 +12,12 @@ from command import arguments, built
 
 from daso_tf import augment, data
 from daso_tf.encoders.batch_normalization import BatchNormalization
-from daso_tf.platform.keras_versions import KERAS_3
 from daso_tf.run.checkpoints import Checkpoints
 from daso_tf.settings import build
 from daso_tf.settings.combinations import BALANCES, PAPER
 
 STEPS, HALF, BATCH, RATIO = 30, 15, 4, 2
 CELLS = [(learner, column) for learner in PAPER for column in sorted(PAPER[learner])]
-
-
-def with_something_new(cells):
-    """Yields the cells whose learner or column is in no cell before."""
-    seen = set()
-    for cell in cells:
-        if not seen.issuperset(cell):
-            yield cell
-        seen.update(cell)
 
 
 @functools.cache
@@ -98,7 +85,7 @@ def state(model):
 
 @pytest.fixture(
     scope="module",
-    params=CELLS if KERAS_3 else list(with_something_new(CELLS)),
+    params=CELLS,
     ids=lambda cell: " + ".join(cell),
 )
 def run(request, tmp_path_factory):
