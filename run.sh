@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# Where this is set, as in many containers, Python does not keep what it compiles. Each of the many
+# Where this is set, as in some containers, Python does not keep what it compiles. Each of the many
 # processes of the tests would compile TensorFlow again, in three times the time that loading takes.
 unset PYTHONDONTWRITEBYTECODE
 

@@ -83,11 +83,7 @@ def state(model):
     return [np.array(variable) for variable in (*model.weights, *model.optimizer.variables)]
 
 
-@pytest.fixture(
-    scope="module",
-    params=CELLS,
-    ids=lambda cell: " + ".join(cell),
-)
+@pytest.fixture(scope="module", params=CELLS, ids=lambda cell: " + ".join(cell))
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
